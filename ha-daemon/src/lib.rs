@@ -1,0 +1,5 @@
+//! The user-space side of the failover daemon. See ARCHITECTURE.md for the path of a heartbeat.
+
+pub mod config;
+pub mod names;
+pub mod snapshot;

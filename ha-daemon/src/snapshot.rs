@@ -1,0 +1,259 @@
+//! The one picture of the running system: what `hactl`, the socket and later the web page show.
+//!
+//! Field names are part of the contract with scripts: numbers carry their unit in the name, and
+//! fields are added, never renamed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{GroupName, InterfaceName, LinkName, NodeName};
+
+/// State of a node as the reporting node sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    /// Never heard since this daemon started, and `initdead` has not passed.
+    Unknown,
+    /// Heard, its group states are not known yet.
+    Joining,
+    /// At least one link is alive.
+    Up,
+    /// Every link is silent for longer than `warntime`.
+    Late,
+    /// Its daemon is gone, as its keeper or its closed control connection told.
+    DaemonGone,
+    /// Every link is silent for longer than `deadtime`.
+    Dead,
+    /// It said goodbye.
+    Left,
+}
+
+/// State of one heartbeat link to one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkState {
+    /// Nothing was heard on it yet.
+    Unknown,
+    /// Heartbeats arrive.
+    Up,
+    /// Silent for longer than `warntime`.
+    Late,
+    /// Silent for longer than `deadtime`.
+    Dead,
+}
+
+/// State of a group as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupState {
+    /// No node owns it.
+    Stopped,
+    /// Its owner is starting its resources.
+    Starting,
+    /// All its resources run on its owner.
+    Started,
+    /// Its owner is stopping its resources.
+    Stopping,
+    /// Its owner could not start or stop a resource.
+    Failed,
+}
+
+/// State of one resource on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResourceState {
+    /// Not on this node.
+    Stopped,
+    /// Being started here.
+    Starting,
+    /// Runs here.
+    Started,
+    /// Being stopped here.
+    Stopping,
+    /// Its start or stop failed here.
+    Failed,
+}
+
+/// How heartbeats of a link reach the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Via {
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP in the network stack.
+    XdpGeneric,
+    /// TC ingress.
+    Tc,
+    /// A UDP socket in user space.
+    Socket,
+    /// A serial line.
+    Serial,
+}
+
+/// One heartbeat link to one peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Name of the link in the configuration.
+    pub name: LinkName,
+    /// `ucast` (others follow).
+    pub kind: String,
+    /// Interface on the reporting node.
+    pub interface: InterfaceName,
+    /// How heartbeats reach the daemon.
+    pub via: Via,
+    /// Why a better way of reception is not used; empty when the best one is.
+    pub via_reason: String,
+    /// Liveness.
+    pub state: LinkState,
+    /// Age of the last accepted heartbeat in microseconds; absent when there was none.
+    pub last_seen_us: Option<u64>,
+    /// The peer's own keepalive in microseconds, as its heartbeats say; 0 when there was none.
+    pub peer_keepalive_us: u64,
+    /// Accepted heartbeats.
+    pub received: u64,
+    /// Heartbeats that the sequence numbers show as missing.
+    pub lost: u64,
+    /// Packets of this peer on this link that were refused.
+    pub rejected: u64,
+    /// Heartbeats sent.
+    pub sent: u64,
+    /// Heartbeats that the local kernel refused to send.
+    pub send_errors: u64,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Name.
+    pub name: NodeName,
+    /// Whether this is the reporting node.
+    pub local: bool,
+    /// State as the reporting node sees it.
+    pub state: NodeState,
+    /// Which start of its daemon is speaking; 0 when never heard.
+    pub incarnation: u64,
+    /// Links to it; empty for the reporting node.
+    pub links: Vec<LinkStatus>,
+}
+
+/// One resource of a group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResourceStatus {
+    /// What it is: the address with its prefix.
+    pub name: String,
+    /// `address` (others follow).
+    pub kind: String,
+    /// State on the reporting node.
+    pub state: ResourceState,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Name.
+    pub name: GroupName,
+    /// The node that owns it.
+    pub owner: Option<NodeName>,
+    /// State.
+    pub state: GroupState,
+    /// Number of the ownership; only grows.
+    pub term: u64,
+    /// Candidates, preferred first.
+    pub nodes: Vec<NodeName>,
+    /// Resources in starting order.
+    pub resources: Vec<ResourceStatus>,
+}
+
+/// Votes. With no arbiter configured this informs and decides nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quorum {
+    /// Nodes that are up, this one included.
+    pub votes: u32,
+    /// Nodes configured.
+    pub of: u32,
+    /// Whether `votes` is a majority of `of`.
+    pub majority: bool,
+}
+
+/// How well an event needs an operator's eye.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// A state changed.
+    Info,
+    /// It will become an error.
+    Warning,
+    /// Someone must act.
+    Error,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Number since the daemon's start, from 1, without gaps.
+    pub id: u64,
+    /// When, `CLOCK_MONOTONIC`, nanoseconds (one clock for all nodes of one machine).
+    pub monotonic_ns: u64,
+    /// When, microseconds since 1970-01-01 UTC.
+    pub unix_us: u64,
+    /// How urgent it is.
+    pub severity: Severity,
+    /// What kind, a stable word such as `node-dead` or `address-added`.
+    pub kind: String,
+    /// The node it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// The link it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkName>,
+    /// The group it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+    /// A sentence for an operator: event, subject, cause, figure.
+    pub message: String,
+}
+
+/// Scheduling of one real-time thread of the daemon, as it was granted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ThreadStatus {
+    /// Which thread.
+    pub name: String,
+    /// Granted policy and priority, such as `SCHED_FIFO 60`, or the reason why not.
+    pub scheduling: String,
+    /// Largest lateness of a wake-up since start, in microseconds.
+    pub lateness_max_us: u64,
+}
+
+/// Everything that shows state, at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// The reporting node.
+    pub node: NodeName,
+    /// Version of its daemon.
+    pub version: String,
+    /// Process id of its daemon.
+    pub pid: u32,
+    /// Process id of its keeper.
+    pub keeper_pid: Option<u32>,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// Interval between two of its heartbeats, microseconds.
+    pub keepalive_us: u64,
+    /// Silence after which it calls a peer dead, microseconds.
+    pub deadtime_us: u64,
+    /// Whether memory is locked, or the reason why not.
+    pub memory: String,
+    /// Real-time threads.
+    pub threads: Vec<ThreadStatus>,
+    /// Nodes, in configured order, the reporting node included.
+    pub nodes: Vec<NodeStatus>,
+    /// Groups.
+    pub groups: Vec<GroupStatus>,
+    /// Votes.
+    pub quorum: Quorum,
+    /// Packets judged, by reason (`accepted`, `bad-tag`, ...); all links together.
+    pub packets: std::collections::BTreeMap<String, u64>,
+    /// Number of events so far.
+    pub events: u64,
+}
