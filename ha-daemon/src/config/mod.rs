@@ -20,8 +20,8 @@ pub const PORT_DEFAULT: u16 = 694;
 pub const NODES_MAX: usize = 64;
 /// Most links in a cluster.
 pub const LINKS_MAX: usize = 8;
-/// Most groups in a cluster.
-pub const GROUPS_MAX: usize = 256;
+/// Most groups in a cluster: their states fit into one unfragmented control message.
+pub const GROUPS_MAX: usize = 64;
 /// Most resources in a group.
 pub const RESOURCES_MAX: usize = 64;
 /// Shortest keepalive that is accepted.
