@@ -35,6 +35,13 @@ pub struct Key {
 
 const _: () = assert!(size_of::<Key>() == 24);
 
+impl core::fmt::Debug for Key {
+    // A key never appears in a log or an error.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Key {{ method: {}, words: (hidden) }}", self.method)
+    }
+}
+
 impl Key {
     /// A SipHash-2-4 key.
     #[must_use]

@@ -89,9 +89,8 @@ pub fn judge_payload<T: Tables>(
     let Some(slot) = tables.slot(&path) else { return Reason::UnknownPeer.into() };
     let Some(record) = tables.record(slot) else { return Reason::NotReady.into() };
     let judgement = judge_peer(tables, fixed, &header, node.incarnation, record, slot, interface);
-    match judgement.reason {
-        Reason::Accepted | Reason::Greeting | Reason::Control => {}
-        _ => record.count_rejected(),
+    if !matches!(judgement.reason, Reason::Accepted | Reason::Greeting | Reason::Control) {
+        record.count_rejected();
     }
     judgement
 }

@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod core;
+pub mod io;
 pub mod names;
 pub mod snapshot;
