@@ -17,8 +17,10 @@ use crate::names::{GroupName, InterfaceName, LinkName, NodeName};
 pub mod authkeys;
 mod file;
 mod finding;
+mod load;
 
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
+pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
 
 /// UDP and TCP port unless configured otherwise: `ha-cluster`, IANA's registration for Linux-HA.
 pub const PORT_DEFAULT: u16 = 694;
