@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use crate::names::{GroupName, InterfaceName, LinkName, NodeName};
 
 pub mod authkeys;
+pub mod check;
 mod file;
 mod finding;
 mod load;
