@@ -1,0 +1,10 @@
+//! Everything that touches the world: sockets, netlink, processes, clocks.
+//!
+//! The core decides, what is here carries out and reports back. Nothing here may block the
+//! thread that asks: a worker has a thread of its own, takes commands from a bounded queue and
+//! answers through a callback.
+
+pub mod clock;
+pub mod frames;
+pub mod netlink;
+pub mod sys;
