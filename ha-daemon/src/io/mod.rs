@@ -6,5 +6,6 @@
 
 pub mod clock;
 pub mod frames;
+pub mod keeper;
 pub mod netlink;
 pub mod sys;
