@@ -4,6 +4,7 @@
 //! thread that asks: a worker has a thread of its own, takes commands from a bounded queue and
 //! answers through a callback.
 
+pub mod address;
 pub mod clock;
 pub mod frames;
 pub mod keeper;
