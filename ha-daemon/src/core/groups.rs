@@ -154,6 +154,15 @@ impl Core {
         self.group_note(Severity::Error, "resource-failed", group, text);
     }
 
+    pub(super) fn resource_lost(&mut self, group: GroupIndex, resource: usize, cause: &str) {
+        let Some(state) = self.resource(group, resource, ResourceState::Started) else { return };
+        *state = ResourceState::Stopped;
+        // The rest is stopped too; then the group is decided about afresh, with what is known then.
+        self.groups.entries[group.0].local.goal = Goal::Release;
+        let text = format!("{} was lost: {cause}", self.resource_label(group, resource));
+        self.group_note(Severity::Error, "resource-lost", group, text);
+    }
+
     pub(super) fn address_conflict(&mut self, group: GroupIndex, resource: usize, mac: [u8; 6]) {
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
         let text = format!("{} is also claimed by {mac}", self.resource_label(group, resource));
@@ -271,7 +280,10 @@ impl Core {
         let preferred = group.nodes.iter().take_while(|node| **node != self.own);
         let reasons: Vec<String> = preferred
             .filter_map(|node| self.peers.get(node).map(|peer| (*node, peer)))
-            .map(|(node, peer)| format!("{} is {}", self.node_name(node), word(peer.state)))
+            .map(|(node, peer)| {
+                let state = if peer.alive() { "not able to own it" } else { word(peer.state) };
+                format!("{} is {state}", self.node_name(node))
+            })
             .collect();
         let reason = if reasons.is_empty() { "this node is preferred".to_owned() } else { reasons.join(", ") };
         let name = group.name.clone();

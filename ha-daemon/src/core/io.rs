@@ -22,18 +22,23 @@ pub struct Observation {
     pub phase: u8,
 }
 
+/// The record of one peer's link, seen changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// The peer.
+    pub peer: NodeIndex,
+    /// The link.
+    pub link: LinkIndex,
+    /// What the record says.
+    pub observation: Observation,
+}
+
 /// Something the core learns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
-    /// The record of a link changed.
-    Link {
-        /// The peer.
-        peer: NodeIndex,
-        /// The link.
-        link: LinkIndex,
-        /// What the record says.
-        observation: Observation,
-    },
+    /// All records were looked at; these changed. They come together, because a peer must not be
+    /// judged by what is known of another one's link before its own was looked at.
+    Observed(Vec<Sighting>),
     /// An authentic control message arrived.
     Control {
         /// Its sender.
@@ -70,6 +75,15 @@ pub enum Input {
         /// Why it failed, if it did.
         error: Option<String>,
     },
+    /// A resource that ran here does not any more.
+    ResourceLost {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+        /// What happened.
+        cause: String,
+    },
     /// Somebody else answers for an address of a group that this node owns.
     AddressConflict {
         /// The group.
@@ -93,8 +107,6 @@ pub enum Input {
     },
     /// The operator stops this node.
     Shutdown,
-    /// Time passed.
-    Tick,
 }
 
 /// Something the core asks for.

@@ -1,7 +1,7 @@
 //! The core: `(input, now) -> state, actions, next deadline`. Pure: no clock, socket, file, thread
 //! or runtime; the driver gives it time and inputs and carries its actions out.
 //!
-//! A heartbeat's way through it: `Input::Link` -> [`detector`] -> [`peer`] -> membership (this
+//! A heartbeat's way through it: `Input::Observed` -> [`detector`] -> [`peer`] -> membership (this
 //! file) -> [`ownership`] -> actions.
 
 pub mod detector;
@@ -23,13 +23,16 @@ use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
 use detector::{Detector, Thresholds, Transition};
 use groups::Groups;
-use io::{Action, Input, Note, Observation};
+use io::{Action, Input, Note, Observation, Sighting};
 use message::{Claim, Message, State};
 use peer::{Closing, Peer, RESEND_FIRST, RESEND_MAX};
 use time::{Moment, milliseconds, nanoseconds};
 
 /// Longest wait for the peers' acknowledgement of a clean leave.
 pub const LEAVE_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// Own pauses are noted at most this often: under load they come in series.
+const PAUSE_NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The core of one node.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub struct Core {
     started_at: Moment,
     /// End of this node's own last pause: silence before it counts for nothing.
     window_from: Moment,
+    pauses: u64,
+    pause_noted: Option<Moment>,
     phase: Phase,
     /// Since when the operator wants this node to leave, and by when it does so in any case.
     leaving: Option<Moment>,
@@ -73,6 +78,8 @@ impl Core {
             incarnation,
             started_at: now,
             window_from: now,
+            pauses: 0,
+            pause_noted: None,
             phase: Phase::Starting,
             leaving: None,
             exited: false,
@@ -96,10 +103,20 @@ impl Core {
         self.phase
     }
 
+    /// Whether no group is owned, not even partly.
+    #[must_use]
+    pub fn all_released(&self) -> bool {
+        self.groups.all_stopped()
+    }
+
     /// Learns `input` at `now`; returns what has to be done.
     pub fn handle(&mut self, input: Input, now: Moment) -> Vec<Action> {
         match input {
-            Input::Link { peer, link, observation } => self.link(peer, link, observation, now),
+            Input::Observed(sightings) => {
+                for Sighting { peer, link, observation } in sightings {
+                    self.link(peer, link, observation, now);
+                }
+            }
             Input::Control { peer, incarnation, phase, message } => {
                 self.control(peer, incarnation, Phase::from_wire(phase), message, now);
             }
@@ -112,13 +129,15 @@ impl Core {
             Input::ResourceStopped { group, resource, error } => {
                 self.resource_stopped(group, resource, error);
             }
+            Input::ResourceLost { group, resource, cause } => {
+                self.resource_lost(group, resource, &cause);
+            }
             Input::AddressConflict { group, resource, mac } => {
                 self.address_conflict(group, resource, mac);
             }
             Input::Interface { name, up } => self.interface(name, up),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
             Input::Shutdown => self.shutdown(now),
-            Input::Tick => {}
         }
         self.judge(now);
         self.settle(now);
@@ -129,7 +148,7 @@ impl Core {
         std::mem::take(&mut self.actions)
     }
 
-    /// When [`Input::Tick`] has to come at the latest.
+    /// When [`Input::Observed`] has to come at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
         let thresholds = self.thresholds();
@@ -288,7 +307,8 @@ impl Core {
     fn connection_closed(&mut self, node: NodeIndex, incarnation: u64, now: Moment) {
         let wait = self.config.cluster.deadtime.min(self.config.cluster.keepalive * 2);
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if incarnation != peer.incarnation || !peer.alive() {
+        // One connection for each link: the first one that closes starts the wait.
+        if incarnation != peer.incarnation || !peer.alive() || peer.closing.is_some() {
             return;
         }
         peer.closing = Some(Closing { at: now, verdict_at: now.after(wait) });
@@ -314,9 +334,16 @@ impl Core {
 
     fn own_pause(&mut self, length_ns: i64, now: Moment) {
         self.window_from = now;
+        self.pauses += 1;
+        if self.pause_noted.is_some_and(|noted| now < noted.after(PAUSE_NOTE_INTERVAL)) {
+            return;
+        }
+        self.pause_noted = Some(now);
         let text = format!(
-            "this node did not run for {}; no verdict before a fresh window has passed",
-            milliseconds(length_ns)
+            "this node did not run for {} (pause {} since its start); no verdict before a fresh \
+             window has passed",
+            milliseconds(length_ns),
+            self.pauses
         );
         self.note(Severity::Warning, "own-pause", text);
     }

@@ -62,7 +62,7 @@ impl Kernel {
 
     fn pin_path(&self, index: u32, via: Via) -> PathBuf {
         // Names on a bpf file system have no dots, those of interfaces may.
-        self.directory.join(format!("link-{index}-{}", name(via)))
+        self.directory.join(format!("{}{index}-{}", pins::LINK_PREFIX, name(via)))
     }
 
     fn attach_via(&mut self, interface: &InterfaceName, index: u32, via: Via) -> Result<Option<PathBuf>> {

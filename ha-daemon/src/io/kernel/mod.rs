@@ -33,6 +33,10 @@ const TC_PROGRAM: &str = "ha_tc";
 /// Maps that are pinned by their names.
 const PINNED_MAPS: &[&str] = &["node", "endpoints", "paths", "links", "keys", "counters", "changes"];
 
+fn pinned_names() -> Vec<&'static str> {
+    PINNED_MAPS.iter().copied().chain([XDP_PROGRAM, TC_PROGRAM]).collect()
+}
+
 /// The loaded kernel side.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -86,7 +90,7 @@ impl Kernel {
             Err(error) => {
                 // Pinned maps of another version do not fit this one's programs: start afresh.
                 tracing::warn!("the pinned maps do not fit, making new ones: {error:#}");
-                pins::remove_all(directory)?;
+                pins::remove_all(directory, &pinned_names())?;
                 Self::load_object(directory, log)?
             }
         };
@@ -212,7 +216,7 @@ impl Kernel {
         for attachment in std::mem::take(&mut self.attachments) {
             failures.extend(attachment.detach().err().map(|error| format!("{error:#}")));
         }
-        failures.extend(pins::remove_all(&self.directory).err().map(|error| format!("{error:#}")));
+        failures.extend(pins::remove_all(&self.directory, &pinned_names()).err().map(|error| format!("{error:#}")));
         failures
     }
 }

@@ -14,6 +14,9 @@ const BPF_FS: FsType = FsType(0xcafe_4a11);
 /// Where systems mount it.
 const STANDARD_MOUNT: &str = "/sys/fs/bpf";
 
+/// What the pins of attachments begin with.
+pub(super) const LINK_PREFIX: &str = "link-";
+
 /// Makes sure that `directory` exists on a bpf file system; mounts the standard one when it is
 /// missing there.
 pub(super) fn prepare(directory: &Path) -> Result<()> {
@@ -64,13 +67,17 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes all pins and the directory, unless that is a mount point. Collects failures.
-pub(super) fn remove_all(directory: &Path) -> Result<()> {
+/// Removes these pins, every attachment's, and the directory unless that is a mount point or holds
+/// something else. Collects failures.
+pub(super) fn remove_all(directory: &Path, names: &[&str]) -> Result<()> {
     let mut failures = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
-        failures.extend(remove(&entry.path()).err().map(|error| format!("{error:#}")));
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|it| names.contains(&it) || it.starts_with(LINK_PREFIX));
+        if ours {
+            failures.extend(remove(&entry.path()).err().map(|error| format!("{error:#}")));
+        }
     }
-    // A mount point stays, as does a directory that holds something that is not ours.
     let _ = fs::remove_dir(directory);
     if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("; ")) }
 }
