@@ -9,6 +9,7 @@
 //! Node number n (from 1) has 192.0.2.n, 198.51.100.n, 2001:db8:1::n; the client has .100.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,7 +131,7 @@ impl Cluster {
         let mut webs = Vec::new();
         for name in &plan.nodes {
             let node = Node::new(&bed, name)?;
-            node.configure(&plan.config(&node), AUTHKEYS)?;
+            node.configure(&plan.config(&node.authkeys_path()), AUTHKEYS)?;
             if plan.web {
                 webs.push(Web::start(
                     node.netns(),
@@ -216,7 +217,7 @@ impl Cluster {
     /// A file cannot be written.
     pub fn reconfigure(&mut self, plan: Plan) -> Result<()> {
         for node in &self.nodes {
-            node.configure(&plan.config(node), AUTHKEYS)?;
+            node.configure(&plan.config(&node.authkeys_path()), AUTHKEYS)?;
         }
         self.plan = plan;
         Ok(())
@@ -234,14 +235,15 @@ const AUTHKEYS: &str = "auth 1\n1 siphash a-secret-of-the-test-bed\n";
 
 impl Plan {
     /// The configuration file; the same on all nodes but for the path of the key file.
-    fn config(&self, node: &Node) -> String {
+    #[must_use]
+    pub fn config(&self, authkeys: &Path) -> String {
         let mut text = format!(
             "[cluster]\nname = \"bed\"\nkeepalive = \"{}us\"\ndeadtime = \"{}us\"\n\
              address_lifetime = \"{}s\"\nauth = {{ file = \"{}\" }}\n",
             self.keepalive.as_micros(),
             self.deadtime.as_micros(),
             self.address_lifetime.as_secs(),
-            node.authkeys_path().display(),
+            authkeys.display(),
         );
         push_lines(&mut text, &self.cluster_lines);
         let links = [("hb0", "hb0", self.link_hb), ("svc", "eth0", self.link_svc)];
@@ -317,4 +319,52 @@ fn svc_address(number: usize) -> String {
         "198.51.100.{}",
         if number < 10 { number } else { number + 100 }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_of_a_pair_is_the_one_of_the_documents() {
+        let plan = Plan {
+            cluster_lines: vec!["on_doubt = \"hold\"".to_owned()],
+            link_lines: vec!["receive = \"socket\"".to_owned()],
+            ..Plan::default()
+        };
+        let expected = r#"[cluster]
+name = "bed"
+keepalive = "10000us"
+deadtime = "30000us"
+address_lifetime = "3s"
+auth = { file = "/x/authkeys" }
+on_doubt = "hold"
+
+[links.hb0]
+kind = "ucast"
+interface = "hb0"
+receive = "socket"
+
+[links.svc]
+kind = "ucast"
+interface = "eth0"
+receive = "socket"
+
+[nodes.alpha]
+hb0 = "192.0.2.1"
+svc = "198.51.100.1"
+
+[nodes.beta]
+hb0 = "192.0.2.2"
+svc = "198.51.100.2"
+
+[groups.web]
+nodes = ["alpha", "beta"]
+failback = "auto"
+resources = [
+  { kind = "address", address = "198.51.100.10/24", interface = "eth0" },
+]
+"#;
+        assert_eq!(plan.config(Path::new("/x/authkeys")), expected);
+    }
 }
