@@ -2,6 +2,8 @@
 //! microseconds, and the moment of the fault is known.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -20,6 +22,8 @@ const IFLA_PROTINFO: u16 = 12;
 const NLA_F_NESTED: u16 = 0x8000;
 const IFLA_BRPORT_STATE: u16 = 1;
 const AF_BRIDGE: u8 = 7;
+/// The kernel looks at carriers once a second when many change.
+const CARRIER_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// State of a bridge port without spanning tree: all frames pass, or none in either direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +68,8 @@ impl Rtnetlink {
             .with_context(|| format!("cannot set {interface} {}", if up { "up" } else { "down" }))
     }
 
-    /// Sets the state of a bridge port.
+    /// Sets the state of a bridge port. A port that has just come up is refused until the kernel
+    /// has noticed its carrier, which it does in its own time: tries again for that long.
     pub(crate) fn set_port_state(&self, port: &str, state: PortState) -> Result<()> {
         let mut body = link_message(AF_BRIDGE, index_of(port)?, 0, 0);
         body.extend(12_u16.to_ne_bytes());
@@ -72,8 +77,21 @@ impl Rtnetlink {
         body.extend(5_u16.to_ne_bytes());
         body.extend(IFLA_BRPORT_STATE.to_ne_bytes());
         body.extend([state as u8, 0, 0, 0]);
-        self.request(RTM_SETLINK, &body)
-            .with_context(|| format!("cannot set bridge port {port} {state:?}"))
+        let deadline = Instant::now() + CARRIER_TIME_MAX;
+        loop {
+            match self.request(RTM_SETLINK, &body) {
+                Err(error)
+                    if error.downcast_ref() == Some(&Errno::ENETDOWN)
+                        && Instant::now() < deadline =>
+                {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                result => {
+                    return result
+                        .with_context(|| format!("cannot set bridge port {port} {state:?}"));
+                }
+            }
+        }
     }
 
     /// Sends one request and waits for its acknowledgement.
