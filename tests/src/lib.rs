@@ -1,1 +1,18 @@
-//! stub
+//! The bed under tests, demo and benches: small networks of namespaces with real daemons, a real
+//! web server and a real client in them, and observers outside of the nodes that time what happens.
+//!
+//! - [`bed`] builds the world: namespaces, bridges, cables, configuration, daemons, faults.
+//! - [`observe`] watches it: addresses, announcements, a client's requests, stalls of the machine.
+//! - [`web`] is the service that fails over.
+//! - [`distribution`] turns many runs into percentiles.
+//!
+//! Everything needs root and touches nothing outside of namespaces of its own, apart from names
+//! under `/run/netns`, one directory under the temporary directory, and a bpffs mount inside of
+//! that; all of it goes when the [`bed::Bed`] is dropped.
+
+pub mod bed;
+pub mod clock;
+pub mod distribution;
+pub mod observe;
+mod sys;
+pub mod web;

@@ -1,0 +1,91 @@
+//! Observers outside of the nodes. Every stamp is `CLOCK_MONOTONIC` nanoseconds, the daemon's own
+//! clock, so that what is seen here and what the daemon tells can be put on one line of time.
+//!
+//! Observers run from `start` until they are dropped, in threads of real-time priority where that
+//! is granted; what was granted is told by `scheduling`.
+
+mod addresses;
+mod announcements;
+mod client;
+mod http;
+mod stalls;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+pub use addresses::{AddressChange, AddressEvent, AddressMonitor, both_held_ns};
+pub use announcements::{Announcement, AnnouncementKind, Sniffer};
+pub use client::{Answer, Client, ClientCounts, ClientOptions, Gap};
+pub use stalls::{Stall, StallRecorder};
+
+use crate::sys;
+
+/// How long an observer may sleep before it looks whether it shall end.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A thread that observes until this is dropped.
+#[derive(Debug)]
+struct Watcher {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    scheduling: String,
+}
+
+impl Watcher {
+    /// Starts `work` in a thread with `SCHED_FIFO` of `priority` where granted; `work` ends when
+    /// the flag that it is given becomes true. Returns when the priority is settled.
+    fn start(
+        name: &str,
+        priority: Option<u8>,
+        work: impl FnOnce(&AtomicBool) + Send + 'static,
+    ) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let (sender, receiver) = sync_channel(1);
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                // The starter waits for this very message.
+                let _ = sender.send(request_fifo(priority));
+                work(&stopped);
+            })
+            .with_context(|| format!("cannot start the observer {name}"))?;
+        let scheduling = receiver.recv()?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+            scheduling,
+        })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("an observer panicked: what it recorded is incomplete");
+        }
+    }
+}
+
+fn request_fifo(priority: Option<u8>) -> String {
+    let Some(priority) = priority else {
+        return "SCHED_OTHER".to_owned();
+    };
+    match sys::set_fifo(priority) {
+        Ok(()) => format!("SCHED_FIFO {priority}"),
+        Err(error) => format!("SCHED_OTHER (SCHED_FIFO {priority} refused: {error})"),
+    }
+}
+
+/// Records are whole even when a thread panicked while it held the lock.
+fn locked<T>(records: &Mutex<T>) -> MutexGuard<'_, T> {
+    records.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,75 @@
+//! The system calls without a safe wrapper: the only unsafe code of this crate.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::errno::Errno;
+
+/// Makes `command` enter the network namespace behind `namespace` before it executes its program.
+pub(crate) fn enter_namespace_on_exec(command: &mut Command, namespace: OwnedFd) {
+    let enter = move || {
+        // SAFETY: setns takes a descriptor, which this closure owns and keeps open, and a flag; it
+        // reads no memory of ours.
+        if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: between fork and exec the closure only makes one async-signal-safe system call and
+    // reads errno: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Gives the calling thread `SCHED_FIFO` with `priority` (1..=99).
+pub(crate) fn set_fifo(priority: u8) -> Result<(), Errno> {
+    let parameter = libc::sched_param {
+        sched_priority: c_int::from(priority),
+    };
+    // SAFETY: `parameter` lives across the call, which only reads it; 0 is the calling thread.
+    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) })
+        .map(drop)
+}
+
+/// Where the signal handler writes; -1 while there is none.
+static SIGNAL_FD: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note_signal(signal: c_int) {
+    let value = u64::from(signal.unsigned_abs()).to_ne_bytes();
+    // SAFETY: write is async-signal-safe, `value` has the length that is given, and the descriptor
+    // is never closed once it has been stored. Errno is restored for the interrupted code.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(
+            SIGNAL_FD.load(Ordering::Relaxed),
+            value.as_ptr().cast(),
+            value.len(),
+        );
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// From now on each of `signals` writes its number, as one native-endian u64, to `pipe`, which
+/// stays open for the rest of the process.
+pub(crate) fn redirect_signals(pipe: OwnedFd, signals: &[c_int]) -> io::Result<()> {
+    use std::os::fd::IntoRawFd;
+    SIGNAL_FD.store(pipe.into_raw_fd(), Ordering::Relaxed);
+    for &signal in signals {
+        // SAFETY: a zeroed sigaction is a valid one (no flags, empty mask); the handler is a
+        // function that only does what a handler may do.
+        let result = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = note_signal as extern "C" fn(c_int) as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut())
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
