@@ -1,4 +1,7 @@
 //! The address worker against a real kernel, in network namespaces of its own.
+//!
+//! Where a daemon has to be paused, this test binary stands in for it: it runs itself with
+//! [`STAND_IN`] set, and the test `a_daemon_stand_in` then prints what its worker reports.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,7 +11,9 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -26,6 +31,7 @@ use ha_daemon::io::frames::{
 use ha_daemon::io::sys;
 use socket2::{Domain, Socket, Type};
 
+const STAND_IN: &str = "ADDRESS_TEST_STAND_IN";
 const FOUR: &str = "192.0.2.10/24";
 const SIX: &str = "2001:db8::10/64";
 /// The MAC addresses that `common` gives to the two ends.
@@ -529,6 +535,63 @@ fn an_address_that_cannot_be_renewed_lapses() {
             ),
             "{lapsed:?}"
         );
+    });
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_daemon_stand_in() {
+    if std::env::var_os(STAND_IN).is_none() {
+        return;
+    }
+    let refresh = Some(Duration::from_millis(100));
+    let running = start(
+        AnnouncePlan {
+            burst: 1,
+            repeat: vec![],
+            refresh,
+        },
+        3,
+    );
+    println!("\n{:?}", running.add(FOUR, "veth0"));
+    loop {
+        println!("{:?}", running.reports.recv().unwrap());
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_daemon_that_was_paused_beyond_the_lifetime_does_not_bring_the_address_back() {
+    between_two_namespaces(|far| {
+        let mut daemon = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "a_daemon_stand_in",
+                "--include-ignored",
+                "--nocapture",
+            ])
+            .env(STAND_IN, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(daemon.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        assert!(lines.any(|line| line.starts_with("Added")));
+        // Past the probe of the takeover, which claims nothing and may come late.
+        std::thread::sleep(Duration::from_millis(300));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        let gone = || entry("veth0", "192.0.2.10").is_none();
+        eventually("the kernel dropped it", Duration::from_secs(6), gone);
+        let capture = far_capture(far, ETHERTYPE_ARP);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+        assert!(lines.any(|line| line.starts_with("Lapsed")));
+        let frames = frames_until_quiet(&capture, Duration::from_millis(1500), |_| true);
+        assert_eq!(frames, Vec::<Vec<u8>>::new());
+        assert!(gone());
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
     });
 }
 
