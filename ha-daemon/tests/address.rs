@@ -1,186 +1,37 @@
 //! The address worker against a real kernel, in network namespaces of its own.
-
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot go on may panic"
-)]
+//!
+//! Where a daemon has to be paused, this test binary stands in for it: it runs itself with
+//! [`STAND_IN`] set, and the test `a_daemon_stand_in` then prints what its worker reports.
 
 mod common;
+#[path = "common/worker.rs"]
+mod worker;
 
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use common::{Far, between_two_namespaces, entry, eventually, ip};
+use common::{between_two_namespaces, entry, eventually, ip};
 use ha_daemon::config::AnnouncePlan;
-use ha_daemon::io::address::{
-    AddressCommand, AddressOptions, AddressReport, AddressSender, AddressWorker, purge,
-};
+use ha_daemon::io::address::{AddressCommand, AddressReport, purge};
 use ha_daemon::io::clock::monotonic_ns;
 use ha_daemon::io::frames::{
     NeighbourRole, arp_announcement, arp_gratuitous_reply, arp_probe, neighbour_advertisement,
     neighbour_probe,
 };
 use ha_daemon::io::sys;
-use socket2::{Domain, Socket, Type};
+use worker::{
+    FAR_MAC, NEAR_MAC, capture, failure, far_capture, frames_until_quiet, is_ndp_of_ours, quiet,
+    start, succeeded,
+};
 
+const STAND_IN: &str = "ADDRESS_TEST_STAND_IN";
 const FOUR: &str = "192.0.2.10/24";
 const SIX: &str = "2001:db8::10/64";
-/// The MAC addresses that `common` gives to the two ends.
-const NEAR_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0a];
-const FAR_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0b];
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-
-struct Running {
-    worker: Option<AddressWorker>,
-    sender: AddressSender,
-    reports: Receiver<AddressReport>,
-}
-
-fn quiet() -> AnnouncePlan {
-    AnnouncePlan {
-        burst: 3,
-        repeat: vec![],
-        refresh: None,
-    }
-}
-
-fn start(plan: AnnouncePlan, lifetime_s: u64) -> Running {
-    let (reported, reports) = channel();
-    let reported = Mutex::new(reported);
-    let worker = AddressWorker::start(AddressOptions {
-        plan,
-        address_lifetime: Duration::from_secs(lifetime_s),
-        at_start: None,
-        report: Arc::new(move |report| {
-            let _ = reported.lock().unwrap().send(report);
-        }),
-    })
-    .unwrap();
-    Running {
-        sender: worker.sender(),
-        worker: Some(worker),
-        reports,
-    }
-}
-
-impl Running {
-    fn next(&self) -> AddressReport {
-        self.reports.recv_timeout(Duration::from_secs(5)).unwrap()
-    }
-
-    fn add(&self, address: &str, interface: &str) -> AddressReport {
-        self.sender
-            .send(AddressCommand::Add {
-                token: 7,
-                address: address.parse().unwrap(),
-                interface: interface.parse().unwrap(),
-            })
-            .unwrap();
-        self.next()
-    }
-
-    fn remove(&self, address: &str) {
-        let (address, interface) = (address.parse().unwrap(), "veth0".parse().unwrap());
-        self.sender
-            .send(AddressCommand::Remove {
-                token: 8,
-                address,
-                interface,
-            })
-            .unwrap();
-        let report = self.next();
-        assert!(
-            matches!(
-                report,
-                AddressReport::Removed {
-                    token: 8,
-                    outcome: Ok(()),
-                    ..
-                }
-            ),
-            "{report:?}"
-        );
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.sender.send(AddressCommand::Shutdown).unwrap();
-        self.worker.take().unwrap().join();
-    }
-}
-
-fn succeeded(report: &AddressReport) {
-    assert!(
-        matches!(
-            report,
-            AddressReport::Added {
-                token: 7,
-                outcome: Ok(()),
-                ..
-            }
-        ),
-        "{report:?}"
-    );
-}
-
-fn failure(report: AddressReport) -> String {
-    if let AddressReport::Added { outcome, .. } = &report
-        && let Err(cause) = outcome
-    {
-        return cause.clone();
-    }
-    panic!("{report:?}")
-}
-
-/// A packet socket that sees one protocol on one interface of this thread's namespace.
-fn capture(interface: &str, protocol: u16) -> Socket {
-    let socket = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
-    let ifindex = nix::net::if_::if_nametoindex(interface).unwrap();
-    let address = sys::link_address(ifindex, protocol).unwrap();
-    nix::sys::socket::bind(socket.as_raw_fd(), &address).unwrap();
-    socket
-}
-
-/// The same on the far end.
-fn far_capture(far: &Far, protocol: u16) -> Socket {
-    far.run(|| capture("veth1", protocol))
-}
-
-/// The frames of the near end that arrive until nothing arrived for `quiet`, at most for 10 s.
-/// What the kernel itself has to say (router solicitations, MLD) is left out: `wanted` decides.
-fn frames_until_quiet(socket: &Socket, quiet: Duration, wanted: fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
-    let (mut frames, start) = (Vec::new(), Instant::now());
-    let mut last = start;
-    socket
-        .set_read_timeout(Some(Duration::from_millis(20)))
-        .unwrap();
-    while last.elapsed() < quiet && start.elapsed() < Duration::from_secs(10) {
-        let mut frame = [0; 2048];
-        let received = nix::sys::socket::recv(
-            socket.as_raw_fd(),
-            &mut frame,
-            nix::sys::socket::MsgFlags::empty(),
-        );
-        if let Ok(length) = received
-            && frame[6..12] == NEAR_MAC
-            && wanted(&frame[..length])
-        {
-            last = Instant::now();
-            frames.push(frame[..length].to_vec());
-        }
-    }
-    frames
-}
-
-fn is_ndp_of_ours(frame: &[u8]) -> bool {
-    let target: std::net::Ipv6Addr = "2001:db8::10".parse().unwrap();
-    matches!(frame.get(54), Some(135 | 136)) && frame.get(62..78) == Some(&target.octets())
-}
 
 #[test]
 #[ignore = "needs root: network namespaces"]
@@ -529,6 +380,63 @@ fn an_address_that_cannot_be_renewed_lapses() {
             ),
             "{lapsed:?}"
         );
+    });
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_daemon_stand_in() {
+    if std::env::var_os(STAND_IN).is_none() {
+        return;
+    }
+    let refresh = Some(Duration::from_millis(100));
+    let running = start(
+        AnnouncePlan {
+            burst: 1,
+            repeat: vec![],
+            refresh,
+        },
+        3,
+    );
+    println!("\n{:?}", running.add(FOUR, "veth0"));
+    loop {
+        println!("{:?}", running.reports.recv().unwrap());
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_daemon_that_was_paused_beyond_the_lifetime_does_not_bring_the_address_back() {
+    between_two_namespaces(|far| {
+        let mut daemon = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "a_daemon_stand_in",
+                "--include-ignored",
+                "--nocapture",
+            ])
+            .env(STAND_IN, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(daemon.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        assert!(lines.any(|line| line.starts_with("Added")));
+        // Past the probe of the takeover, which claims nothing and may come late.
+        std::thread::sleep(Duration::from_millis(300));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        let gone = || entry("veth0", "192.0.2.10").is_none();
+        eventually("the kernel dropped it", Duration::from_secs(6), gone);
+        let capture = far_capture(far, ETHERTYPE_ARP);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+        assert!(lines.any(|line| line.starts_with("Lapsed")));
+        let frames = frames_until_quiet(&capture, Duration::from_millis(1500), |_| true);
+        assert_eq!(frames, Vec::<Vec<u8>>::new());
+        assert!(gone());
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
     });
 }
 
