@@ -134,7 +134,9 @@ mod tests {
 
     #[test]
     fn the_payload_is_found_behind_every_header_combination() {
-        for (frame, at) in [(udp_over_ipv4(false), 42), (udp_over_ipv4(true), 46), (udp_over_ipv6(), 62)] {
+        for (frame, at) in
+            [(udp_over_ipv4(false), 42), (udp_over_ipv4(true), 46), (udp_over_ipv6(), 62)]
+        {
             let datagram = parse(frame.as_slice()).unwrap();
             assert_eq!((datagram.payload_at, datagram.payload_bytes, datagram.port), (at, 4, 694));
         }

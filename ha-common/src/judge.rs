@@ -138,9 +138,8 @@ fn heartbeat(
     slot: u32,
     now_ns: u64,
 ) -> Judgement {
-    let change = |kind: ChangeKind, value| {
-        Some(Change { kind: kind as u32, slot, at_ns: now_ns, value })
-    };
+    let change =
+        |kind: ChangeKind, value| Some(Change { kind: kind as u32, slot, at_ns: now_ns, value });
     if freshness == Freshness::Greeting {
         let first = header.incarnation > record.heard();
         if first {

@@ -8,7 +8,10 @@
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
-#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "atomic add has no stable form on BPF"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "atomic add has no stable form on BPF")
+)]
 
 pub mod auth;
 pub mod frame;

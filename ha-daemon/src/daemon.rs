@@ -65,12 +65,17 @@ pub fn run(config: Config, own: NodeIndex, options: &Options) -> Result<()> {
     );
     let memory = realtime::lock_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (finished, failures) = runtime.block_on(serve(Arc::new(config), own, &name, options, memory))?;
+    let (finished, failures) =
+        runtime.block_on(serve(Arc::new(config), own, &name, options, memory))?;
     for failure in &failures {
         tracing::error!("not taken down: {failure}");
     }
     finished?;
-    if failures.is_empty() { Ok(()) } else { bail!("{} things were not taken down", failures.len()) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        bail!("{} things were not taken down", failures.len())
+    }
 }
 
 /// One daemon per run directory.
@@ -99,9 +104,6 @@ async fn serve(
     let relay = Arc::clone(&events);
     tokio::spawn(async move { relay.relay().await });
     tokio::spawn(log_events(Arc::clone(&events)));
-    // The keeper comes first, then the sockets, then the kernel side: when this process dies, its
-    // descriptors are closed in the order of their numbers, and closing BPF objects takes
-    // milliseconds that neither the keeper nor a peer should wait.
     let keeper_options = KeeperOptions {
         program: PathBuf::from("/proc/self/exe"),
         node: name.clone(),
@@ -151,12 +153,13 @@ async fn serve(
     let (stop, stopped) = oneshot::channel::<()>();
     let socket = options.run_directory.join("control.sock");
     let asks = mailbox.clone();
-    let backend = Backend {
-        ask: Arc::new(move |answer| {
-            if asks.post(Letter::Snapshot(answer)) { Ok(()) } else { Err(server::Busy) }
-        }),
-        events: Arc::clone(&events),
-    };
+    let backend =
+        Backend {
+            ask: Arc::new(move |answer| {
+                if asks.post(Letter::Snapshot(answer)) { Ok(()) } else { Err(server::Busy) }
+            }),
+            events: Arc::clone(&events),
+        };
     let server = tokio::spawn(async move {
         server::serve(&socket, backend, async { drop(stopped.await) }).await
     });
@@ -250,8 +253,10 @@ fn take_incarnation(config: &Config, name: &NodeName, options: &Options) -> u64 
     });
     let (incarnation, problem) = incarnation::next(&directory, name);
     if let Some(problem) = problem {
-        tracing::warn!("{problem:#}; the incarnation comes from the clock alone, so peers will not \
-                        hear this node if its clock went back");
+        tracing::warn!(
+            "{problem:#}; the incarnation comes from the clock alone, so peers will not \
+                        hear this node if its clock went back"
+        );
     }
     incarnation
 }
@@ -375,7 +380,11 @@ impl Node {
     }
 
     /// Loads and attaches the kernel side; says for every path how it is received.
-    fn kernel(&self, paths: &[PeerPath], options: &Options) -> Result<(Option<Kernel>, Vec<Reception>)> {
+    fn kernel(
+        &self,
+        paths: &[PeerPath],
+        options: &Options,
+    ) -> Result<(Option<Kernel>, Vec<Reception>)> {
         let wants = |path: &PeerPath| self.config.links[path.link.0].receive;
         if paths.iter().all(|path| wants(path) == Receive::Socket) {
             let reception = Reception { via: Via::Socket, reason: String::new() };
@@ -468,11 +477,7 @@ impl Node {
             targets.push(Target {
                 socket: socket.duplicate().context("cannot duplicate a socket")?,
                 remote: scoped(path.remote, path.interface_index).into(),
-                header: Header {
-                    receiver: path.key.sender,
-                    link: path.key.link,
-                    ..self.header()?
-                },
+                header: Header { receiver: path.key.sender, link: path.key.link, ..self.header()? },
             });
         }
         let plan = Plan {
@@ -488,11 +493,7 @@ impl Node {
 }
 
 /// Attaches to a path's interface as its link wants it.
-fn receive_on(
-    kernel: &mut Result<Kernel>,
-    path: &PeerPath,
-    receive: Receive,
-) -> Result<Reception> {
+fn receive_on(kernel: &mut Result<Kernel>, path: &PeerPath, receive: Receive) -> Result<Reception> {
     if receive == Receive::Socket {
         return Ok(Reception { via: Via::Socket, reason: String::new() });
     }

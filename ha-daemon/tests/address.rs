@@ -50,9 +50,7 @@ fn an_address_appears_stays_beyond_its_lifetime_and_disappears_on_demand() {
         let end = Instant::now() + Duration::from_millis(5500);
         while Instant::now() < end {
             for address in ["192.0.2.10", "2001:db8::10"] {
-                let left = entry("veth0", address).unwrap()["valid_life_time"]
-                    .as_u64()
-                    .unwrap();
+                let left = entry("veth0", address).unwrap()["valid_life_time"].as_u64().unwrap();
                 assert!((1..=3).contains(&left), "{address}: {left} s");
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -89,9 +87,7 @@ fn an_address_that_is_there_already_is_taken_over_with_a_lifetime() {
         ip("addr add 192.0.2.10/24 dev veth0");
         let running = start(quiet(), 3);
         succeeded(&running.add(FOUR, "veth0"));
-        let left = entry("veth0", "192.0.2.10").unwrap()["valid_life_time"]
-            .as_u64()
-            .unwrap();
+        let left = entry("veth0", "192.0.2.10").unwrap()["valid_life_time"].as_u64().unwrap();
         assert!(left <= 3);
     });
 }
@@ -109,17 +105,11 @@ fn errors_say_what_on_what_and_what_to_do() {
         );
         ip("link set veth0 down");
         let down = failure(running.add(FOUR, "veth0"));
-        assert!(
-            down.contains("bring it up (ip link set veth0 up)"),
-            "{down}"
-        );
+        assert!(down.contains("bring it up (ip link set veth0 up)"), "{down}");
         ip("link set veth0 up");
         std::fs::write("/proc/sys/net/ipv6/conf/veth0/disable_ipv6", "1").unwrap();
         let disabled = failure(running.add(SIX, "veth0"));
-        assert!(
-            disabled.contains("set net.ipv6.conf.veth0.disable_ipv6 to 0"),
-            "{disabled}"
-        );
+        assert!(disabled.contains("set net.ipv6.conf.veth0.disable_ipv6 to 0"), "{disabled}");
     });
 }
 
@@ -130,13 +120,7 @@ fn a_loopback_address_is_added_and_announced_to_nobody() {
         let running = start(quiet(), 3);
         let report = running.add("192.0.2.77/32", "lo");
         succeeded(&report);
-        assert!(matches!(
-            report,
-            AddressReport::Added {
-                first_announced_ns: None,
-                ..
-            }
-        ));
+        assert!(matches!(report, AddressReport::Added { first_announced_ns: None, .. }));
         assert!(entry("lo", "192.0.2.77").is_some());
     });
 }
@@ -147,14 +131,7 @@ fn gratuitous_arp_arrives_byte_for_byte_and_follows_the_plan() {
     between_two_namespaces(|far| {
         let capture = far_capture(far, ETHERTYPE_ARP);
         let repeat = vec![Duration::from_millis(50), Duration::from_millis(100)];
-        let running = start(
-            AnnouncePlan {
-                burst: 3,
-                repeat,
-                refresh: None,
-            },
-            3,
-        );
+        let running = start(AnnouncePlan { burst: 3, repeat, refresh: None }, 3);
         succeeded(&running.add(FOUR, "veth0"));
         // Longer than two renewals, which must not announce.
         let frames = frames_until_quiet(&capture, Duration::from_millis(2500), |_| true);
@@ -174,29 +151,14 @@ fn unsolicited_advertisements_arrive_byte_for_byte() {
         std::fs::write("/proc/sys/net/ipv6/conf/veth0/forwarding", "1").unwrap();
         let capture = far_capture(far, ETHERTYPE_IPV6);
         let repeat = vec![Duration::from_millis(50)];
-        let running = start(
-            AnnouncePlan {
-                burst: 2,
-                repeat,
-                refresh: None,
-            },
-            3,
-        );
+        let running = start(AnnouncePlan { burst: 2, repeat, refresh: None }, 3);
         succeeded(&running.add(SIX, "veth0"));
         let frames = frames_until_quiet(&capture, Duration::from_millis(1500), is_ndp_of_ours);
         let address = "2001:db8::10".parse().unwrap();
         let advertisement =
             neighbour_advertisement(NEAR_MAC, address, NeighbourRole::Router).to_vec();
         let probe = neighbour_probe(NEAR_MAC, address).to_vec();
-        assert_eq!(
-            frames,
-            [
-                advertisement.clone(),
-                advertisement.clone(),
-                probe,
-                advertisement
-            ]
-        );
+        assert_eq!(frames, [advertisement.clone(), advertisement.clone(), probe, advertisement]);
     });
 }
 
@@ -208,19 +170,14 @@ fn neighbours_move_to_the_new_owner() {
             ip("addr add 192.0.2.2/24 dev veth1");
             ip("addr add 2001:db8::2/64 dev veth1 nodad");
             for address in ["192.0.2.10", "2001:db8::10"] {
-                ip(&format!(
-                    "neigh add {address} lladdr 02:00:00:00:00:99 nud stale dev veth1"
-                ));
+                ip(&format!("neigh add {address} lladdr 02:00:00:00:00:99 nud stale dev veth1"));
             }
         });
         let running = start(quiet(), 3);
         succeeded(&running.add(FOUR, "veth0"));
         succeeded(&running.add(SIX, "veth0"));
         eventually("both neighbours updated", Duration::from_secs(1), || {
-            far.run(|| ip("neigh show dev veth1"))
-                .matches("lladdr 02:00:00:00:00:0a")
-                .count()
-                >= 2
+            far.run(|| ip("neigh show dev veth1")).matches("lladdr 02:00:00:00:00:0a").count() >= 2
         });
     });
 }
@@ -230,29 +187,16 @@ fn neighbours_move_to_the_new_owner() {
 fn announce_starts_again_at_once_and_remove_ends_all_announcements() {
     between_two_namespaces(|far| {
         let repeat = vec![Duration::from_millis(300)];
-        let running = start(
-            AnnouncePlan {
-                burst: 1,
-                repeat,
-                refresh: None,
-            },
-            3,
-        );
+        let running = start(AnnouncePlan { burst: 1, repeat, refresh: None }, 3);
         succeeded(&running.add(FOUR, "veth0"));
         std::thread::sleep(Duration::from_millis(600));
         let capture = far_capture(far, ETHERTYPE_ARP);
         let (address, interface) = (FOUR.parse().unwrap(), "veth0".parse().unwrap());
-        running
-            .sender
-            .send(AddressCommand::Announce { address, interface })
-            .unwrap();
+        running.sender.send(AddressCommand::Announce { address, interface }).unwrap();
         let frames = frames_until_quiet(&capture, Duration::from_millis(600), |_| true);
         assert_eq!(frames.len(), 2);
         let (address, interface) = (FOUR.parse().unwrap(), "veth0".parse().unwrap());
-        running
-            .sender
-            .send(AddressCommand::Announce { address, interface })
-            .unwrap();
+        running.sender.send(AddressCommand::Announce { address, interface }).unwrap();
         running.remove(FOUR);
         let frames = frames_until_quiet(&capture, Duration::from_millis(600), |_| true);
         assert_eq!(frames.len(), 1);
@@ -365,19 +309,10 @@ fn an_address_that_cannot_be_renewed_lapses() {
         succeeded(&running.add(FOUR, "veth0"));
         ip("link del veth0");
         let failed = running.next();
-        assert!(
-            matches!(failed, AddressReport::RenewFailed { .. }),
-            "{failed:?}"
-        );
+        assert!(matches!(failed, AddressReport::RenewFailed { .. }), "{failed:?}");
         let lapsed = running.next();
         assert!(
-            matches!(
-                lapsed,
-                AddressReport::Lapsed {
-                    silent_ns: 3_000_000_000..,
-                    ..
-                }
-            ),
+            matches!(lapsed, AddressReport::Lapsed { silent_ns: 3_000_000_000.., .. }),
             "{lapsed:?}"
         );
     });
@@ -390,14 +325,7 @@ fn a_daemon_stand_in() {
         return;
     }
     let refresh = Some(Duration::from_millis(100));
-    let running = start(
-        AnnouncePlan {
-            burst: 1,
-            repeat: vec![],
-            refresh,
-        },
-        3,
-    );
+    let running = start(AnnouncePlan { burst: 1, repeat: vec![], refresh }, 3);
     println!("\n{:?}", running.add(FOUR, "veth0"));
     loop {
         println!("{:?}", running.reports.recv().unwrap());
@@ -409,19 +337,12 @@ fn a_daemon_stand_in() {
 fn a_daemon_that_was_paused_beyond_the_lifetime_does_not_bring_the_address_back() {
     between_two_namespaces(|far| {
         let mut daemon = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "a_daemon_stand_in",
-                "--include-ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "a_daemon_stand_in", "--include-ignored", "--nocapture"])
             .env(STAND_IN, "1")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(daemon.stdout.take().unwrap())
-            .lines()
-            .map_while(Result::ok);
+        let mut lines = BufReader::new(daemon.stdout.take().unwrap()).lines().map_while(Result::ok);
         assert!(lines.any(|line| line.starts_with("Added")));
         // Past the probe of the takeover, which claims nothing and may come late.
         std::thread::sleep(Duration::from_millis(300));
@@ -450,12 +371,8 @@ fn purge_removes_what_is_there_and_lists_it() {
         ip("addr add 2001:db8::10/64 dev veth0");
         let on =
             |address: &str, interface: &str| (address.parse().unwrap(), interface.parse().unwrap());
-        let configured = [
-            on(FOUR, "veth0"),
-            on(SIX, "veth0"),
-            on("192.0.2.12/24", "veth0"),
-            on(FOUR, "eth9"),
-        ];
+        let configured =
+            [on(FOUR, "veth0"), on(SIX, "veth0"), on("192.0.2.12/24", "veth0"), on(FOUR, "eth9")];
         assert_eq!(purge(&configured).unwrap(), configured[..2]);
         assert!(entry("veth0", "192.0.2.99").is_some());
         assert_eq!(purge(&configured).unwrap(), []);
@@ -470,11 +387,8 @@ fn latencies_of_a_takeover_are_printed() {
         let (mut added, mut announced) = (Vec::new(), Vec::new());
         for _ in 0..200 {
             let asked_ns = monotonic_ns();
-            let AddressReport::Added {
-                at_ns,
-                first_announced_ns,
-                ..
-            } = running.add("192.0.2.10/24", "veth0")
+            let AddressReport::Added { at_ns, first_announced_ns, .. } =
+                running.add("192.0.2.10/24", "veth0")
             else {
                 panic!()
             };

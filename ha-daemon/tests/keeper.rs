@@ -67,9 +67,7 @@ fn network(far: &Far) -> UdpSocket {
     });
     // Both neighbours are known, as they are when heartbeats flow.
     ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:0b dev veth0");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     socket
 }
 
@@ -88,12 +86,7 @@ fn expect_obituary(socket: &UdpSocket) -> (std::net::SocketAddr, u64) {
 /// Starts the stand-in and gives it with the pid of its keeper.
 fn stand_in(end: &str) -> (Child, u32) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "a_daemon_stand_in",
-            "--include-ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "a_daemon_stand_in", "--include-ignored", "--nocapture"])
         .env(STAND_IN, end)
         .stdout(Stdio::piped())
         .spawn()
@@ -137,31 +130,19 @@ fn after_kill_9_the_addresses_are_removed_and_the_peers_are_told_twice() {
             let (mut daemon, keeper) = stand_in("killed");
             std::thread::sleep(Duration::from_millis(100));
             let status = std::fs::read_to_string(format!("/proc/{keeper}/status")).unwrap();
-            let kilobytes = status
-                .lines()
-                .find(|line| line.starts_with("VmRSS"))
-                .unwrap();
+            let kilobytes = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
             let killed_ns = monotonic_ns();
             daemon.kill().unwrap();
             let (_, heard_ns) = expect_obituary(&peer);
-            assert_eq!(
-                addresses(),
-                [false, false],
-                "removed before the peers are told"
-            );
+            assert_eq!(addresses(), [false, false], "removed before the peers are told");
             expect_obituary(&peer);
             println!(
                 "round {round}: told {} us after kill -9; {kilobytes}",
                 (heard_ns - killed_ns) / 1000
             );
             daemon.wait().unwrap();
-            eventually("the keeper is gone", Duration::from_secs(1), || {
-                is_gone(keeper)
-            });
-            assert!(
-                entry("veth0", "192.0.2.1").is_some(),
-                "an address that is not held stays"
-            );
+            eventually("the keeper is gone", Duration::from_secs(1), || is_gone(keeper));
+            assert!(entry("veth0", "192.0.2.1").is_some(), "an address that is not held stays");
             ip("addr add 192.0.2.10/24 dev veth0");
             ip("addr add 2001:db8::10/64 dev veth0 nodad");
         }
@@ -175,12 +156,9 @@ fn after_a_farewell_it_does_nothing() {
         let peer = network(far);
         let (mut daemon, keeper) = stand_in("farewell");
         daemon.wait().unwrap();
-        eventually("the keeper is gone", Duration::from_secs(1), || {
-            is_gone(keeper)
-        });
+        eventually("the keeper is gone", Duration::from_secs(1), || is_gone(keeper));
         assert_eq!(addresses(), [true, true]);
-        peer.set_read_timeout(Some(Duration::from_millis(200)))
-            .unwrap();
+        peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         assert!(peer.recv_from(&mut [0; 100]).is_err());
     });
 }
@@ -201,18 +179,13 @@ fn a_dead_keeper_is_noticed_and_its_successor_knows_everything() {
         let first = keeper.pid();
         kill(pid(first), Signal::SIGKILL).unwrap();
         assert_eq!(readable(&keeper, 1000u16.into()), 1);
-        assert!(matches!(
-            hold(&mut keeper, "192.0.2.11/24"),
-            Err(KeeperError::Gone { .. })
-        ));
+        assert!(matches!(hold(&mut keeper, "192.0.2.11/24"), Err(KeeperError::Gone { .. })));
         ip("addr add 192.0.2.11/24 dev veth0");
         keeper.respawn().unwrap();
         assert_ne!(keeper.pid(), first);
         assert_eq!(readable(&keeper, 50u8.into()), 0);
         assert_eq!(addresses(), [true, true], "its death alone removes nothing");
-        keeper
-            .release(SIX.parse().unwrap(), &"veth0".parse().unwrap())
-            .unwrap();
+        keeper.release(SIX.parse().unwrap(), &"veth0".parse().unwrap()).unwrap();
         drop(keeper);
         expect_obituary(&peer);
         assert_eq!(addresses(), [false, true], "what was released stays");
@@ -239,9 +212,7 @@ fn signals_of_a_terminal_or_a_service_manager_do_not_reach_it() {
         let directory = std::fs::read_link(format!("/proc/{process}/cwd")).unwrap();
         assert_eq!(directory.to_str(), Some("/"));
         keeper.farewell().unwrap();
-        eventually("it is gone", Duration::from_secs(1), || {
-            is_gone(process.as_raw() as u32)
-        });
+        eventually("it is gone", Duration::from_secs(1), || is_gone(process.as_raw() as u32));
     });
 }
 
@@ -251,15 +222,9 @@ fn what_cannot_be_removed_does_not_keep_the_rest() {
     between_two_namespaces(|far| {
         let peer = network(far);
         let mut keeper = spawn();
-        keeper
-            .hold("192.0.2.5/24".parse().unwrap(), &"eth9".parse().unwrap())
-            .unwrap();
-        keeper
-            .hold("192.0.2.6/24".parse().unwrap(), &"veth0".parse().unwrap())
-            .unwrap();
-        keeper
-            .hold("192.0.2.10/24".parse().unwrap(), &"veth0".parse().unwrap())
-            .unwrap();
+        keeper.hold("192.0.2.5/24".parse().unwrap(), &"eth9".parse().unwrap()).unwrap();
+        keeper.hold("192.0.2.6/24".parse().unwrap(), &"veth0".parse().unwrap()).unwrap();
+        keeper.hold("192.0.2.10/24".parse().unwrap(), &"veth0".parse().unwrap()).unwrap();
         let mut datagrams = obituary("192.0.2.77:0");
         datagrams.extend(obituary("192.0.2.1:0"));
         keeper.obituary(datagrams).unwrap();
@@ -274,12 +239,7 @@ fn what_cannot_be_removed_does_not_keep_the_rest() {
 fn an_interface_that_was_created_after_the_address_was_held_is_found() {
     between_two_namespaces(|_| {
         let mut keeper = spawn();
-        keeper
-            .hold(
-                "198.51.100.5/24".parse().unwrap(),
-                &"dummy7".parse().unwrap(),
-            )
-            .unwrap();
+        keeper.hold("198.51.100.5/24".parse().unwrap(), &"dummy7".parse().unwrap()).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         ip("link add veth7 type veth peer name dummy7");
         ip("link set dummy7 up");
@@ -323,9 +283,7 @@ fn the_daemons_port_is_the_source_but_only_after_its_death() {
         ip("addr show dev veth0");
         let mut keeper = spawn();
         let daemon = UdpSocket::bind("192.0.2.1:5694").unwrap();
-        daemon
-            .set_read_timeout(Some(Duration::from_secs(1)))
-            .unwrap();
+        daemon.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         keeper.obituary(obituary("192.0.2.1:5694")).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         peer.send_to(b"heartbeat", "192.0.2.1:5694").unwrap();

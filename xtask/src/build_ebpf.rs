@@ -111,10 +111,18 @@ fn linker() -> Result<()> {
     let found = if installed.is_empty() { "none is installed".to_owned() } else { installed };
     println!("bpf-linker {LINKER_VERSION} is needed ({found}); installing it, about a minute");
     let version = format!("={LINKER_VERSION}");
-    run(Command::new("cargo").args(["install", "--locked", "--quiet", "--force", "bpf-linker", "--version", &version]))
-        .with_context(|| {
-            format!("install it by hand: cargo install bpf-linker --locked --version {LINKER_VERSION}")
-        })
+    run(Command::new("cargo").args([
+        "install",
+        "--locked",
+        "--quiet",
+        "--force",
+        "bpf-linker",
+        "--version",
+        &version,
+    ]))
+    .with_context(|| {
+        format!("install it by hand: cargo install bpf-linker --locked --version {LINKER_VERSION}")
+    })
 }
 
 /// Makes sure that the sources of the standard library are where `build-std` looks for them.
@@ -165,7 +173,9 @@ fn from_debian(sysroot: &Path) -> Result<()> {
         .with_context(|| format!("no configured suite has rust-src {version}"))?;
     let directory = sysroot.join("ha-rust-src");
     fs::create_dir_all(&directory)?;
-    run(Command::new("apt-get").current_dir(&directory).args(["download", &format!("rust-src={package}")]))?;
+    run(Command::new("apt-get")
+        .current_dir(&directory)
+        .args(["download", &format!("rust-src={package}")]))?;
     let file = fs::read_dir(&directory)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())

@@ -25,13 +25,23 @@ pub(crate) fn example() -> Header {
 
 #[test]
 fn golden_bytes_pin_the_layout() {
-    let hex: String = example().encode().to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String =
+        example().encode().to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let golden = concat!(
-        "48410101", "a847e0a9", "5d8b6dab", "af81e4c7", // magic, cluster, sender, receiver
-        "48bbcd8d", "01000000", "0102030405060708", // link, key, body, incarnation
-        "1112131415161718", "000000000000002a", // echo, sequence
-        "000000003b9aca00", "00002710", "00000007", // sent, keepalive, generation
-        "020f0003", "00000000", // phase, layers, lease, reserved
+        "48410101",
+        "a847e0a9",
+        "5d8b6dab",
+        "af81e4c7", // magic, cluster, sender, receiver
+        "48bbcd8d",
+        "01000000",
+        "0102030405060708", // link, key, body, incarnation
+        "1112131415161718",
+        "000000000000002a", // echo, sequence
+        "000000003b9aca00",
+        "00002710",
+        "00000007", // sent, keepalive, generation
+        "020f0003",
+        "00000000",                         // phase, layers, lease, reserved
         "00000000000000000000000000000000", // tag
     );
     assert_eq!(hex, golden);
@@ -47,7 +57,9 @@ fn name_ids_are_fnv_1a() {
 
 #[test]
 fn another_magic_version_or_kind_is_refused() {
-    for (at, error) in [(0, HeaderError::Version), (2, HeaderError::Version), (3, HeaderError::Kind)] {
+    for (at, error) in
+        [(0, HeaderError::Version), (2, HeaderError::Version), (3, HeaderError::Kind)]
+    {
         let mut bytes = example().encode().to_bytes();
         bytes[at] = 0x7f;
         assert_eq!(Header::decode(&Fixed::read(&bytes[..], 0).unwrap()), Err(error));

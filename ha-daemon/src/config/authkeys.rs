@@ -44,13 +44,7 @@ pub fn load(path: &Path) -> Result<KeyRing, ConfigError> {
         findings: findings
             .into_iter()
             .filter(is_error)
-            .map(|finding| {
-                if finding.file.is_some() {
-                    finding
-                } else {
-                    finding.in_file(path)
-                }
-            })
+            .map(|finding| if finding.file.is_some() { finding } else { finding.in_file(path) })
             .collect(),
     })
 }
@@ -85,16 +79,11 @@ pub(super) fn read(path: &Path) -> (Option<KeyRing>, Vec<Finding>) {
         Ok(text) => parse(&text, path),
         Err(_) => {
             let message = format!("the key file {} is not UTF-8", path.display());
-            (
-                None,
-                vec![Finding::error(message, "use printable words as keys")],
-            )
+            (None, vec![Finding::error(message, "use printable words as keys")])
         }
     };
     findings.extend(found);
-    let refused = findings
-        .iter()
-        .any(|finding| finding.severity == Severity::Error);
+    let refused = findings.iter().any(|finding| finding.severity == Severity::Error);
     (keys.filter(|_| !refused), findings)
 }
 
@@ -108,10 +97,7 @@ fn check_access(path: &Path, metadata: &Metadata) -> Vec<Finding> {
     }
     let current = nix::unistd::geteuid().as_raw();
     if !is_own(metadata.uid(), current) {
-        let message = format!(
-            "the key file {shown} belongs to the user {}",
-            metadata.uid()
-        );
+        let message = format!("the key file {shown} belongs to the user {}", metadata.uid());
         findings.push(Finding::error(message, format!("chown {current} {shown}")));
     }
     findings
@@ -135,12 +121,7 @@ struct Parser<'p> {
 }
 
 fn parse(text: &str, path: &Path) -> (Option<KeyRing>, Vec<Finding>) {
-    let mut parser = Parser {
-        path,
-        active: None,
-        keys: Vec::new(),
-        findings: Vec::new(),
-    };
+    let mut parser = Parser { path, active: None, keys: Vec::new(), findings: Vec::new() };
     for (index, line) in text.lines().enumerate() {
         parser.line(index + 1, line);
     }
@@ -199,11 +180,7 @@ impl Parser<'_> {
             return self.error(*method_position, message, REMEDY);
         }
         let [(word, word_position), rest @ ..] = rest else {
-            return self.error(
-                *method_position,
-                format!("key {number} has no key word"),
-                REMEDY,
-            );
+            return self.error(*method_position, format!("key {number} has no key word"), REMEDY);
         };
         if let [(_, extra_position), ..] = rest {
             let message = format!("key {number} has more than one word");
@@ -217,30 +194,18 @@ impl Parser<'_> {
             let message = format!("key {number} is short enough to be guessed");
             let remedy = "take a random word, such as head -c 24 /dev/urandom | base64 prints";
             let finding = Finding::warning(message, remedy);
-            self.findings
-                .push(finding.in_file(self.path).at(*word_position));
+            self.findings.push(finding.in_file(self.path).at(*word_position));
         }
-        self.keys.push(AuthKey {
-            number,
-            method: AuthMethod::SipHash24,
-            secret: secret(word),
-        });
+        self.keys.push(AuthKey { number, method: AuthMethod::SipHash24, secret: secret(word) });
     }
 
     fn finish(mut self) -> (Option<KeyRing>, Vec<Finding>) {
         self.keys.sort_by_key(|key| key.number);
         let start = Position { line: 1, column: 1 };
-        let unharmed = self
-            .findings
-            .iter()
-            .all(|finding| finding.severity == Severity::Warning);
+        let unharmed = self.findings.iter().all(|finding| finding.severity == Severity::Warning);
         match self.active {
             None if unharmed => {
-                self.error(
-                    start,
-                    "no \"auth N\" says which key signs",
-                    "add it, such as auth 1",
-                );
+                self.error(start, "no \"auth N\" says which key signs", "add it, such as auth 1");
             }
             Some((number, position))
                 if unharmed && self.keys.iter().all(|key| key.number != number) =>
@@ -250,10 +215,7 @@ impl Parser<'_> {
             }
             None | Some(_) => {}
         }
-        let keys = self.active.map(|(active, _)| KeyRing {
-            active,
-            keys: self.keys,
-        });
+        let keys = self.active.map(|(active, _)| KeyRing { active, keys: self.keys });
         (keys, self.findings)
     }
 }
@@ -276,9 +238,7 @@ fn words(line: usize, text: &str) -> Vec<(&str, Position)> {
 
 fn key_number(word: &str) -> Option<u8> {
     let digits = word.bytes().all(|byte| byte.is_ascii_digit());
-    word.parse()
-        .ok()
-        .filter(|number| digits && *number <= KEY_NUMBER_MAX)
+    word.parse().ok().filter(|number| digits && *number <= KEY_NUMBER_MAX)
 }
 
 /// Words of any length become keys of one length.

@@ -51,17 +51,11 @@ pub fn own_node(config: &Config, node: Option<&str>) -> Result<NodeIndex, Findin
     let (name, source) = match node {
         Some(name) => (name.to_owned(), "--node"),
         None => (
-            nix::unistd::gethostname()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned(),
             "uname -n",
         ),
     };
-    let known = name
-        .parse::<NodeName>()
-        .ok()
-        .and_then(|name| config.node_named(&name));
+    let known = name.parse::<NodeName>().ok().and_then(|name| config.node_named(&name));
     known.ok_or_else(|| {
         let message = format!(
             "this node is not in the configuration: {source} says {}, the nodes are {}",
@@ -85,19 +79,10 @@ fn local_findings(
     places: Option<(&Path, &Places)>,
 ) -> Vec<Finding> {
     match read_interfaces() {
-        Ok(interfaces) => Local {
-            config,
-            node,
-            places,
-            interfaces,
-        }
-        .findings(),
+        Ok(interfaces) => Local { config, node, places, interfaces }.findings(),
         Err(error) => {
             let message = format!("cannot read the interfaces of this machine: {error}");
-            vec![Finding::warning(
-                message,
-                "compare them with the configuration by hand",
-            )]
+            vec![Finding::warning(message, "compare them with the configuration by hand")]
         }
     }
 }
@@ -109,12 +94,7 @@ fn read_interfaces() -> nix::Result<Interfaces> {
     let mut interfaces = Interfaces::new();
     for entry in nix::ifaddrs::getifaddrs()? {
         // getifaddrs names an IPv4 address by its label, such as eth0:1.
-        let name = entry
-            .interface_name
-            .split(':')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        let name = entry.interface_name.split(':').next().unwrap_or_default().to_owned();
         let prefixes = interfaces.entry(name).or_default();
         let address = entry.address.as_ref().and_then(ip_address);
         let netmask = entry.netmask.as_ref().and_then(ip_address);
@@ -126,14 +106,8 @@ fn read_interfaces() -> nix::Result<Interfaces> {
 }
 
 fn ip_address(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
-    let v4 = storage
-        .as_sockaddr_in()
-        .map(|address| IpAddr::V4(address.ip()));
-    v4.or_else(|| {
-        storage
-            .as_sockaddr_in6()
-            .map(|address| IpAddr::V6(address.ip()))
-    })
+    let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
 }
 
 /// A configuration on one of its nodes.
@@ -209,18 +183,12 @@ impl Local<'_> {
         if prefixes.iter().any(|prefix| prefix.contains(&host)) {
             return None;
         }
-        let shown: Vec<String> = prefixes
-            .iter()
-            .map(|prefix| prefix.trunc().to_string())
-            .collect();
+        let shown: Vec<String> = prefixes.iter().map(|prefix| prefix.trunc().to_string()).collect();
         let message = format!(
             "{host} is outside of every prefix of {interface} on this node ({})",
             list(shown.iter().map(String::as_str))
         );
-        Some(Finding::warning(
-            message,
-            "name the interface of its network, or correct the address",
-        ))
+        Some(Finding::warning(message, "name the interface of its network, or correct the address"))
     }
 
     /// The prefixes of an interface in the family of an address, without those that come and go

@@ -64,14 +64,7 @@ impl Finding {
     }
 
     fn new(severity: Severity, message: String, remedy: String) -> Self {
-        Self {
-            severity,
-            file: None,
-            line: None,
-            column: None,
-            message,
-            remedy,
-        }
+        Self { severity, file: None, line: None, column: None, message, remedy }
     }
 
     /// The same finding, in a file.
@@ -212,12 +205,7 @@ pub(super) fn did_you_mean<'a>(
 pub(super) fn list<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     const WORDS_MAX: usize = 16;
     let words: Vec<&str> = words.into_iter().collect();
-    let shown = words
-        .iter()
-        .take(WORDS_MAX)
-        .copied()
-        .collect::<Vec<_>>()
-        .join(", ");
+    let shown = words.iter().take(WORDS_MAX).copied().collect::<Vec<_>>().join(", ");
     match words.len().checked_sub(WORDS_MAX) {
         Some(more) if more > 0 => format!("{shown} and {more} more"),
         Some(_) | None => shown,

@@ -280,9 +280,6 @@ impl Config {
     /// Position of the node with that name.
     #[must_use]
     pub fn node_named(&self, name: &NodeName) -> Option<NodeIndex> {
-        self.nodes
-            .iter()
-            .position(|node| node.name == *name)
-            .map(NodeIndex)
+        self.nodes.iter().position(|node| node.name == *name).map(NodeIndex)
     }
 }

@@ -54,9 +54,7 @@ impl Client {
     /// The daemon that listens on `socket`. Connects for every request anew.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self {
-            socket: socket.into(),
-        }
+        Self { socket: socket.into() }
     }
 
     /// The socket.
@@ -113,20 +111,17 @@ impl Client {
         &self,
         answer: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
-        tokio::time::timeout(ANSWER_TIME_MAX, answer)
-            .await
-            .unwrap_or_else(|_| {
-                Err(self.unreachable(
-                    format!("no answer within {} s", ANSWER_TIME_MAX.as_secs()),
-                    "it is there but does not answer: look in its log, and restart it if it hangs",
-                ))
-            })
+        tokio::time::timeout(ANSWER_TIME_MAX, answer).await.unwrap_or_else(|_| {
+            Err(self.unreachable(
+                format!("no answer within {} s", ANSWER_TIME_MAX.as_secs()),
+                "it is there but does not answer: look in its log, and restart it if it hangs",
+            ))
+        })
     }
 
     async fn request(&self, path: &str) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| self.not_connected(&error))?;
+        let stream =
+            UnixStream::connect(&self.socket).await.map_err(|error| self.not_connected(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(&error))?;
@@ -136,10 +131,7 @@ impl Client {
             .header(header::HOST, "localhost")
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.unreachable(error.to_string(), "report this as a bug"))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| self.broken(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         if response.status() == StatusCode::OK {
             return Ok(response);
         }
@@ -149,10 +141,7 @@ impl Client {
             error: format!("the daemon answered {status} without a reason"),
             remedy: "see that hactl and the daemon have the same version".to_owned(),
         });
-        Err(ClientError::Refused {
-            status: status.as_u16(),
-            body,
-        })
+        Err(ClientError::Refused { status: status.as_u16(), body })
     }
 
     async fn body(&self, body: Incoming) -> Result<Bytes, ClientError> {
@@ -184,18 +173,11 @@ impl Client {
             cause.push_str(&format!(": {error}"));
             source = error.source();
         }
-        self.unreachable(
-            cause,
-            "see whether it still runs (systemctl status ha-daemon)",
-        )
+        self.unreachable(cause, "see whether it still runs (systemctl status ha-daemon)")
     }
 
     fn unreachable(&self, cause: String, remedy: &'static str) -> ClientError {
-        ClientError::Unreachable {
-            socket: self.socket.clone(),
-            cause,
-            remedy,
-        }
+        ClientError::Unreachable { socket: self.socket.clone(), cause, remedy }
     }
 }
 

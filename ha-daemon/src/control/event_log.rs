@@ -169,11 +169,7 @@ impl EventLog {
     /// A reader that waits for events after `id`. It is woken as long as [`Self::relay`] runs.
     #[must_use]
     pub fn follow(self: &Arc<Self>, id: u64) -> Follower {
-        Follower {
-            wake: self.relayed.subscribe(),
-            log: Arc::clone(self),
-            last_id: id,
-        }
+        Follower { wake: self.relayed.subscribe(), log: Arc::clone(self), last_id: id }
     }
 
     /// Passes the driver's wake-ups on to followers; whoever serves followers runs it beside them.

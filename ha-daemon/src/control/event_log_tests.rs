@@ -47,11 +47,7 @@ fn a_full_log_forgets_the_oldest_and_says_how_many() -> io::Result<()> {
     let events = log.since(2, usize::MAX);
     assert_eq!(events.len(), EVENTS_MAX + 1);
     assert_eq!((events[0].id, events[0].kind.as_str()), (5, EVENTS_MISSED));
-    assert!(
-        events[0].message.starts_with("3 events (3 to 5) are gone"),
-        "{}",
-        events[0].message
-    );
+    assert!(events[0].message.starts_with("3 events (3 to 5) are gone"), "{}", events[0].message);
     assert_eq!((events[1].id, events[1].kind.as_str()), (6, "test"));
     assert_eq!(ids(&log.since(5, 2)), [6, 7]);
     Ok(())

@@ -56,10 +56,7 @@ pub fn peer_links(nodes: Vec<NodeStatus>) -> Vec<PeerLink> {
         .into_iter()
         .flat_map(|node| {
             let peer = node.name;
-            node.links.into_iter().map(move |link| PeerLink {
-                peer: peer.clone(),
-                link,
-            })
+            node.links.into_iter().map(move |link| PeerLink { peer: peer.clone(), link })
         })
         .collect()
 }

@@ -18,13 +18,8 @@ const KIND_WIDTH: usize = 16;
 #[must_use]
 pub fn status(snapshot: &Snapshot) -> String {
     let links = peer_links(snapshot.nodes.clone());
-    [
-        heading(snapshot),
-        nodes(&snapshot.nodes),
-        groups(&snapshot.groups),
-        self::links(&links),
-    ]
-    .join("\n")
+    [heading(snapshot), nodes(&snapshot.nodes), groups(&snapshot.groups), self::links(&links)]
+        .join("\n")
 }
 
 /// A line per node.
@@ -41,11 +36,7 @@ pub fn nodes(nodes: &[NodeStatus]) -> String {
         let last_seen_us = node.links.iter().filter_map(|link| link.last_seen_us).min();
         table.row([
             node.name.to_string(),
-            if node.local {
-                format!("{state} (here)")
-            } else {
-                state
-            },
+            if node.local { format!("{state} (here)") } else { state },
             incarnation(node.incarnation),
             last_seen_us.map(age).unwrap_or_default(),
         ]);
@@ -72,19 +63,10 @@ pub fn groups(groups: &[GroupStatus]) -> String {
         };
         table.row([
             group.name.to_string(),
-            group
-                .owner
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            group.owner.as_ref().map(ToString::to_string).unwrap_or_default(),
             word(&group.state),
             group.term.to_string(),
-            group
-                .resources
-                .iter()
-                .map(resource)
-                .collect::<Vec<_>>()
-                .join(", "),
+            group.resources.iter().map(resource).collect::<Vec<_>>().join(", "),
         ]);
     }
     table.text()
@@ -124,12 +106,7 @@ pub fn links(links: &[PeerLink]) -> String {
         ]);
         if !link.via_reason.is_empty() {
             let reason = printable(&link.via_reason);
-            let _ = writeln!(
-                reasons,
-                "{peer} {}: via {}: {reason}",
-                link.name,
-                word(&link.via)
-            );
+            let _ = writeln!(reasons, "{peer} {}: via {}: {reason}", link.name, word(&link.via));
         }
     }
     table.text() + &reasons
@@ -181,9 +158,7 @@ fn heading(snapshot: &Snapshot) -> String {
     line("Cluster", printable(&snapshot.cluster));
     line("Node", snapshot.node.to_string());
     line("Quorum", quorum(snapshot.quorum));
-    let keeper = snapshot
-        .keeper_pid
-        .map_or("none".to_owned(), |pid| pid.to_string());
+    let keeper = snapshot.keeper_pid.map_or("none".to_owned(), |pid| pid.to_string());
     line(
         "Daemon",
         format!(
@@ -206,26 +181,15 @@ fn heading(snapshot: &Snapshot) -> String {
     }
     line(
         "Timing",
-        format!(
-            "keepalive {}, deadtime {}",
-            age(snapshot.keepalive_us),
-            age(snapshot.deadtime_us)
-        ),
+        format!("keepalive {}, deadtime {}", age(snapshot.keepalive_us), age(snapshot.deadtime_us)),
     );
     line("Events", snapshot.events.to_string());
     text
 }
 
 fn quorum(quorum: Quorum) -> String {
-    let majority = if quorum.majority {
-        "majority"
-    } else {
-        "no majority"
-    };
-    format!(
-        "{majority}, {} of {} votes (informs, decides nothing)",
-        quorum.votes, quorum.of
-    )
+    let majority = if quorum.majority { "majority" } else { "no majority" };
+    format!("{majority}, {} of {} votes (informs, decides nothing)", quorum.votes, quorum.of)
 }
 
 /// The word that JSON has for it, so that both kinds of output say the same.
@@ -282,17 +246,8 @@ mod tests {
 
     #[test]
     fn ages_have_few_figures_and_a_unit() {
-        let ages = [
-            0,
-            999,
-            1_234,
-            99_999,
-            150_000,
-            12_345_678,
-            90_000_000,
-            9_000_000_000,
-            u64::MAX,
-        ];
+        let ages =
+            [0, 999, 1_234, 99_999, 150_000, 12_345_678, 90_000_000, 9_000_000_000, u64::MAX];
         assert_eq!(
             ages.map(age),
             [

@@ -36,11 +36,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Streams end when `stop` becomes true.
     pub(super) fn new(backend: Backend, stop: watch::Receiver<bool>) -> Self {
-        Self {
-            backend,
-            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
-            stop,
-        }
+        Self { backend, followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)), stop }
     }
 
     async fn snapshot(&self) -> Result<Snapshot, Refusal> {
@@ -120,20 +116,14 @@ async fn events(
     if !query.follow {
         return Ok(Json(held).into_response());
     }
-    let permit = Arc::clone(&shared.followers)
-        .try_acquire_owned()
-        .map_err(|_| Refusal::followers())?;
+    let permit =
+        Arc::clone(&shared.followers).try_acquire_owned().map_err(|_| Refusal::followers())?;
     let first_after = match (query.since, held.last()) {
         (_, Some(newest)) => newest.id,
         (Some(since), None) => since,
         (None, None) => last_id,
     };
-    Ok(stream_of(
-        held,
-        log.follow(first_after),
-        shared.stop,
-        permit,
-    ))
+    Ok(stream_of(held, log.follow(first_after), shared.stop, permit))
 }
 
 /// A line of JSON per event, for as long as the client reads and the daemon runs.
@@ -182,40 +172,23 @@ struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, error: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            status,
-            body: ErrorBody {
-                error: error.into(),
-                remedy: remedy.into(),
-            },
-        }
+        Self { status, body: ErrorBody { error: error.into(), remedy: remedy.into() } }
     }
 
     fn busy() -> Self {
         let error = "the driver takes no more requests: its queue is full";
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            error,
-            "ask again, and less often",
-        )
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error, "ask again, and less often")
     }
 
     fn stopping() -> Self {
         let error = "the driver dropped the request: the daemon is stopping";
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            error,
-            "ask again when it has started",
-        )
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error, "ask again when it has started")
     }
 
     fn silent() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            format!(
-                "the driver did not answer within {} ms",
-                ANSWER_TIME_MAX.as_millis()
-            ),
+            format!("the driver did not answer within {} ms", ANSWER_TIME_MAX.as_millis()),
             "ask again; if that does not help, look in the log for what the driver waits for",
         )
     }

@@ -33,10 +33,7 @@ pub const STOP_TIME_MAX: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, such as one for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-const _: () = assert!(
-    FOLLOWERS_MAX < CONNECTIONS_MAX,
-    "followers must leave room for questions"
-);
+const _: () = assert!(FOLLOWERS_MAX < CONNECTIONS_MAX, "followers must leave room for questions");
 
 /// Where the driver puts the snapshot that it was asked for.
 pub type SnapshotRequest = oneshot::Sender<Snapshot>;

@@ -72,13 +72,8 @@ impl ControlSocket {
     /// When another daemon answers on it, or the system does not let it be made.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         remove_stale(path)?;
-        let failed = |step| {
-            failure(
-                path,
-                step,
-                "see that the run directory exists and is writable",
-            )
-        };
+        let failed =
+            |step| failure(path, step, "see that the run directory exists and is writable");
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("open it"))?;
         let address = SockAddr::unix(path).map_err(failed("use its name"))?;
         socket.bind(&address).map_err(failed("bind it"))?;
@@ -94,10 +89,7 @@ impl ControlSocket {
             .map_err(failed("set its mode"))?;
         nix::sys::socket::listen(&socket.listener, backlog())
             .map_err(|errno| failed("listen on it")(errno.into()))?;
-        socket
-            .listener
-            .set_nonblocking(true)
-            .map_err(failed("make it non-blocking"))?;
+        socket.listener.set_nonblocking(true).map_err(failed("make it non-blocking"))?;
         Ok(socket)
     }
 
@@ -112,14 +104,11 @@ impl ControlSocket {
     /// # Errors
     /// When there are no file descriptors left, or outside of a tokio runtime.
     pub(super) fn listener(&self) -> Result<tokio::net::UnixListener, SocketError> {
-        self.listener
-            .try_clone()
-            .and_then(tokio::net::UnixListener::from_std)
-            .map_err(failure(
-                &self.path,
-                "accept on it",
-                "raise the limit of open files",
-            ))
+        self.listener.try_clone().and_then(tokio::net::UnixListener::from_std).map_err(failure(
+            &self.path,
+            "accept on it",
+            "raise the limit of open files",
+        ))
     }
 
     /// Removes the file, unless it is another daemon's by now.
@@ -164,12 +153,7 @@ fn failure(
     remedy: &'static str,
 ) -> impl FnOnce(io::Error) -> SocketError {
     let path = path.to_owned();
-    move |source| SocketError::System {
-        path,
-        step,
-        remedy,
-        source,
-    }
+    move |source| SocketError::System { path, step, remedy, source }
 }
 
 /// Removes a socket that nobody listens on; leaves everything else and says what it is.
@@ -183,9 +167,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         }
     };
     if !found.file_type().is_socket() {
-        return Err(SocketError::NotASocket {
-            path: path.to_owned(),
-        });
+        return Err(SocketError::NotASocket { path: path.to_owned() });
     }
     let failed = |step| failure(path, step, "remove it if no daemon uses it");
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("probe it"))?;
@@ -195,20 +177,13 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     match probe.connect(&address) {
         Ok(()) => {
             let pid = getsockopt(&probe, PeerCredentials).map_or(0, |peer| peer.pid());
-            Err(SocketError::Live {
-                path: path.to_owned(),
-                pid,
-            })
+            Err(SocketError::Live { path: path.to_owned(), pid })
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(SocketError::Live {
-            path: path.to_owned(),
-            pid: 0,
-        }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(SocketError::Live { path: path.to_owned(), pid: 0 })
+        }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(
-                "control socket {}: replaced; its daemon is gone",
-                path.display()
-            );
+            tracing::info!("control socket {}: replaced; its daemon is gone", path.display());
             fs::remove_file(path).map_err(failed("remove the one of a dead daemon"))
         }
         Err(error) => Err(failed("probe it")(error)),
@@ -249,15 +224,9 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("control.sock");
         let _live = ControlSocket::bind(&path)?;
-        let error = ControlSocket::bind(&path)
-            .err()
-            .ok_or("bound twice")?
-            .to_string();
+        let error = ControlSocket::bind(&path).err().ok_or("bound twice")?.to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
-        assert!(
-            error.contains(&format!("pid {}", std::process::id())),
-            "{error}"
-        );
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         assert!(path.exists());
         Ok(())
     }
@@ -267,10 +236,7 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("control.sock");
         fs::write(&path, "precious")?;
-        assert!(matches!(
-            ControlSocket::bind(&path),
-            Err(SocketError::NotASocket { .. })
-        ));
+        assert!(matches!(ControlSocket::bind(&path), Err(SocketError::NotASocket { .. })));
         assert_eq!(fs::read_to_string(&path)?, "precious");
         Ok(())
     }

@@ -23,11 +23,7 @@ pub(super) struct StallLimit<S> {
 
 impl<S> StallLimit<S> {
     pub(super) fn new(stream: S, limit: Duration) -> Self {
-        Self {
-            stream,
-            limit,
-            waiting: None,
-        }
+        Self { stream, limit, waiting: None }
     }
 
     fn bounded<T>(
@@ -100,10 +96,7 @@ mod tests {
         let mut ours = StallLimit::new(ours, Duration::from_millis(20));
         ours.write_all(b"1234").await?;
         let stalled = ours.write_all(b"5").await;
-        assert_eq!(
-            stalled.map_err(|error| error.kind()),
-            Err(io::ErrorKind::TimedOut)
-        );
+        assert_eq!(stalled.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
         theirs.read_exact(&mut [0; 4]).await?;
         ours.write_all(b"6").await
     }

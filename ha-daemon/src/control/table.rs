@@ -18,20 +18,11 @@ pub(super) struct Table<const COLUMNS: usize> {
 impl<const COLUMNS: usize> Table<COLUMNS> {
     pub(super) fn new(columns: [(&str, Align); COLUMNS]) -> Self {
         let heading = columns.map(|(name, _)| name.to_owned());
-        Self {
-            align: columns.map(|(_, align)| align),
-            rows: vec![heading],
-        }
+        Self { align: columns.map(|(_, align)| align), rows: vec![heading] }
     }
 
     pub(super) fn row(&mut self, cells: [String; COLUMNS]) {
-        self.rows.push(cells.map(|cell| {
-            if cell.is_empty() {
-                "-".to_owned()
-            } else {
-                cell
-            }
-        }));
+        self.rows.push(cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { cell }));
     }
 
     /// One line per row; no line ends in blanks.
@@ -42,10 +33,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
                 *width = (*width).max(cell.chars().count());
             }
         }
-        self.rows
-            .iter()
-            .map(|row| self.line(row, &widths))
-            .collect()
+        self.rows.iter().map(|row| self.line(row, &widths)).collect()
     }
 
     fn line(&self, row: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
@@ -82,17 +70,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut table = Table::new([
-            ("NAME", Align::Left),
-            ("N", Align::Right),
-            ("", Align::Left),
-        ]);
+        let mut table = Table::new([("NAME", Align::Left), ("N", Align::Right), ("", Align::Left)]);
         table.row(["a".into(), "100".into(), "x".into()]);
         table.row(["längst".into(), "1".into(), String::new()]);
-        assert_eq!(
-            table.text(),
-            "NAME      N\na       100  x\nlängst    1  -\n"
-        );
+        assert_eq!(table.text(), "NAME      N\na       100  x\nlängst    1  -\n");
     }
 
     #[test]

@@ -134,7 +134,8 @@ impl Core {
         let local = &mut self.groups.entries[group.0].local;
         local.goal = Goal::Release;
         local.failed_until = Some(now.after(FAILED_PAUSE));
-        let text = format!("{} could not be started here: {error}", self.resource_label(group, resource));
+        let text =
+            format!("{} could not be started here: {error}", self.resource_label(group, resource));
         self.group_note(Severity::Error, "resource-failed", group, text);
     }
 
@@ -215,7 +216,8 @@ impl Core {
         let entry = &mut self.groups.entries[index.0];
         let releasing = entry.local.goal == Goal::Release;
         let mine = entry.local.claim_state().owns();
-        let settled = std::mem::replace(&mut entry.contested, mine && contested) && mine && !contested;
+        let settled =
+            std::mem::replace(&mut entry.contested, mine && contested) && mine && !contested;
         if settled {
             // Caches may point at the loser: the winner says once more where the addresses are.
             self.actions.push(Action::Announce { group: index });
@@ -223,7 +225,8 @@ impl Core {
         match decision {
             Decision::Take if releasing && !mine && !unsure => self.take(index),
             Decision::GiveBack(to) if !releasing => {
-                let text = format!("giving {name} back to {}, which is preferred", self.node_name(to));
+                let text =
+                    format!("giving {name} back to {}, which is preferred", self.node_name(to));
                 self.release(index, Severity::Info, "give-back", text);
             }
             Decision::Yield(to) if !releasing => {
@@ -235,7 +238,8 @@ impl Core {
                 self.release(index, Severity::Error, "double-owner", text);
             }
             Decision::Abandon if !releasing => {
-                let text = format!("{name} cannot stay here: its interface is down or its start failed");
+                let text =
+                    format!("{name} cannot stay here: its interface is down or its start failed");
                 self.release(index, Severity::Warning, "abandon", text);
             }
             Decision::Take
@@ -250,9 +254,8 @@ impl Core {
     fn candidates(&self, index: GroupIndex, now: Moment) -> Vec<Candidate> {
         let group = &self.config.groups[index.0];
         let starting = now < self.initdead_at();
-        let others = (0..self.config.nodes.len())
-            .map(NodeIndex)
-            .filter(|node| !group.nodes.contains(node));
+        let others =
+            (0..self.config.nodes.len()).map(NodeIndex).filter(|node| !group.nodes.contains(node));
         let candidate = |node: NodeIndex| {
             if node == self.own {
                 let local = &self.groups.entries[index.0].local;
@@ -265,7 +268,9 @@ impl Core {
             // A node that is still starting is waited for while this one has just started itself.
             let ready = match peer.phase {
                 Phase::Active => true,
-                Phase::Starting => starting && !self.groups.entries[index.0].local.claim_state().owns(),
+                Phase::Starting => {
+                    starting && !self.groups.entries[index.0].local.claim_state().owns()
+                }
                 Phase::Leaving => false,
             };
             let claim = said.state.owns().then_some(said.term);
@@ -285,7 +290,11 @@ impl Core {
                 format!("{} is {state}", self.node_name(node))
             })
             .collect();
-        let reason = if reasons.is_empty() { "this node is preferred".to_owned() } else { reasons.join(", ") };
+        let reason = if reasons.is_empty() {
+            "this node is preferred".to_owned()
+        } else {
+            reasons.join(", ")
+        };
         let name = group.name.clone();
         let local = &mut self.groups.entries[index.0].local;
         local.term += 1;
@@ -322,7 +331,9 @@ impl Core {
         }
         let (term, name) = (entry.local.term, &self.config.groups[index.0].name);
         let (severity, kind, text) = match state {
-            ClaimState::Stopped => (Severity::Info, "group-stopped", format!("{name} is stopped here")),
+            ClaimState::Stopped => {
+                (Severity::Info, "group-stopped", format!("{name} is stopped here"))
+            }
             ClaimState::Starting => return,
             ClaimState::Started => {
                 (Severity::Info, "group-started", format!("{name} runs here, term {term}"))

@@ -223,7 +223,8 @@ impl Core {
             self.link_transition(node, link, transition);
         }
         if before != seen.incarnation && before != 0 {
-            let text = format!("{} restarted: incarnation {}", self.node_name(node), seen.incarnation);
+            let text =
+                format!("{} restarted: incarnation {}", self.node_name(node), seen.incarnation);
             self.node_note(Severity::Warning, "node-restarted", node, text);
         }
         if phase == Phase::Leaving {
@@ -232,7 +233,8 @@ impl Core {
             let text = format!("{} is heard again in time", self.node_name(node));
             self.node_note(Severity::Info, "node-up", node, text);
         } else if matches!(was, NodeState::Dead | NodeState::DaemonGone | NodeState::Left) {
-            let text = format!("{} is heard again after it was {}", self.node_name(node), word(was));
+            let text =
+                format!("{} is heard again after it was {}", self.node_name(node), word(was));
             self.node_note(Severity::Warning, "node-returned", node, text);
         }
     }
@@ -321,14 +323,19 @@ impl Core {
     }
 
     fn interface(&mut self, name: InterfaceName, up: bool) {
-        let (severity, state) = if up { (Severity::Info, "up") } else { (Severity::Warning, "down") };
+        let (severity, state) =
+            if up { (Severity::Info, "up") } else { (Severity::Warning, "down") };
         let changed = if up {
             self.interfaces_down.remove(&name)
         } else {
             self.interfaces_down.insert(name.clone())
         };
         if changed {
-            self.note(severity, &format!("interface-{state}"), format!("interface {name} is {state}"));
+            self.note(
+                severity,
+                &format!("interface-{state}"),
+                format!("interface {name} is {state}"),
+            );
         }
     }
 
@@ -456,7 +463,8 @@ impl Core {
 
     fn left(&mut self, node: NodeIndex) {
         self.end(node, NodeState::Left);
-        let text = format!("received shutdown notice from {}: it left cleanly", self.node_name(node));
+        let text =
+            format!("received shutdown notice from {}: it left cleanly", self.node_name(node));
         self.node_note(Severity::Info, "node-left", node, text);
     }
 
@@ -512,7 +520,8 @@ impl Core {
                 }
                 continue;
             }
-            let due = self.peers.get(&node).is_some_and(|peer| peer.resend_at.is_none_or(|at| now >= at));
+            let due =
+                self.peers.get(&node).is_some_and(|peer| peer.resend_at.is_none_or(|at| now >= at));
             if due {
                 self.send_state(node, None, true);
                 self.schedule_resend(node, now);
@@ -551,9 +560,10 @@ impl Core {
             self.publish(now);
             self.send_states(now);
         }
-        let told = self.peers.values().all(|peer| {
-            !peer.alive() || peer.acknowledged == Some(self.generation)
-        });
+        let told = self
+            .peers
+            .values()
+            .all(|peer| !peer.alive() || peer.acknowledged == Some(self.generation));
         if self.phase == Phase::Leaving && told || now >= until {
             self.exited = true;
             self.leaving = None;

@@ -182,10 +182,18 @@ mod tests {
             (&[candidate(0, None, false), candidate(1, None, true)], true, Decision::Take),
             (&[candidate(0, Some(1), true), candidate(1, None, true)], true, Decision::Keep),
             (&[candidate(1, None, true), candidate(2, Some(1), true)], true, Decision::Keep),
-            (&[candidate(0, None, true), candidate(1, Some(1), true)], true, Decision::GiveBack(NodeIndex(0))),
+            (
+                &[candidate(0, None, true), candidate(1, Some(1), true)],
+                true,
+                Decision::GiveBack(NodeIndex(0)),
+            ),
             (&[candidate(0, None, true), candidate(1, Some(1), true)], false, Decision::Keep),
             (&[candidate(0, None, false), candidate(1, Some(1), true)], true, Decision::Keep),
-            (&[candidate(0, Some(1), true), candidate(1, Some(1), true)], false, Decision::Yield(NodeIndex(0))),
+            (
+                &[candidate(0, Some(1), true), candidate(1, Some(1), true)],
+                false,
+                Decision::Yield(NodeIndex(0)),
+            ),
             (&[candidate(0, Some(1), true), candidate(1, Some(2), true)], false, Decision::Keep),
             (&[candidate(1, Some(2), false), candidate(2, None, true)], false, Decision::Abandon),
         ];

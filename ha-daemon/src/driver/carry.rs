@@ -53,9 +53,8 @@ impl Driver {
             Err(error) => Err(error.to_string()),
         };
         let command = AddressCommand::Add { token: token(group, resource), address, interface };
-        let sent = held.and_then(|()| {
-            self.parts.addresses.send(command).map_err(|error| error.to_string())
-        });
+        let sent = held
+            .and_then(|()| self.parts.addresses.send(command).map_err(|error| error.to_string()));
         if let Err(error) = sent {
             self.handle(Input::ResourceStarted { group, resource, error: Some(error) });
         }
@@ -120,12 +119,14 @@ impl Driver {
                 Some(Input::ResourceStopped { group, resource, error: outcome.err() })
             }
             AddressReport::Conflict { address, interface, mac } => {
-                let (group, resource) = self.resource_at(&Resource::Address { address, interface })?;
+                let (group, resource) =
+                    self.resource_at(&Resource::Address { address, interface })?;
                 Some(Input::AddressConflict { group, resource, mac })
             }
             AddressReport::Lapsed { address, interface, silent_ns } => {
                 let _ = self.parts.keeper.release(address, &interface);
-                let (group, resource) = self.resource_at(&Resource::Address { address, interface })?;
+                let (group, resource) =
+                    self.resource_at(&Resource::Address { address, interface })?;
                 let seconds = silent_ns as f64 / 1e9;
                 let cause = format!("not renewed for {seconds:.3} s, longer than its lifetime");
                 Some(Input::ResourceLost { group, resource, cause })
@@ -185,7 +186,10 @@ impl Driver {
                 (Severity::Info, format!("heartbeats on {} arrive via {via}", path.interface))
             } else {
                 let reason = &reception.reason;
-                (Severity::Warning, format!("heartbeats on {} arrive via {via}: {reason}", path.interface))
+                (
+                    Severity::Warning,
+                    format!("heartbeats on {} arrive via {via}: {reason}", path.interface),
+                )
             };
             self.driver_note(severity, "reception", text);
         }
@@ -239,8 +243,10 @@ impl Driver {
         for (slot, path) in self.parts.paths.iter().enumerate() {
             let words = &self.parts.shared.paths[slot];
             words.echo.store(heard[slot], Relaxed);
-            let link = self.core.peers().get(&path.peer).and_then(|peer| peer.links.get(&path.link));
-            let hears = link.is_some_and(|link| matches!(link.state(), LinkState::Up | LinkState::Late));
+            let link =
+                self.core.peers().get(&path.peer).and_then(|peer| peer.links.get(&path.link));
+            let hears =
+                link.is_some_and(|link| matches!(link.state(), LinkState::Up | LinkState::Late));
             words.hears.store(hears, Relaxed);
         }
         if heard != self.obituary_echoes {

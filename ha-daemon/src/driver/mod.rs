@@ -330,7 +330,9 @@ impl Driver {
                 message,
             }),
             Err(error) => {
-                tracing::warn!("control message of {peer} ignored: {error}; is it of a newer version?");
+                tracing::warn!(
+                    "control message of {peer} ignored: {error}; is it of a newer version?"
+                );
                 None
             }
         }

@@ -32,7 +32,8 @@ impl Driver {
         let config = &parts.config;
         let nodes: Vec<NodeStatus> =
             (0..config.nodes.len()).map(|node| self.node(NodeIndex(node))).collect();
-        let votes = nodes.iter().filter(|node| matches!(node.state, NodeState::Up | NodeState::Late));
+        let votes =
+            nodes.iter().filter(|node| matches!(node.state, NodeState::Up | NodeState::Late));
         let (votes, of) = (votes.count() as u32, nodes.len() as u32);
         Snapshot {
             cluster: config.cluster.name.clone(),
@@ -70,7 +71,13 @@ impl Driver {
         let name = self.parts.config.nodes[node.0].name.clone();
         let Some(peer) = self.core.peers().get(&node) else {
             let incarnation = self.parts.incarnation;
-            return NodeStatus { name, local: true, state: NodeState::Up, incarnation, links: Vec::new() };
+            return NodeStatus {
+                name,
+                local: true,
+                state: NodeState::Up,
+                incarnation,
+                links: Vec::new(),
+            };
         };
         let slots = (0..self.parts.paths.len()).filter(|slot| self.parts.paths[*slot].peer == node);
         NodeStatus {

@@ -230,19 +230,10 @@ impl AddressWorker {
         let thread = std::thread::Builder::new()
             .name("ha-address".to_owned())
             .spawn(move || worker::run(options, receiver, &ready))
-            .map_err(|cause| StartError {
-                what: "no thread",
-                cause,
-            })?;
-        let gone = |_| StartError {
-            what: "its thread ended",
-            cause: io::ErrorKind::Other.into(),
-        };
+            .map_err(|cause| StartError { what: "no thread", cause })?;
+        let gone = |_| StartError { what: "its thread ended", cause: io::ErrorKind::Other.into() };
         started.recv().map_err(gone)??;
-        let sender = AddressSender {
-            commands,
-            refused: Arc::default(),
-        };
+        let sender = AddressSender { commands, refused: Arc::default() };
         Ok(Self { sender, thread })
     }
 
@@ -307,9 +298,5 @@ pub fn purge(
             )),
         }
     }
-    if failures.is_empty() {
-        Ok(removed)
-    } else {
-        Err(PurgeError { removed, failures })
-    }
+    if failures.is_empty() { Ok(removed) } else { Err(PurgeError { removed, failures }) }
 }

@@ -80,9 +80,8 @@ impl Connections {
     pub fn start(self) -> Result<()> {
         let Self { paths, own, header, receivers, key, accepted_keys, heard, mailbox } = self;
         let strangers = AtomicUsize::new(0);
-        let context = Shared {
-            paths, own, header, receivers, key, accepted_keys, heard, mailbox, strangers,
-        };
+        let context =
+            Shared { paths, own, header, receivers, key, accepted_keys, heard, mailbox, strangers };
         let context = Arc::new(context);
         let mut bound: Vec<SocketAddr> = Vec::new();
         for (slot, path) in context.paths.iter().enumerate() {
@@ -104,7 +103,8 @@ fn socket(domain: SocketAddr, interface: &InterfaceName) -> io::Result<Socket> {
     socket.bind_device(Some(interface.as_str().as_bytes()))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_user_timeout(Some(SILENCE_MAX))?;
-    let keepalive = TcpKeepalive::new().with_time(SILENCE_MAX).with_interval(Duration::from_secs(2));
+    let keepalive =
+        TcpKeepalive::new().with_time(SILENCE_MAX).with_interval(Duration::from_secs(2));
     socket.set_tcp_keepalive(&keepalive)?;
     Ok(socket)
 }

@@ -93,42 +93,21 @@ pub fn probe(mac: Mac, address: IpAddr) -> Vec<u8> {
 #[must_use]
 pub fn arp_announcement(mac: Mac, address: Ipv4Addr) -> [u8; ARP_FRAME_BYTES] {
     let (operation, target_mac) = (ARP_REQUEST, [0; 6]);
-    Arp {
-        operation,
-        mac,
-        sender: address,
-        target_mac,
-        target: address,
-    }
-    .frame()
+    Arp { operation, mac, sender: address, target_mac, target: address }.frame()
 }
 
 /// Gratuitous ARP reply, for receivers that learn from replies only. RFC 5944 4.6: its target
 /// hardware address is the sender's own; Linux does not take it for gratuitous otherwise.
 #[must_use]
 pub fn arp_gratuitous_reply(mac: Mac, address: Ipv4Addr) -> [u8; ARP_FRAME_BYTES] {
-    Arp {
-        operation: ARP_REPLY,
-        mac,
-        sender: address,
-        target_mac: mac,
-        target: address,
-    }
-    .frame()
+    Arp { operation: ARP_REPLY, mac, sender: address, target_mac: mac, target: address }.frame()
 }
 
 /// ARP probe (RFC 5227 2.1.1): asks for the address without claiming it, so no cache changes.
 #[must_use]
 pub fn arp_probe(mac: Mac, address: Ipv4Addr) -> [u8; ARP_FRAME_BYTES] {
     let (operation, target_mac) = (ARP_REQUEST, [0; 6]);
-    Arp {
-        operation,
-        mac,
-        sender: Ipv4Addr::UNSPECIFIED,
-        target_mac,
-        target: address,
-    }
-    .frame()
+    Arp { operation, mac, sender: Ipv4Addr::UNSPECIFIED, target_mac, target: address }.frame()
 }
 
 /// Unsolicited neighbour advertisement to all nodes with the Override flag (RFC 4861 7.2.6).
@@ -158,12 +137,7 @@ pub fn neighbour_probe(mac: Mac, address: Ipv6Addr) -> [u8; SOLICITATION_FRAME_B
     let mut message = [0; SOLICITATION_BYTES];
     message[0] = NEIGHBOUR_SOLICITATION;
     message[8..24].copy_from_slice(&address.octets());
-    icmpv6_frame(
-        mac,
-        Ipv6Addr::UNSPECIFIED,
-        solicited_node(address),
-        &message,
-    )
+    icmpv6_frame(mac, Ipv6Addr::UNSPECIFIED, solicited_node(address), &message)
 }
 
 /// The sender of an ARP frame: the address that it claims and its MAC address. `None` for a
@@ -309,10 +283,7 @@ mod tests {
         let golden = hex("333300000001 020000aabbcc 86dd 60000000 0020 3a ff
              20010db8000000000000000000123456 ff020000000000000000000000000001
              88 00 d3e6 20000000 20010db8000000000000000000123456 0201 020000aabbcc");
-        assert_eq!(
-            neighbour_advertisement(MAC, SIX, NeighbourRole::Host).as_slice(),
-            golden
-        );
+        assert_eq!(neighbour_advertisement(MAC, SIX, NeighbourRole::Host).as_slice(), golden);
         let router = neighbour_advertisement(MAC, SIX, NeighbourRole::Router);
         assert_eq!(router[58], 0xa0);
     }
@@ -340,10 +311,7 @@ mod tests {
     #[test]
     fn claims_are_read_back() {
         assert_eq!(arp_claim(&arp_announcement(MAC, FOUR)), Some((FOUR, MAC)));
-        assert_eq!(
-            arp_claim(&arp_gratuitous_reply(MAC, FOUR)),
-            Some((FOUR, MAC))
-        );
+        assert_eq!(arp_claim(&arp_gratuitous_reply(MAC, FOUR)), Some((FOUR, MAC)));
         let frame = neighbour_advertisement(MAC, SIX, NeighbourRole::Host);
         assert_eq!(advertisement_claim(&frame[54..]), Some((SIX, MAC)));
         assert_eq!(advertisement_claim(&neighbour_probe(MAC, SIX)[54..]), None);

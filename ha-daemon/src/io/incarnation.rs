@@ -26,9 +26,10 @@ pub fn next(directory: &Path, node: &NodeName) -> (u64, Option<anyhow::Error>) {
 
 fn advance(path: &Path, clock: u64) -> Result<u64> {
     let last = match fs::read_to_string(path) {
-        Ok(text) => text.trim().parse::<u64>().with_context(|| {
-            format!("{} does not hold a number; remove it", path.display())
-        })?,
+        Ok(text) => text
+            .trim()
+            .parse::<u64>()
+            .with_context(|| format!("{} does not hold a number; remove it", path.display()))?,
         Err(error) if error.kind() == ErrorKind::NotFound => 0,
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };

@@ -16,7 +16,7 @@ mod process;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -39,6 +39,9 @@ const SEND_BUFFER_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
 /// Where the keeper finds its end: its standard input, so that no descriptor has to survive exec
 /// by itself (and be inherited by another child that starts at the same moment).
 const SOCKET_FD: &str = "0";
+
+/// Lowest number of the daemon's end: above everything else that it opens.
+const HIGH_FD: RawFd = 900;
 
 /// How to start the keeper.
 #[derive(Debug, Clone)]
@@ -104,17 +107,10 @@ impl Keeper {
     /// [`KeeperError::Start`].
     pub fn spawn(options: KeeperOptions) -> Result<Self, KeeperError> {
         match start(&options) {
-            Ok((socket, child)) => Ok(Self {
-                options,
-                socket,
-                child,
-                held: BTreeSet::new(),
-                obituary: Vec::new(),
-            }),
-            Err(cause) => Err(KeeperError::Start {
-                program: options.program,
-                cause,
-            }),
+            Ok((socket, child)) => {
+                Ok(Self { options, socket, child, held: BTreeSet::new(), obituary: Vec::new() })
+            }
+            Err(cause) => Err(KeeperError::Start { program: options.program, cause }),
         }
     }
 
@@ -125,10 +121,7 @@ impl Keeper {
     /// [`KeeperError::Full`] or [`KeeperError::Gone`]. In the latter case it is remembered and
     /// held after a respawn; in the former the caller must not add the address.
     pub fn hold(&mut self, address: IpNet, interface: &InterfaceName) -> Result<(), KeeperError> {
-        let held = Held {
-            address,
-            interface: interface.clone(),
-        };
+        let held = Held { address, interface: interface.clone() };
         let outcome = self.tell(&Message::Hold(vec![held.clone()]));
         if matches!(outcome, Ok(()) | Err(KeeperError::Gone { .. })) {
             self.held.insert(held);
@@ -146,10 +139,7 @@ impl Keeper {
         address: IpNet,
         interface: &InterfaceName,
     ) -> Result<(), KeeperError> {
-        let held = Held {
-            address,
-            interface: interface.clone(),
-        };
+        let held = Held { address, interface: interface.clone() };
         self.held.remove(&held);
         self.tell(&Message::Release(held))
     }
@@ -220,10 +210,7 @@ impl Keeper {
             Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::EMSGSIZE) => {
                 Err(KeeperError::Full { pid: self.pid() })
             }
-            Err(errno) => Err(KeeperError::Gone {
-                pid: self.pid(),
-                cause: errno.into(),
-            }),
+            Err(errno) => Err(KeeperError::Gone { pid: self.pid(), cause: errno.into() }),
         }
     }
 }
@@ -235,12 +222,8 @@ impl AsFd for Keeper {
 }
 
 fn start(options: &KeeperOptions) -> io::Result<(OwnedFd, Child)> {
-    let (ours, theirs) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     // SO_SNDBUFFORCE needs CAP_NET_ADMIN, as adding an address does.
     setsockopt(&ours, sockopt::SndBufForce, &SEND_BUFFER_BYTES)
@@ -251,16 +234,24 @@ fn start(options: &KeeperOptions) -> io::Result<(OwnedFd, Child)> {
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()?;
-    Ok((ours, child))
+    Ok((last_to_open(ours), child))
+}
+
+/// Gives the descriptor a high number. A dying process closes its files in the order of their
+/// numbers, but the kernel finishes them in the opposite one (task work is a stack, since Linux
+/// 4.3), and BPF objects and packet sockets take milliseconds each: the keeper must not learn of
+/// the death after them.
+fn last_to_open(socket: OwnedFd) -> OwnedFd {
+    // A lower limit of open files refuses it: then it stays where it is, only slower.
+    match fcntl(&socket, FcntlArg::F_DUPFD_CLOEXEC(HIGH_FD)) {
+        Ok(high) => super::sys::adopt(high).unwrap_or(socket),
+        Err(_) => socket,
+    }
 }
 
 fn arguments(options: &KeeperOptions) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec![
-        "keeper".into(),
-        options.node.as_str().into(),
-        "--fd".into(),
-        SOCKET_FD.into(),
-    ];
+    let mut arguments: Vec<OsString> =
+        vec!["keeper".into(), options.node.as_str().into(), "--fd".into(), SOCKET_FD.into()];
     if let Some(priority) = options.priority {
         arguments.extend(["--priority".into(), priority.to_string().into()]);
     }
@@ -270,9 +261,7 @@ fn arguments(options: &KeeperOptions) -> Vec<OsString> {
 /// Waits for a process that is gone or is about to be, elsewhere: a zombie otherwise stays.
 fn reap(mut child: Child) {
     if matches!(child.try_wait(), Ok(None)) {
-        let _ = std::thread::Builder::new()
-            .name("ha-reap".to_owned())
-            .spawn(move || child.wait());
+        let _ = std::thread::Builder::new().name("ha-reap".to_owned()).spawn(move || child.wait());
     }
 }
 

@@ -45,10 +45,7 @@ impl Removal {
         match answer {
             Ok(()) => Ok(Self::Removed),
             Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EADDRNOTAVAIL | libc::ENODEV)
-                ) =>
+                if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) =>
             {
                 Ok(Self::NotThere)
             }
@@ -68,23 +65,17 @@ pub fn new_address(address: IpNet, ifindex: u32, lifetime: Duration) -> AddressM
     if let IpNet::V4(network) = address
         && let Some(broadcast) = broadcast(network)
     {
-        message
-            .attributes
-            .push(AddressAttribute::Broadcast(broadcast));
+        message.attributes.push(AddressAttribute::Broadcast(broadcast));
     }
     if let IpNet::V6(_) = address {
         message.header.flags = AddressHeaderFlags::Nodad;
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX).max(1);
     let mut cache_info = CacheInfo::default();
     cache_info.ifa_valid = seconds;
     cache_info.ifa_preferred = seconds;
-    message
-        .attributes
-        .push(AddressAttribute::CacheInfo(cache_info));
+    message.attributes.push(AddressAttribute::CacheInfo(cache_info));
     message
 }
 
@@ -138,12 +129,7 @@ impl RouteSocket {
     pub fn open() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let protocol = SockProtocol::NetlinkRoute;
-        Ok(Self(socket(
-            SocketFamily::Netlink,
-            SockType::Raw,
-            flags,
-            protocol,
-        )?))
+        Ok(Self(socket(SocketFamily::Netlink, SockType::Raw, flags, protocol)?))
     }
 
     /// Sends a request made by [`serialized`] and waits for its acknowledgement. The kernel

@@ -34,7 +34,11 @@ impl LinkSocket {
     ///
     /// # Errors
     /// What could not be done, with the address and what helps.
-    pub fn bind(local: SocketAddr, interface: &InterfaceName, interface_index: u32) -> Result<Self> {
+    pub fn bind(
+        local: SocketAddr,
+        interface: &InterfaceName,
+        interface_index: u32,
+    ) -> Result<Self> {
         let socket = open(local, interface)
             .and_then(|socket| bind(&socket, local, interface_index).map(|()| socket))
             .with_context(|| {
@@ -61,7 +65,10 @@ impl LinkSocket {
     ///
     /// # Errors
     /// Those of recvmsg(2), such as an asynchronous error of an earlier send.
-    pub fn receive(&self, buffer: &mut [u8; DATAGRAM_BYTES_MAX]) -> io::Result<Option<(usize, u64)>> {
+    pub fn receive(
+        &self,
+        buffer: &mut [u8; DATAGRAM_BYTES_MAX],
+    ) -> io::Result<Option<(usize, u64)>> {
         let mut parts = [io::IoSliceMut::new(buffer)];
         let mut control = cmsg_space!(TimeSpec);
         let received = recvmsg::<()>(

@@ -45,7 +45,12 @@ pub struct Table {
 impl Table {
     /// Empty records for these paths.
     #[must_use]
-    pub fn new(identity: NodeIdentity, paths: &[Path], keys: &[(u8, Key)], silence_ns: u64) -> Self {
+    pub fn new(
+        identity: NodeIdentity,
+        paths: &[Path],
+        keys: &[(u8, Key)],
+        silence_ns: u64,
+    ) -> Self {
         let record = |path: &Path| {
             UnsafeCell::new(LinkRecord {
                 peer: path.key.sender,
@@ -82,7 +87,13 @@ impl Table {
 
     /// Judges a datagram that arrived at `now_ns` on an interface. With `heartbeats` off, heartbeats
     /// are the kernel's business and one that comes up here anyway is ignored.
-    pub fn receive(&mut self, datagram: &[u8], interface: u32, now_ns: u64, heartbeats: bool) -> Received {
+    pub fn receive(
+        &mut self,
+        datagram: &[u8],
+        interface: u32,
+        now_ns: u64,
+        heartbeats: bool,
+    ) -> Received {
         let Some(fixed) = Fixed::read(datagram, 0) else {
             return self.count(Reason::Truncated);
         };

@@ -1,9 +1,6 @@
 //! Two network namespaces joined by a veth pair, for one test each.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot set up its network may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its network may panic")]
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -24,9 +21,7 @@ pub fn between_two_namespaces(test: impl FnOnce(&Far) + Send + 'static) {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         let near = File::open("/proc/thread-self/ns/net").unwrap();
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let far = Far {
-            namespace: File::open("/proc/thread-self/ns/net").unwrap(),
-        };
+        let far = Far { namespace: File::open("/proc/thread-self/ns/net").unwrap() };
         ip("link set lo up");
         setns(&near, CloneFlags::CLONE_NEWNET).unwrap();
         ip("link set lo up");
@@ -47,12 +42,7 @@ impl Far {
     /// The namespace as a path, for `ip link set ... netns`.
     pub fn path(&self) -> PathBuf {
         use std::os::fd::AsRawFd;
-        format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.namespace.as_raw_fd()
-        )
-        .into()
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd()).into()
     }
 
     /// Runs something in the other namespace.
@@ -71,10 +61,7 @@ impl Far {
 
 /// Runs `ip` in the namespace of this thread and gives what it prints.
 pub fn ip(arguments: &str) -> String {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap();
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {complaint}");
     String::from_utf8(output.stdout).unwrap()
@@ -84,14 +71,8 @@ pub fn ip(arguments: &str) -> String {
 pub fn entry(interface: &str, address: &str) -> Option<serde_json::Value> {
     let links: serde_json::Value =
         serde_json::from_str(&ip(&format!("-j addr show dev {interface}"))).unwrap();
-    let entries = links
-        .as_array()?
-        .iter()
-        .filter_map(|link| link["addr_info"].as_array());
-    entries
-        .flatten()
-        .find(|entry| entry["local"] == address)
-        .cloned()
+    let entries = links.as_array()?.iter().filter_map(|link| link["addr_info"].as_array());
+    entries.flatten().find(|entry| entry["local"] == address).cloned()
 }
 
 /// Waits until a condition holds.

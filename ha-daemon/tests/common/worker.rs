@@ -1,10 +1,6 @@
 //! An address worker under test, and ears at the other end of its link.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot go on may panic"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on may panic")]
 
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, channel};
@@ -32,11 +28,7 @@ pub struct Running {
 }
 
 pub fn quiet() -> AnnouncePlan {
-    AnnouncePlan {
-        burst: 3,
-        repeat: vec![],
-        refresh: None,
-    }
+    AnnouncePlan { burst: 3, repeat: vec![], refresh: None }
 }
 
 pub fn start(plan: AnnouncePlan, lifetime_s: u64) -> Running {
@@ -51,11 +43,7 @@ pub fn start(plan: AnnouncePlan, lifetime_s: u64) -> Running {
         }),
     })
     .unwrap();
-    Running {
-        sender: worker.sender(),
-        worker: Some(worker),
-        reports,
-    }
+    Running { sender: worker.sender(), worker: Some(worker), reports }
 }
 
 impl Running {
@@ -76,23 +64,10 @@ impl Running {
 
     pub fn remove(&self, address: &str) {
         let (address, interface) = (address.parse().unwrap(), "veth0".parse().unwrap());
-        self.sender
-            .send(AddressCommand::Remove {
-                token: 8,
-                address,
-                interface,
-            })
-            .unwrap();
+        self.sender.send(AddressCommand::Remove { token: 8, address, interface }).unwrap();
         let report = self.next();
         assert!(
-            matches!(
-                report,
-                AddressReport::Removed {
-                    token: 8,
-                    outcome: Ok(()),
-                    ..
-                }
-            ),
+            matches!(report, AddressReport::Removed { token: 8, outcome: Ok(()), .. }),
             "{report:?}"
         );
     }
@@ -106,17 +81,7 @@ impl Drop for Running {
 }
 
 pub fn succeeded(report: &AddressReport) {
-    assert!(
-        matches!(
-            report,
-            AddressReport::Added {
-                token: 7,
-                outcome: Ok(()),
-                ..
-            }
-        ),
-        "{report:?}"
-    );
+    assert!(matches!(report, AddressReport::Added { token: 7, outcome: Ok(()), .. }), "{report:?}");
 }
 
 pub fn failure(report: AddressReport) -> String {
@@ -151,9 +116,7 @@ pub fn frames_until_quiet(
 ) -> Vec<Vec<u8>> {
     let (mut frames, start) = (Vec::new(), Instant::now());
     let mut last = start;
-    socket
-        .set_read_timeout(Some(Duration::from_millis(20)))
-        .unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     while last.elapsed() < quiet && start.elapsed() < Duration::from_secs(10) {
         let mut frame = [0; 2048];
         let received = nix::sys::socket::recv(

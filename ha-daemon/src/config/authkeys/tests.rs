@@ -15,20 +15,14 @@ fn found_with_mode(text: &str, mode: u32) -> (Option<KeyRing>, Vec<String>) {
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     let (keys, findings) = read(&path);
     let prefix = format!("{}/", dir.path().display());
-    let lines = findings
-        .iter()
-        .map(|finding| finding.to_string().replace(&prefix, ""))
-        .collect();
+    let lines = findings.iter().map(|finding| finding.to_string().replace(&prefix, "")).collect();
     (keys, lines)
 }
 
 #[track_caller]
 fn refused(text: &str, expected: &str) {
     let (keys, found) = found_with_mode(text, 0o600);
-    assert_eq!(
-        (keys, found.as_slice()),
-        (None, [expected.to_owned()].as_slice())
-    );
+    assert_eq!((keys, found.as_slice()), (None, [expected.to_owned()].as_slice()));
 }
 
 #[test]
@@ -40,11 +34,7 @@ fn one_key_signs_and_all_are_accepted() {
     assert_eq!(found, [""; 0]);
     assert_eq!(keys.active, 2);
     let expected = [(1, secret(&format!("x{WORD}#1"))), (2, secret(WORD))];
-    let read: Vec<_> = keys
-        .keys
-        .iter()
-        .map(|key| (key.number, key.secret))
-        .collect();
+    let read: Vec<_> = keys.keys.iter().map(|key| (key.number, key.secret)).collect();
     assert_eq!(read, expected);
 }
 
@@ -78,9 +68,7 @@ fn a_file_of_another_user_is_refused_and_of_root_is_not() {
 
 #[test]
 fn a_missing_file_is_refused_with_the_way_to_make_one() {
-    let error = load(Path::new("/nowhere/authkeys"))
-        .unwrap_err()
-        .to_string();
+    let error = load(Path::new("/nowhere/authkeys")).unwrap_err().to_string();
     let expected = "/nowhere/authkeys: cannot read the key file /nowhere/authkeys: No such file or \
                     directory (os error 2); create it and copy it to every node: (umask 077; \
                     printf 'auth 1\\n1 siphash %s\\n' \"$(head -c 24 /dev/urandom | base64)\" > \
@@ -92,12 +80,7 @@ fn a_missing_file_is_refused_with_the_way_to_make_one() {
 fn a_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = load(dir.path()).unwrap_err();
-    assert!(
-        error.findings[0]
-            .message
-            .ends_with("it is not a regular file"),
-        "{error}"
-    );
+    assert!(error.findings[0].message.ends_with("it is not a regular file"), "{error}");
 }
 
 #[test]
@@ -118,10 +101,7 @@ fn a_line_that_is_neither_auth_nor_a_key_is_refused() {
     let message = "the line starts with neither \"auth\" nor the number of a key";
     for first in ["16", "-1", "+1", "0x1", WORD] {
         let expected = format!("authkeys:2:2: error: {message}; {KEY_REMEDY}");
-        refused(
-            &format!("auth 1\n {first} siphash {WORD}\n1 siphash {WORD}\n"),
-            &expected,
-        );
+        refused(&format!("auth 1\n {first} siphash {WORD}\n1 siphash {WORD}\n"), &expected);
     }
 }
 
@@ -131,18 +111,9 @@ fn keys_without_method_or_word_or_with_two_words_are_refused() {
     let expected = |column, message| format!("authkeys:2:{column}: error: {message}; {KEY_REMEDY}");
     refused(&line("1"), &expected(1, "key 1 has no method"));
     refused(&line("1 siphash"), &expected(3, "key 1 has no key word"));
-    refused(
-        &line("1 siphash # later"),
-        &expected(3, "key 1 has no key word"),
-    );
-    refused(
-        &line(&format!("1 siphash {WORD} b")),
-        &expected(38, "key 1 has more than one word"),
-    );
-    refused(
-        &line(&format!("1 {WORD} siphash")),
-        &expected(3, "key 1 has an unknown method"),
-    );
+    refused(&line("1 siphash # later"), &expected(3, "key 1 has no key word"));
+    refused(&line(&format!("1 siphash {WORD} b")), &expected(38, "key 1 has more than one word"));
+    refused(&line(&format!("1 {WORD} siphash")), &expected(3, "key 1 has an unknown method"));
 }
 
 #[test]

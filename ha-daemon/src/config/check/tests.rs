@@ -58,19 +58,11 @@ fn on_node(node: &str, interfaces: &[(&str, &[&str])]) -> Vec<String> {
     let config = reading.config.unwrap();
     let node = config.node_named(&node.parse().unwrap()).unwrap();
     let parse = |prefixes: &&[&str]| prefixes.iter().map(|text| text.parse().unwrap()).collect();
-    let interfaces = interfaces
-        .iter()
-        .map(|(name, prefixes)| ((*name).to_owned(), parse(prefixes)))
-        .collect();
+    let interfaces =
+        interfaces.iter().map(|(name, prefixes)| ((*name).to_owned(), parse(prefixes))).collect();
     let file = Path::new("ha.toml");
     let places = Some((file, &reading.places));
-    let findings = Local {
-        config: &config,
-        node,
-        places,
-        interfaces,
-    }
-    .findings();
+    let findings = Local { config: &config, node, places, interfaces }.findings();
     findings.iter().map(Finding::to_string).collect()
 }
 
@@ -143,10 +135,7 @@ fn a_missing_interface_is_warned_about_with_those_there_are() {
         format!("ha.toml:13:7: warning: this node has no interface eth1; {remedy}"),
         format!("ha.toml:25:33: warning: this node has no interface eth1; {remedy}"),
     ];
-    assert_eq!(
-        on_node("alpha", &[ETH0, ("lo", &["127.0.0.1/8"])]),
-        expected
-    );
+    assert_eq!(on_node("alpha", &[ETH0, ("lo", &["127.0.0.1/8"])]), expected);
 }
 
 #[test]
@@ -164,10 +153,7 @@ fn an_interface_without_the_address_family_is_warned_about() {
         "ha.toml:25:33: warning: eth1 has no IPv4 address on this node; \
          give it one, or name another interface for 192.0.2.10",
     ];
-    assert_eq!(
-        on_node("alpha", &[ETH0, ("eth1", &["fe80::2/64"])]),
-        expected
-    );
+    assert_eq!(on_node("alpha", &[ETH0, ("eth1", &["fe80::2/64"])]), expected);
 }
 
 #[test]
@@ -189,10 +175,7 @@ fn a_floating_address_that_is_up_does_not_vouch_for_itself() {
 fn an_endpoint_that_its_interface_does_not_have_is_warned_about() {
     let expected = "ha.toml:13:7: warning: eth1 does not have the address 192.0.2.1 of this node; \
                     add it to the interface, or correct it here";
-    assert_eq!(
-        on_node("alpha", &[ETH0, ("eth1", &["192.0.2.9/24"])]),
-        [expected]
-    );
+    assert_eq!(on_node("alpha", &[ETH0, ("eth1", &["192.0.2.9/24"])]), [expected]);
 }
 
 #[test]

@@ -66,9 +66,9 @@ fn read_name(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<String> {
         }
         Field::Refused => None,
         // The rule for names of nodes keeps it fit for packets, paths and log lines.
-        Field::Given(name) => reader
-            .name::<NodeName>(&name, "the name of the cluster")
-            .map(String::from),
+        Field::Given(name) => {
+            reader.name::<NodeName>(&name, "the name of the cluster").map(String::from)
+        }
     }
 }
 
@@ -110,22 +110,14 @@ fn check_deadtime(reader: &mut Reader<'_>, span: &Span, keepalive: Duration, dea
             format_duration(deadtime),
             format_duration(keepalive)
         );
-        reader.error(
-            span,
-            message,
-            format!("set deadtime to {recommended} or more"),
-        );
+        reader.error(span, message, format!("set deadtime to {recommended} or more"));
     } else if deadtime < keepalive * 2 {
         let message = format!(
             "deadtime {} is shorter than two keepalives of {}: one lost heartbeat makes a peer dead",
             format_duration(deadtime),
             format_duration(keepalive)
         );
-        reader.warning(
-            span,
-            message,
-            format!("set deadtime to {recommended} or more"),
-        );
+        reader.warning(span, message, format!("set deadtime to {recommended} or more"));
     }
 }
 
@@ -149,11 +141,8 @@ fn check_warntime(
         return None;
     }
     let warntime = *given.get_ref();
-    let (shown, low, high) = (
-        format_duration(warntime),
-        format_duration(keepalive),
-        format_duration(deadtime),
-    );
+    let (shown, low, high) =
+        (format_duration(warntime), format_duration(keepalive), format_duration(deadtime));
     let remedy = format!("set it between {low} and {high}, such as half of deadtime");
     if warntime < keepalive || warntime > deadtime {
         let message =
@@ -187,10 +176,7 @@ fn check_initdead(
     };
     let (initdead, deadtime) = (*given.get_ref(), deadtime?);
     let (shown, dead) = (format_duration(initdead), format_duration(deadtime));
-    let remedy = format!(
-        "set it to {} or more",
-        format_duration(deadtime.saturating_mul(2))
-    );
+    let remedy = format!("set it to {} or more", format_duration(deadtime.saturating_mul(2)));
     if initdead < deadtime {
         let message = format!("initdead {shown} is shorter than deadtime {dead}");
         reader.error(&given.span(), message, remedy);
@@ -231,21 +217,14 @@ fn read_state_dir(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Opti
     if path.is_absolute() {
         return Some(Some(path));
     }
-    let message = format!(
-        "state_dir {} is not an absolute path",
-        quoted(given.get_ref())
-    );
+    let message = format!("state_dir {} is not an absolute path", quoted(given.get_ref()));
     reader.error(&given.span(), message, "start it with /");
     None
 }
 
 fn read_auth(reader: &mut Reader<'_>, table: &mut Table<'_>, path: &Path) -> Option<KeyRing> {
     let Some(value) = table.take("auth") else {
-        reader.error(
-            &table.span(),
-            "[cluster] has no auth",
-            how_to_authenticate(),
-        );
+        reader.error(&table.span(), "[cluster] has no auth", how_to_authenticate());
         return None;
     };
     let span = value.span();
@@ -330,19 +309,11 @@ fn read_repeat(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<Vec<Dura
         };
         if delays.last().is_some_and(|last| last >= delay.get_ref()) {
             let message = "this delay of repeat is not longer than the one before it";
-            reader.error(
-                &delay.span(),
-                message,
-                "each counts from the takeover: sort them",
-            );
+            reader.error(&delay.span(), message, "each counts from the takeover: sort them");
         }
         delays.push(delay.into_inner());
     }
-    if refused {
-        Field::Refused
-    } else {
-        Field::Given(Spanned::new(span, delays))
-    }
+    if refused { Field::Refused } else { Field::Given(Spanned::new(span, delays)) }
 }
 
 fn read_refresh(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<Option<Duration>> {

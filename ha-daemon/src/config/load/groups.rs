@@ -37,11 +37,7 @@ impl Draft {
             name: self.name?,
             nodes: self.nodes?,
             failback: self.failback?,
-            resources: self
-                .resources
-                .into_iter()
-                .map(Spanned::into_inner)
-                .collect(),
+            resources: self.resources.into_iter().map(Spanned::into_inner).collect(),
         })
     }
 }
@@ -56,9 +52,7 @@ pub(super) fn read(
     for (key, table) in named_tables(reader, root, "groups", GROUPS_MAX) {
         groups.push(read_group(reader, &key, table, nodes));
     }
-    let names = groups
-        .iter()
-        .map(|group: &Draft| (group.key.as_str(), group.span.clone()));
+    let names = groups.iter().map(|group: &Draft| (group.key.as_str(), group.span.clone()));
     refuse_equal_ids(reader, "groups", names);
     check_addresses(reader, &groups, nodes);
     groups
@@ -121,11 +115,7 @@ fn read_candidates(
         let Some(index) = nodes.iter().position(|node| node.key == *word) else {
             let known = nodes.iter().map(|node| node.key.as_str());
             let remedy = did_you_mean(word, "node", known);
-            reader.error(
-                &name.span(),
-                format!("unknown node {} in {label}", quoted(word)),
-                remedy,
-            );
+            reader.error(&name.span(), format!("unknown node {} in {label}", quoted(word)), remedy);
             continue;
         };
         if !seen.insert(index) {
@@ -150,11 +140,7 @@ fn read_failback(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Failb
         _ => return reader.choice(&given, "failback", FAILBACK),
     };
     let message = format!("unknown failback {}", quoted(given.get_ref()));
-    reader.error(
-        &given.span(),
-        message,
-        format!("write failback = \"{meant}\""),
-    );
+    reader.error(&given.span(), message, format!("write failback = \"{meant}\""));
     None
 }
 
@@ -177,11 +163,7 @@ fn read_resources(
     }
     if values.len() > RESOURCES_MAX {
         let message = format!("{label} has {} resources", values.len());
-        reader.error(
-            &span,
-            message,
-            format!("keep to {RESOURCES_MAX}, or make two groups"),
-        );
+        reader.error(&span, message, format!("keep to {RESOURCES_MAX}, or make two groups"));
     }
     let mut resources = Vec::new();
     for (index, value) in values.into_iter().enumerate() {
@@ -215,21 +197,13 @@ fn read_resource(
     if word != "address" {
         let known = KINDS_LATER.iter().copied().chain(["address"]);
         let remedy = did_you_mean(word, "kind", known);
-        reader.error(
-            &kind.span(),
-            format!("unknown resource kind {}", quoted(word)),
-            remedy,
-        );
+        reader.error(&kind.span(), format!("unknown resource kind {}", quoted(word)), remedy);
         return None;
     }
     let address = match table.text(reader, "address") {
         Field::Absent => {
             let message = format!("{} has no address", table.label());
-            reader.error(
-                &table.span(),
-                message,
-                "write address = \"ADDRESS/PREFIX-LENGTH\"",
-            );
+            reader.error(&table.span(), message, "write address = \"ADDRESS/PREFIX-LENGTH\"");
             None
         }
         Field::Refused => None,
@@ -243,13 +217,7 @@ fn read_resource(
     table.finish(reader);
     let (address, interface) = (address?, interface.given()?.into_inner());
     let span = address.span();
-    Some(Spanned::new(
-        span,
-        Resource::Address {
-            address: address.into_inner(),
-            interface,
-        },
-    ))
+    Some(Spanned::new(span, Resource::Address { address: address.into_inner(), interface }))
 }
 
 /// A floating address with its prefix length.
@@ -280,11 +248,7 @@ fn read_floating(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<Span
         None => Some(Spanned::new(text.span(), network)),
         Some(why) => {
             let message = format!("{shown} is {why}, not a host's address");
-            reader.error(
-                &text.span(),
-                message,
-                "give the address that clients connect to",
-            );
+            reader.error(&text.span(), message, "give the address that clients connect to");
             None
         }
     }
@@ -295,12 +259,7 @@ fn check_addresses(reader: &mut Reader<'_>, groups: &[Draft], nodes: &[nodes::Dr
     let mut own: BTreeMap<IpAddr, &str> = BTreeMap::new();
     for node in nodes {
         for endpoint in node.endpoints.values() {
-            own.extend(
-                endpoint
-                    .address
-                    .as_ref()
-                    .map(|address| (*address.get_ref(), &*node.key)),
-            );
+            own.extend(endpoint.address.as_ref().map(|address| (*address.get_ref(), &*node.key)));
         }
     }
     let mut floating: BTreeMap<IpAddr, &str> = BTreeMap::new();
@@ -314,11 +273,7 @@ fn check_addresses(reader: &mut Reader<'_>, groups: &[Draft], nodes: &[nodes::Dr
             }
             if let Some(node) = own.get(&host) {
                 let message = format!("{host} is the node {}'s own address", quoted(node));
-                reader.error(
-                    &resource.span(),
-                    message,
-                    "give the group an address of its own",
-                );
+                reader.error(&resource.span(), message, "give the group an address of its own");
             }
         }
     }

@@ -38,9 +38,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Vec<Draft> 
     for (key, table) in named_tables(reader, root, "links", LINKS_MAX) {
         drafts.push(read_link(reader, &key, table));
     }
-    let names = drafts
-        .iter()
-        .map(|draft| (draft.key.as_str(), draft.span.clone()));
+    let names = drafts.iter().map(|draft| (draft.key.as_str(), draft.span.clone()));
     refuse_equal_ids(reader, "links", names);
     drafts
 }
@@ -68,12 +66,7 @@ fn read_link(reader: &mut Reader<'_>, key: &Spanned<String>, table: Option<Table
         (name, kind, receive.or_default(Receive::Auto))
     {
         let id = ha_common::wire::name_id(key.get_ref());
-        draft.link = Some(Link {
-            name,
-            id,
-            kind,
-            receive,
-        });
+        draft.link = Some(Link { name, id, kind, receive });
     }
     draft
 }
@@ -100,20 +93,12 @@ fn read_kind(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Kind {
     }
     if KINDS_LATER.contains(&kind) {
         let message = format!("the link kind \"{kind}\" is not supported yet");
-        reader.error(
-            &given.span(),
-            message,
-            "use kind = \"ucast\" or remove the link",
-        );
+        reader.error(&given.span(), message, "use kind = \"ucast\" or remove the link");
         return Kind::Later;
     }
     let known = KINDS_LATER.iter().copied().chain(["ucast"]);
     let remedy = did_you_mean(kind, "kind", known);
-    reader.error(
-        &given.span(),
-        format!("unknown link kind {}", quoted(kind)),
-        remedy,
-    );
+    reader.error(&given.span(), format!("unknown link kind {}", quoted(kind)), remedy);
     Kind::Refused
 }
 

@@ -41,9 +41,8 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 pub fn load_with_warnings(path: &Path) -> Result<(Config, Vec<Finding>), ConfigError> {
     let mut reading = read(path);
     let findings = std::mem::take(&mut reading.findings);
-    let (errors, warnings) = findings
-        .into_iter()
-        .partition(|finding| finding.severity == Severity::Error);
+    let (errors, warnings) =
+        findings.into_iter().partition(|finding| finding.severity == Severity::Error);
     reading.findings = errors;
     reading.into_result().map(|config| (config, warnings))
 }
@@ -76,11 +75,7 @@ pub(super) struct Places {
 
 impl Reading {
     fn refused(finding: Finding) -> Self {
-        Self {
-            config: None,
-            places: Places::default(),
-            findings: vec![finding],
-        }
+        Self { config: None, places: Places::default(), findings: vec![finding] }
     }
 
     fn into_result(self) -> Result<Config, ConfigError> {
@@ -122,29 +117,15 @@ fn read_text(text: &str, path: &Path) -> Reading {
             reader.error(&span, error.message().trim(), "correct the TOML here");
         }
         let findings = reader.into_findings();
-        return Reading {
-            config: None,
-            places: Places::default(),
-            findings,
-        };
+        return Reading { config: None, places: Places::default(), findings };
     }
     let span = document.span();
-    let root = Table::new(
-        "the file".to_owned(),
-        span.start..span.start,
-        document.into_inner(),
-    );
+    let root = Table::new("the file".to_owned(), span.start..span.start, document.into_inner());
     let mut places = Places::default();
     let config = read_sections(&mut reader, root, path, &mut places);
     let findings = reader.into_findings();
-    let refused = findings
-        .iter()
-        .any(|finding| finding.severity == Severity::Error);
-    Reading {
-        config: config.filter(|_| !refused),
-        places,
-        findings,
-    }
+    let refused = findings.iter().any(|finding| finding.severity == Severity::Error);
+    Reading { config: config.filter(|_| !refused), places, findings }
 }
 
 /// All sections; `None` only if something was found in one of them.
@@ -170,9 +151,7 @@ fn read_sections(
     for (index, group) in groups.iter().enumerate() {
         for (number, resource) in group.resources.iter().enumerate() {
             let position = reader.position(resource.span().start);
-            places
-                .resources
-                .insert((GroupIndex(index), number), position);
+            places.resources.insert((GroupIndex(index), number), position);
         }
     }
     let (cluster, keys) = cluster?;
@@ -180,18 +159,9 @@ fn read_sections(
         cluster,
         keys,
         announce: announce?,
-        links: links
-            .into_iter()
-            .map(|draft| draft.link)
-            .collect::<Option<_>>()?,
-        nodes: nodes
-            .into_iter()
-            .map(nodes::Draft::finish)
-            .collect::<Option<_>>()?,
-        groups: groups
-            .into_iter()
-            .map(groups::Draft::finish)
-            .collect::<Option<_>>()?,
+        links: links.into_iter().map(|draft| draft.link).collect::<Option<_>>()?,
+        nodes: nodes.into_iter().map(nodes::Draft::finish).collect::<Option<_>>()?,
+        groups: groups.into_iter().map(groups::Draft::finish).collect::<Option<_>>()?,
     })
 }
 

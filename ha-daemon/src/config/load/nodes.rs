@@ -40,22 +40,12 @@ impl Draft {
     pub(super) fn finish(self) -> Option<Node> {
         let endpoint = |(link, draft): (LinkIndex, DraftEndpoint)| {
             let address = draft.address?.into_inner();
-            Some((
-                link,
-                Endpoint {
-                    address,
-                    interface: draft.interface?,
-                },
-            ))
+            Some((link, Endpoint { address, interface: draft.interface? }))
         };
         Some(Node {
             id: ha_common::wire::name_id(&self.key),
             name: self.name?,
-            endpoints: self
-                .endpoints
-                .into_iter()
-                .map(endpoint)
-                .collect::<Option<_>>()?,
+            endpoints: self.endpoints.into_iter().map(endpoint).collect::<Option<_>>()?,
         })
     }
 }
@@ -72,17 +62,12 @@ pub(super) fn read(
     }
     if nodes.len() < 2 {
         let (span, message) = match nodes.first() {
-            Some(only) => (
-                only.span.clone(),
-                format!("{} is the only node", quoted(&only.key)),
-            ),
+            Some(only) => (only.span.clone(), format!("{} is the only node", quoted(&only.key))),
             None => (root.span(), "no nodes are defined".to_owned()),
         };
         reader.error(&span, message, "define at least two, each as [nodes.NAME]");
     }
-    let names = nodes
-        .iter()
-        .map(|node| (node.key.as_str(), node.span.clone()));
+    let names = nodes.iter().map(|node| (node.key.as_str(), node.span.clone()));
     refuse_equal_ids(reader, "nodes", names);
     for (index, link) in links.iter().enumerate() {
         check_link(reader, LinkIndex(index), link, &nodes);
@@ -109,14 +94,8 @@ fn read_node(
     let Some(table) = table else { return node };
     let node_label = table.label().to_owned();
     for (link_key, value) in table.into_named() {
-        let Some(index) = links
-            .iter()
-            .position(|link| link.key == *link_key.get_ref())
-        else {
-            let message = format!(
-                "unknown link {} in {node_label}",
-                quoted(link_key.get_ref())
-            );
+        let Some(index) = links.iter().position(|link| link.key == *link_key.get_ref()) else {
+            let message = format!("unknown link {} in {node_label}", quoted(link_key.get_ref()));
             let known = links.iter().map(|link| link.key.as_str());
             reader.error(
                 &link_key.span(),
@@ -128,11 +107,7 @@ fn read_node(
         };
         let endpoint = match &links[index] {
             link if link.addressed => read_endpoint(reader, value, key.get_ref(), link),
-            _ => DraftEndpoint {
-                span: value.span(),
-                address: None,
-                interface: None,
-            },
+            _ => DraftEndpoint { span: value.span(), address: None, interface: None },
         };
         node.endpoints.insert(LinkIndex(index), endpoint);
     }
@@ -151,17 +126,9 @@ fn read_endpoint(
         let text = reader.text(value, &link.key);
         let address = text.and_then(|text| read_address(reader, &text));
         let interface = own_or_of_link(reader, &span, Field::Absent, link);
-        return DraftEndpoint {
-            span,
-            address,
-            interface,
-        };
+        return DraftEndpoint { span, address, interface };
     }
-    let mut endpoint = DraftEndpoint {
-        span,
-        address: None,
-        interface: None,
-    };
+    let mut endpoint = DraftEndpoint { span, address: None, interface: None };
     let Some(mut table) = reader.table(value, label(&["nodes", node, &link.key])) else {
         return endpoint;
     };
@@ -190,10 +157,8 @@ fn own_or_of_link(
         (Field::Absent, Field::Given(common)) => Some(common.get_ref().clone()),
         (Field::Absent, Field::Absent) => {
             let name = &link.key;
-            let message = format!(
-                "neither this endpoint nor the link {} names an interface",
-                quoted(name)
-            );
+            let message =
+                format!("neither this endpoint nor the link {} names an interface", quoted(name));
             let remedy = format!(
                 "write interface = \"...\" in {}, or here {name} = {{ address = \"...\", \
                  interface = \"...\" }}",
@@ -210,12 +175,7 @@ fn own_or_of_link(
 fn read_address(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<Spanned<IpAddr>> {
     let shown = quoted(text.get_ref());
     let Ok(address) = text.get_ref().parse::<IpAddr>() else {
-        let bare = text
-            .get_ref()
-            .split(['/', '%'])
-            .next()
-            .unwrap_or("")
-            .parse::<IpAddr>();
+        let bare = text.get_ref().split(['/', '%']).next().unwrap_or("").parse::<IpAddr>();
         let remedy = match bare {
             Ok(bare) => format!("write \"{bare}\", without prefix length or zone"),
             Err(_) => "write an IPv4 or IPv6 address; names are not looked up".to_owned(),
@@ -227,11 +187,7 @@ fn read_address(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<Spann
         None => Some(Spanned::new(text.span(), address)),
         Some(why) => {
             let remedy = "give the address that the node itself has on this link";
-            reader.error(
-                &text.span(),
-                format!("{shown} is {why}, not a node's address"),
-                remedy,
-            );
+            reader.error(&text.span(), format!("{shown} is {why}, not a node's address"), remedy);
             None
         }
     }
@@ -258,10 +214,7 @@ pub(super) fn family(address: IpAddr) -> &'static str {
 
 /// One family, no address twice, and at least two nodes on a link.
 fn check_link(reader: &mut Reader<'_>, index: LinkIndex, link: &links::Draft, nodes: &[Draft]) {
-    let users = nodes
-        .iter()
-        .filter(|node| node.endpoints.contains_key(&index))
-        .count();
+    let users = nodes.iter().filter(|node| node.endpoints.contains_key(&index)).count();
     let complete = nodes.iter().all(|node| node.complete);
     if users < 2 && complete && nodes.len() >= 2 {
         let message = format!("the link {} connects no two nodes", quoted(&link.key));
@@ -288,10 +241,8 @@ fn check_link(reader: &mut Reader<'_>, index: LinkIndex, link: &links::Draft, no
             reader.error(&span, message, "use one family on a link, or two links");
         }
         if let Some(other) = seen.insert(address, &node.key) {
-            let message = format!(
-                "{} has the address {address} on this link already",
-                quoted(other)
-            );
+            let message =
+                format!("{} has the address {address} on this link already", quoted(other));
             reader.error(&span, message, "give each node an address of its own");
         }
     }
@@ -317,10 +268,7 @@ fn check_pairs(reader: &mut Reader<'_>, links: &[links::Draft], nodes: &[Draft])
                 None => unreachable.push(peer.key.as_str()),
                 Some(first) if paths(node, peer, &shared) == 1 => {
                     let pair = format!("{} and {}", node.key, peer.key);
-                    single
-                        .entry((*first, shared.len() > 1))
-                        .or_default()
-                        .push(pair);
+                    single.entry((*first, shared.len() > 1)).or_default().push(pair);
                 }
                 Some(_) => {}
             }
@@ -358,9 +306,7 @@ fn paths(node: &Draft, peer: &Draft, shared: &BTreeSet<LinkIndex>) -> usize {
         let used = shared.iter().enumerate().map(|(number, link)| {
             let endpoint = node.endpoints.get(link);
             // An interface that could not be read is taken for one of its own.
-            endpoint
-                .and_then(|endpoint| endpoint.interface.clone())
-                .ok_or(number)
+            endpoint.and_then(|endpoint| endpoint.interface.clone()).ok_or(number)
         });
         used.collect::<BTreeSet<_>>().len()
     };

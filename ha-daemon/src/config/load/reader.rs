@@ -52,19 +52,9 @@ impl<'a> Reader<'a> {
     /// Line and column of a byte.
     pub(super) fn position(&self, offset: usize) -> Position {
         let line = self.line_starts.partition_point(|start| *start <= offset);
-        let start = self
-            .line_starts
-            .get(line.saturating_sub(1))
-            .copied()
-            .unwrap_or(0);
-        let before = self
-            .text
-            .get(start..offset.min(self.text.len()))
-            .unwrap_or("");
-        Position {
-            line,
-            column: before.chars().count() + 1,
-        }
+        let start = self.line_starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let before = self.text.get(start..offset.min(self.text.len())).unwrap_or("");
+        Position { line, column: before.chars().count() + 1 }
     }
 
     pub(super) fn error(
@@ -74,11 +64,7 @@ impl<'a> Reader<'a> {
         remedy: impl Into<String>,
     ) {
         let position = self.position(span.start);
-        self.add(
-            Finding::error(message, remedy)
-                .in_file(self.path)
-                .at(position),
-        );
+        self.add(Finding::error(message, remedy).in_file(self.path).at(position));
     }
 
     pub(super) fn warning(
@@ -88,11 +74,7 @@ impl<'a> Reader<'a> {
         remedy: impl Into<String>,
     ) {
         let position = self.position(span.start);
-        self.add(
-            Finding::warning(message, remedy)
-                .in_file(self.path)
-                .at(position),
-        );
+        self.add(Finding::warning(message, remedy).in_file(self.path).at(position));
     }
 
     /// Adds a finding about another file, or about this one as a whole.
@@ -108,8 +90,7 @@ impl<'a> Reader<'a> {
     /// All findings: those of this file in its order, then the others.
     pub(super) fn into_findings(mut self) -> Vec<Finding> {
         let elsewhere = |finding: &Finding| finding.file.as_deref() != Some(self.path);
-        self.findings
-            .sort_by_key(|finding| (elsewhere(finding), finding.line, finding.column));
+        self.findings.sort_by_key(|finding| (elsewhere(finding), finding.line, finding.column));
         if self.dropped_findings > 0 {
             let message = format!("{} more findings are not shown", self.dropped_findings);
             let mut more = Finding::error(message, "correct those above first").in_file(self.path);
@@ -173,18 +154,11 @@ impl<'a> Reader<'a> {
             return None;
         }
         let Ok(duration) = humantime::parse_duration(text) else {
-            self.error(
-                &span,
-                format!("{what} {} is not a duration", quoted(text)),
-                REMEDY,
-            );
+            self.error(&span, format!("{what} {} is not a duration", quoted(text)), REMEDY);
             return None;
         };
         if let Some(wrong) = outside(duration, range) {
-            let (min, max) = (
-                format_duration(*range.start()),
-                format_duration(*range.end()),
-            );
+            let (min, max) = (format_duration(*range.start()), format_duration(*range.end()));
             let message = format!("{what} {} is {wrong}", quoted(text));
             self.error(&span, message, format!("give {min} to {max}"));
             return None;
@@ -227,16 +201,8 @@ impl<'a> Reader<'a> {
         if let Some((_, choice)) = found {
             return Some(*choice);
         }
-        let remedy = did_you_mean(
-            word.get_ref(),
-            what,
-            choices.iter().map(|(known, _)| *known),
-        );
-        self.error(
-            &word.span(),
-            format!("unknown {what} {}", quoted(word.get_ref())),
-            remedy,
-        );
+        let remedy = did_you_mean(word.get_ref(), what, choices.iter().map(|(known, _)| *known));
+        self.error(&word.span(), format!("unknown {what} {}", quoted(word.get_ref())), remedy);
         None
     }
 
@@ -251,11 +217,7 @@ impl<'a> Reader<'a> {
         if let DeValue::Array(array) = value.into_inner() {
             return Some(Spanned::new(span, array.into_iter().collect()));
         }
-        self.error(
-            &span,
-            format!("{what} has the type {kind}"),
-            format!("write {what} = [ ... ]"),
-        );
+        self.error(&span, format!("{what} has the type {kind}"), format!("write {what} = [ ... ]"));
         None
     }
 
@@ -266,20 +228,13 @@ impl<'a> Reader<'a> {
         if let DeValue::Table(entries) = value.into_inner() {
             return Some(Table::new(label, span, entries));
         }
-        self.error(
-            &span,
-            format!("{label} has the type {kind}"),
-            "make it a table",
-        );
+        self.error(&span, format!("{label} has the type {kind}"), "make it a table");
         None
     }
 }
 
 fn is_number(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
 }
 
 /// How a duration misses its range, if it does.
@@ -297,13 +252,10 @@ fn outside(duration: Duration, range: &RangeInclusive<Duration>) -> Option<Strin
 fn why_no_name(error: &NameError) -> (String, String) {
     match error {
         NameError::Empty => ("is empty".to_owned(), "write a name".to_owned()),
-        NameError::TooLong { name, max } => (
-            format!("has {} bytes", name.len()),
-            format!("keep to {max}"),
-        ),
-        NameError::Character {
-            character, allowed, ..
-        } => (
+        NameError::TooLong { name, max } => {
+            (format!("has {} bytes", name.len()), format!("keep to {max}"))
+        }
+        NameError::Character { character, allowed, .. } => (
             format!("contains {character:?}"),
             format!("use only letters, digits and any of {allowed}"),
         ),
@@ -353,12 +305,7 @@ pub(super) struct Table<'t> {
 
 impl<'t> Table<'t> {
     pub(super) fn new(label: String, span: Span, entries: DeTable<'t>) -> Self {
-        Self {
-            label,
-            span,
-            entries,
-            known: Vec::new(),
-        }
+        Self { label, span, entries, known: Vec::new() }
     }
 
     /// How messages call it: `[links.hb0]`.
@@ -383,10 +330,7 @@ impl<'t> Table<'t> {
             let span = key.span();
             Spanned::new(span, key.into_inner().into_owned())
         };
-        self.entries
-            .into_iter()
-            .map(|(key, value)| (owned(key), value))
-            .collect()
+        self.entries.into_iter().map(|(key, value)| (owned(key), value)).collect()
     }
 
     pub(super) fn text(&mut self, reader: &mut Reader<'_>, key: &'static str) -> Field<String> {
@@ -461,11 +405,7 @@ impl<'t> Table<'t> {
 pub(super) fn label(path: &[&str]) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let part = |name: &&str| {
-        if !name.is_empty() && name.chars().all(bare) {
-            (*name).to_owned()
-        } else {
-            quoted(name)
-        }
+        if !name.is_empty() && name.chars().all(bare) { (*name).to_owned() } else { quoted(name) }
     };
     format!("[{}]", path.iter().map(part).collect::<Vec<_>>().join("."))
 }

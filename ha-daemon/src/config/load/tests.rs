@@ -44,10 +44,7 @@ impl Place {
     fn findings(&self, text: &str) -> Vec<String> {
         let dir = format!("{}/", self.dir.path().display());
         let findings = read_text(text, &self.config_path()).findings;
-        findings
-            .iter()
-            .map(|finding| finding.to_string().replace(&dir, ""))
-            .collect()
+        findings.iter().map(|finding| finding.to_string().replace(&dir, "")).collect()
     }
 }
 
@@ -80,11 +77,7 @@ resources = [
 /// The findings of the clean configuration after one edit.
 #[track_caller]
 fn findings(from: &str, to: &str) -> Vec<String> {
-    assert_eq!(
-        CLEAN.matches(from).count(),
-        1,
-        "{from:?} is to be there once"
-    );
+    assert_eq!(CLEAN.matches(from).count(), 1, "{from:?} is to be there once");
     Place::new().findings(&CLEAN.replace(from, to))
 }
 
@@ -151,10 +144,7 @@ fn every_key_arrives_in_the_configuration() {
     assert_eq!(cluster.initdead, Duration::from_secs(5));
     assert_eq!(cluster.on_doubt, OnDoubt::Hold);
     assert_eq!(cluster.address_lifetime, Duration::from_secs(10));
-    assert_eq!(
-        cluster.state_dir.as_deref(),
-        Some(Path::new("/var/lib/ha-shop"))
-    );
+    assert_eq!(cluster.state_dir.as_deref(), Some(Path::new("/var/lib/ha-shop")));
     assert_eq!((config.keys.active, config.keys.keys.len()), (1, 1));
     assert_eq!(config.keys.keys[0].method, AuthMethod::SipHash24);
     let announce = AnnouncePlan {
@@ -169,50 +159,23 @@ fn every_key_arrives_in_the_configuration() {
 #[test]
 fn links_nodes_and_groups_are_sorted_by_name_and_refer_to_each_other_by_position() {
     let config = Place::new().parse(FULL).unwrap();
-    let links: Vec<_> = config
-        .links
-        .iter()
-        .map(|l| (l.name.as_str(), l.kind, l.receive))
-        .collect();
-    let expected = [
-        ("hb0", LinkKind::Ucast, Receive::Auto),
-        ("svc", LinkKind::Ucast, Receive::Tc),
-    ];
+    let links: Vec<_> = config.links.iter().map(|l| (l.name.as_str(), l.kind, l.receive)).collect();
+    let expected = [("hb0", LinkKind::Ucast, Receive::Auto), ("svc", LinkKind::Ucast, Receive::Tc)];
     assert_eq!(links, expected);
     let nodes: Vec<_> = config.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(nodes, ["alpha", "beta"]);
-    assert_eq!(
-        config.node_named(&"beta".parse().unwrap()),
-        Some(NodeIndex(1))
-    );
+    assert_eq!(config.node_named(&"beta".parse().unwrap()), Some(NodeIndex(1)));
     let endpoint = |address: &str, interface: &str| Endpoint {
         address: address.parse().unwrap(),
         interface: interface.parse().unwrap(),
     };
-    assert_eq!(
-        config.nodes[0].endpoints[&LinkIndex(0)],
-        endpoint("192.0.2.1", "eth1")
-    );
-    assert_eq!(
-        config.nodes[1].endpoints[&LinkIndex(0)],
-        endpoint("192.0.2.2", "enp2s0")
-    );
-    assert_eq!(
-        config.nodes[1].endpoints[&LinkIndex(1)],
-        endpoint("2001:db8::2", "eth0")
-    );
-    let groups: Vec<_> = config
-        .groups
-        .iter()
-        .map(|group| group.name.as_str())
-        .collect();
+    assert_eq!(config.nodes[0].endpoints[&LinkIndex(0)], endpoint("192.0.2.1", "eth1"));
+    assert_eq!(config.nodes[1].endpoints[&LinkIndex(0)], endpoint("192.0.2.2", "enp2s0"));
+    assert_eq!(config.nodes[1].endpoints[&LinkIndex(1)], endpoint("2001:db8::2", "eth0"));
+    let groups: Vec<_> = config.groups.iter().map(|group| group.name.as_str()).collect();
     assert_eq!(groups, ["db", "web"]);
     assert_eq!(config.groups[1].nodes, [NodeIndex(1), NodeIndex(0)]);
-    let labels: Vec<_> = config.groups[1]
-        .resources
-        .iter()
-        .map(Resource::label)
-        .collect();
+    let labels: Vec<_> = config.groups[1].resources.iter().map(Resource::label).collect();
     assert_eq!(labels, ["198.51.100.10/24", "2001:db8::10/64"]);
 }
 
@@ -220,24 +183,9 @@ fn links_nodes_and_groups_are_sorted_by_name_and_refer_to_each_other_by_position
 fn identifiers_are_those_of_the_names() {
     let config = Place::new().parse(FULL).unwrap();
     let id = ha_common::wire::name_id;
-    assert!(
-        config
-            .links
-            .iter()
-            .all(|link| link.id == id(link.name.as_str()))
-    );
-    assert!(
-        config
-            .nodes
-            .iter()
-            .all(|node| node.id == id(node.name.as_str()))
-    );
-    assert!(
-        config
-            .groups
-            .iter()
-            .all(|group| group.id == id(group.name.as_str()))
-    );
+    assert!(config.links.iter().all(|link| link.id == id(link.name.as_str())));
+    assert!(config.nodes.iter().all(|node| node.id == id(node.name.as_str())));
+    assert!(config.groups.iter().all(|group| group.id == id(group.name.as_str())));
 }
 
 #[test]
@@ -270,22 +218,10 @@ fn defaults_follow_the_times_that_are_given() {
         place.parse(&text).unwrap().cluster
     };
     let short = with("keepalive = \"10ms\"\ndeadtime = \"15ms\"");
-    assert_eq!(
-        short.warntime,
-        Duration::from_millis(10),
-        "at least keepalive"
-    );
-    assert_eq!(
-        short.initdead,
-        Duration::from_secs(1),
-        "at least one second"
-    );
+    assert_eq!(short.warntime, Duration::from_millis(10), "at least keepalive");
+    assert_eq!(short.initdead, Duration::from_secs(1), "at least one second");
     let long = with("keepalive = \"1s\"\ndeadtime = \"30m\"");
-    assert_eq!(
-        long.initdead,
-        Duration::from_secs(3600),
-        "at most the longest duration"
-    );
+    assert_eq!(long.initdead, Duration::from_secs(3600), "at most the longest duration");
 }
 
 #[test]
@@ -325,12 +261,7 @@ fn warnings_come_with_the_configuration_and_errors_without_them() {
     assert_eq!(warnings.len(), 1);
     fs::write(&path, late.replace("kind", "knid")).unwrap();
     let error = load_with_warnings(&path).unwrap_err();
-    assert!(
-        error
-            .findings
-            .iter()
-            .all(|finding| finding.severity == Severity::Error)
-    );
+    assert!(error.findings.iter().all(|finding| finding.severity == Severity::Error));
     assert_eq!(load(&path), Err(error));
 }
 
@@ -343,24 +274,15 @@ fn what_is_not_a_readable_file_is_refused_without_blocking() {
     let shown = path.display();
     let message = "cannot read the configuration";
     let missing = "No such file or directory (os error 2)";
-    assert_eq!(
-        refusal(&path),
-        format!("{shown}: {message}: {missing}; {remedy}")
-    );
+    assert_eq!(refusal(&path), format!("{shown}: {message}: {missing}; {remedy}"));
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let irregular = "it is not a regular file";
-    assert_eq!(
-        refusal(&path),
-        format!("{shown}: {message}: {irregular}; {remedy}")
-    );
+    assert_eq!(refusal(&path), format!("{shown}: {message}: {irregular}; {remedy}"));
     fs::remove_file(&path).unwrap();
     let long = fs::File::create(&path).unwrap();
     long.set_len(CONFIG_BYTES_MAX + 1).unwrap();
     let too_long = "it is longer than 1048576 bytes";
-    assert_eq!(
-        refusal(&path),
-        format!("{shown}: {message}: {too_long}; {remedy}")
-    );
+    assert_eq!(refusal(&path), format!("{shown}: {message}: {too_long}; {remedy}"));
 }
 
 #[test]
@@ -378,11 +300,7 @@ fn load_ready(name: &str) -> (Config, Vec<Finding>) {
     let configs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs"));
     let place = Place::new();
     let key_file = place.dir.path().join("authkeys");
-    fs::write(
-        &key_file,
-        fs::read(configs.join("authkeys.example")).unwrap(),
-    )
-    .unwrap();
+    fs::write(&key_file, fs::read(configs.join("authkeys.example")).unwrap()).unwrap();
     fs::copy(configs.join(name), place.config_path()).unwrap();
     let reading = read(&place.config_path());
     (reading.config.expect(name), reading.findings)
@@ -391,20 +309,14 @@ fn load_ready(name: &str) -> (Config, Vec<Finding>) {
 #[test]
 fn the_ready_configuration_for_two_nodes_is_clean() {
     let (config, findings) = load_ready("two-nodes.toml");
-    assert_eq!(
-        (config.nodes.len(), config.links.len(), config.groups.len()),
-        (2, 2, 1)
-    );
+    assert_eq!((config.nodes.len(), config.links.len(), config.groups.len()), (2, 2, 1));
     assert_eq!(findings, []);
 }
 
 #[test]
 fn the_ready_configuration_for_three_nodes_is_clean() {
     let (config, findings) = load_ready("three-nodes.toml");
-    assert_eq!(
-        (config.nodes.len(), config.links.len(), config.groups.len()),
-        (3, 2, 2)
-    );
+    assert_eq!((config.nodes.len(), config.links.len(), config.groups.len()), (3, 2, 2));
     assert_eq!(config.links[1].receive, Receive::XdpNative);
     assert_eq!(findings, []);
 }

@@ -101,11 +101,7 @@ fn parse(message: &LinkMessage) -> Link {
         && !flags.intersects(LinkFlags::Loopback | LinkFlags::Noarp);
     Link {
         index: message.header.index,
-        state: if flags.contains(LinkFlags::Up) {
-            LinkState::Up
-        } else {
-            LinkState::Down
-        },
+        state: if flags.contains(LinkFlags::Up) { LinkState::Up } else { LinkState::Down },
         mac: mac_of(message).filter(|_| speaks),
         role: role_of(message),
     }
@@ -123,11 +119,7 @@ fn mac_of(message: &LinkMessage) -> Option<Mac> {
 
 fn role_of(message: &LinkMessage) -> NeighbourRole {
     let families = message.attributes.iter().filter_map(|attribute| {
-        if let LinkAttribute::AfSpecUnspec(families) = attribute {
-            Some(families)
-        } else {
-            None
-        }
+        if let LinkAttribute::AfSpecUnspec(families) = attribute { Some(families) } else { None }
     });
     let forwards = families.flatten().any(|family| {
         if let AfSpecUnspec::Inet6(settings) = family {
@@ -138,11 +130,7 @@ fn role_of(message: &LinkMessage) -> NeighbourRole {
             false
         }
     });
-    if forwards {
-        NeighbourRole::Router
-    } else {
-        NeighbourRole::Host
-    }
+    if forwards { NeighbourRole::Router } else { NeighbourRole::Host }
 }
 
 #[cfg(test)]
@@ -154,9 +142,7 @@ mod tests {
         message.header.index = 3;
         message.header.link_layer_type = layer;
         message.header.flags = flags;
-        message
-            .attributes
-            .push(LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]));
+        message.attributes.push(LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]));
         message
     }
 
@@ -172,10 +158,7 @@ mod tests {
 
     #[test]
     fn administrative_state_is_read() {
-        assert_eq!(
-            parse(&message(LinkLayerType::Ether, LinkFlags::Up)).state,
-            LinkState::Up
-        );
+        assert_eq!(parse(&message(LinkLayerType::Ether, LinkFlags::Up)).state, LinkState::Up);
         let down = parse(&message(LinkLayerType::Ether, LinkFlags::empty()));
         assert_eq!(down.state, LinkState::Down);
     }

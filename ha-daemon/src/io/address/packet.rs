@@ -85,11 +85,7 @@ impl Listeners {
                 None
             }
         };
-        Ok(Self {
-            arp,
-            advertisements,
-            hearing: Hearing::Muted,
-        })
+        Ok(Self { arp, advertisements, hearing: Hearing::Muted })
     }
 
     /// Opens or mutes them.
@@ -101,9 +97,7 @@ impl Listeners {
             Hearing::Muted => (0, Icmp6Pass::Nothing),
             Hearing::Open => (u32::MAX, Icmp6Pass::Only(NEIGHBOUR_ADVERTISEMENT)),
         };
-        self.arp
-            .get_ref()
-            .attach_filter(&[SockFilter::new(BPF_RET_K, 0, 0, bytes)])?;
+        self.arp.get_ref().attach_filter(&[SockFilter::new(BPF_RET_K, 0, 0, bytes)])?;
         if let Some(socket) = &self.advertisements {
             sys::set_icmp6_filter(socket, pass)?;
         }
@@ -173,11 +167,7 @@ fn read_arp(socket: &Socket) -> nix::Result<Option<Claim>> {
     let claim = frame.get(..length).and_then(arp_claim);
     Ok(claim.zip(sender).and_then(|((address, mac), sender)| {
         let ifindex = u32::try_from(sender.ifindex()).ok()?;
-        Some(Claim {
-            address: address.into(),
-            mac,
-            ifindex,
-        })
+        Some(Claim { address: address.into(), mac, ifindex })
     }))
 }
 

@@ -59,11 +59,7 @@ impl Agenda {
 
     /// Takes off the earliest task that is due, with its time.
     pub(super) fn take_due(&mut self, now_ns: u64) -> Option<(u64, Floating, Task)> {
-        let due = self
-            .by_time
-            .first()
-            .filter(|(due_ns, _, _)| *due_ns <= now_ns)?
-            .clone();
+        let due = self.by_time.first().filter(|(due_ns, _, _)| *due_ns <= now_ns)?.clone();
         self.set(&due.1, due.2, None);
         Some(due)
     }
@@ -79,10 +75,7 @@ pub(super) struct Announcements {
 impl Announcements {
     /// Starts the plan; the burst was just sent.
     pub(super) fn start(plan: &AnnouncePlan, now_ns: u64) -> Self {
-        let mut announcements = Self {
-            start_ns: now_ns,
-            due_ns: None,
-        };
+        let mut announcements = Self { start_ns: now_ns, due_ns: None };
         announcements.advance(plan, now_ns);
         announcements
     }
@@ -109,9 +102,7 @@ impl Announcements {
             .map(|delay| self.start_ns.saturating_add(nanoseconds(*delay)))
             .filter(|due_ns| *due_ns > now_ns)
             .min();
-        let refresh_ns = plan
-            .refresh
-            .map(|interval| now_ns.saturating_add(nanoseconds(interval)));
+        let refresh_ns = plan.refresh.map(|interval| now_ns.saturating_add(nanoseconds(interval)));
         self.due_ns = repeat_ns.or(refresh_ns);
     }
 }
@@ -130,20 +121,13 @@ mod tests {
     fn plan(repeat_ms: &[u64], refresh_ms: Option<u64>) -> AnnouncePlan {
         AnnouncePlan {
             burst: 3,
-            repeat: repeat_ms
-                .iter()
-                .copied()
-                .map(Duration::from_millis)
-                .collect(),
+            repeat: repeat_ms.iter().copied().map(Duration::from_millis).collect(),
             refresh: refresh_ms.map(Duration::from_millis),
         }
     }
 
     fn floating(address: &str) -> Floating {
-        Floating {
-            address: address.parse().unwrap(),
-            interface: "eth0".parse().unwrap(),
-        }
+        Floating { address: address.parse().unwrap(), interface: "eth0".parse().unwrap() }
     }
 
     #[test]

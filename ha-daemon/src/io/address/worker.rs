@@ -35,16 +35,10 @@ pub(super) fn run(
     if let Some(at_start) = options.at_start.take() {
         at_start();
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => {
-            let _ = ready.send(Err(StartError {
-                what: "no runtime",
-                cause,
-            }));
+            let _ = ready.send(Err(StartError { what: "no runtime", cause }));
             return;
         }
     };
@@ -130,18 +124,10 @@ impl Worker {
 
     async fn carry_out(&mut self, command: AddressCommand) {
         match command {
-            AddressCommand::Add {
-                token,
-                address,
-                interface,
-            } => {
+            AddressCommand::Add { token, address, interface } => {
                 self.add(token, Floating { address, interface }).await;
             }
-            AddressCommand::Remove {
-                token,
-                address,
-                interface,
-            } => {
+            AddressCommand::Remove { token, address, interface } => {
                 self.remove(token, &Floating { address, interface }).await;
             }
             AddressCommand::Announce { address, interface } => {
@@ -175,28 +161,19 @@ impl Worker {
             }
             Err(cause) => (Err(cause), None),
         };
-        (self.report)(AddressReport::Added {
-            token,
-            outcome,
-            at_ns,
-            first_announced_ns,
-        });
+        (self.report)(AddressReport::Added { token, outcome, at_ns, first_announced_ns });
     }
 
     async fn bring_up(&mut self, floating: &Floating) -> Result<Link, String> {
         let refused = |error| explain("add", floating, &error);
-        let link = link_named(&self.netlink, &floating.interface)
-            .await
-            .map_err(refused)?;
+        let link = link_named(&self.netlink, &floating.interface).await.map_err(refused)?;
         if link.state == LinkState::Down {
             return Err(format!(
                 "cannot add {floating}: the interface is down; bring it up (ip link set {} up)",
                 floating.interface
             ));
         }
-        self.set_address(floating, link.index)
-            .await
-            .map_err(refused)?;
+        self.set_address(floating, link.index).await.map_err(refused)?;
         Ok(link)
     }
 
@@ -224,17 +201,9 @@ impl Worker {
             Task::Announce,
             announcements.due_ns().filter(|_| link.mac.is_some()),
         );
-        self.agenda.set(
-            &floating,
-            Task::Renew,
-            Some(now_ns + nanoseconds(RENEW_INTERVAL)),
-        );
-        self.agenda
-            .set(&floating, Task::Probe, link.mac.map(|_| now_ns));
-        let defended_ns = self
-            .owned
-            .get(&floating)
-            .and_then(|owned| owned.defended_ns);
+        self.agenda.set(&floating, Task::Renew, Some(now_ns + nanoseconds(RENEW_INTERVAL)));
+        self.agenda.set(&floating, Task::Probe, link.mac.map(|_| now_ns));
+        let defended_ns = self.owned.get(&floating).and_then(|owned| owned.defended_ns);
         let owned = Owned {
             link,
             renewed_boot_ns,
@@ -258,14 +227,8 @@ impl Worker {
         self.forget(floating);
         let outcome = self.delete(floating).await;
         let at_ns = monotonic_ns();
-        let outcome = outcome
-            .map(drop)
-            .map_err(|error| explain("remove", floating, &error));
-        (self.report)(AddressReport::Removed {
-            token,
-            outcome,
-            at_ns,
-        });
+        let outcome = outcome.map(drop).map_err(|error| explain("remove", floating, &error));
+        (self.report)(AddressReport::Removed { token, outcome, at_ns });
         self.restore_secondaries(floating);
     }
 
@@ -293,9 +256,7 @@ impl Worker {
             (boottime_ns(), owned.renewed_boot_ns, owned.link.index);
         let lifetime_ns = nanoseconds(self.lifetime);
         if before_ns.saturating_sub(last_ns) >= lifetime_ns {
-            return self
-                .lapse(floating, before_ns.saturating_sub(last_ns))
-                .await;
+            return self.lapse(floating, before_ns.saturating_sub(last_ns)).await;
         }
         let outcome = self.set_address(floating, ifindex).await;
         // Again after the request: stopped in between, it would have brought the address back.
@@ -303,11 +264,7 @@ impl Worker {
         if silent_ns >= lifetime_ns {
             return self.lapse(floating, silent_ns).await;
         }
-        self.agenda.set(
-            floating,
-            Task::Renew,
-            Some(monotonic_ns() + nanoseconds(RENEW_INTERVAL)),
-        );
+        self.agenda.set(floating, Task::Renew, Some(monotonic_ns() + nanoseconds(RENEW_INTERVAL)));
         let Some(owned) = self.owned.get_mut(floating) else {
             return;
         };
@@ -320,11 +277,7 @@ impl Worker {
                 owned.renewal = Renewal::Fails;
                 let cause = explain("renew", floating, &error);
                 let Floating { address, interface } = floating.clone();
-                (self.report)(AddressReport::RenewFailed {
-                    address,
-                    interface,
-                    cause,
-                });
+                (self.report)(AddressReport::RenewFailed { address, interface, cause });
             }
             Err(_) => {}
         }
@@ -336,11 +289,7 @@ impl Worker {
             tracing::warn!("{}", explain("remove", floating, &error));
         }
         let Floating { address, interface } = floating.clone();
-        (self.report)(AddressReport::Lapsed {
-            address,
-            interface,
-            silent_ns,
-        });
+        (self.report)(AddressReport::Lapsed { address, interface, silent_ns });
         self.restore_secondaries(floating);
     }
 
@@ -410,10 +359,7 @@ impl Worker {
             owned.announcements.advance(&self.plan, now_ns);
             self.announce_one(floating).await;
         }
-        let next_ns = self
-            .owned
-            .get(floating)
-            .and_then(|owned| owned.announcements.due_ns());
+        let next_ns = self.owned.get(floating).and_then(|owned| owned.announcements.due_ns());
         self.agenda.set(floating, Task::Announce, next_ns);
     }
 
@@ -479,9 +425,7 @@ impl Worker {
             return;
         }
         // This host itself may answer through another interface on the same link (arp(7)).
-        let own = local_macs(&self.netlink)
-            .await
-            .is_ok_and(|macs| macs.contains(&claim.mac));
+        let own = local_macs(&self.netlink).await.is_ok_and(|macs| macs.contains(&claim.mac));
         for floating in contested {
             if let Some(owned) = self.owned.get_mut(&floating) {
                 owned.claimants.get_or_insert_default().push(claim.mac);
@@ -507,11 +451,7 @@ impl Worker {
             self.announce_one(&floating).await;
         }
         let Floating { address, interface } = floating;
-        (self.report)(AddressReport::Conflict {
-            address,
-            interface,
-            mac,
-        });
+        (self.report)(AddressReport::Conflict { address, interface, mac });
     }
 }
 

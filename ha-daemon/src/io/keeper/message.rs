@@ -120,20 +120,12 @@ impl Message {
         let message = match reader.byte()? {
             HOLD => {
                 let count = reader.count("addresses", HELD_PER_MESSAGE_MAX)?;
-                Self::Hold(
-                    (0..count)
-                        .map(|_| reader.held())
-                        .collect::<Result<_, _>>()?,
-                )
+                Self::Hold((0..count).map(|_| reader.held()).collect::<Result<_, _>>()?)
             }
             RELEASE => Self::Release(reader.held()?),
             OBITUARY => {
                 let count = reader.count("datagrams", DATAGRAMS_MAX)?;
-                Self::Obituary(
-                    (0..count)
-                        .map(|_| reader.datagram())
-                        .collect::<Result<_, _>>()?,
-                )
+                Self::Obituary((0..count).map(|_| reader.datagram()).collect::<Result<_, _>>()?)
             }
             FAREWELL => Self::Farewell,
             _ => return Err(MessageError::Malformed("unknown kind")),
@@ -147,11 +139,7 @@ impl Message {
 }
 
 fn limit(what: &'static str, actual: usize, max: usize) -> Result<(), MessageError> {
-    if actual > max {
-        Err(MessageError::TooMuch { what, actual, max })
-    } else {
-        Ok(())
-    }
+    if actual > max { Err(MessageError::TooMuch { what, actual, max }) } else { Ok(()) }
 }
 
 fn put_count(
@@ -204,12 +192,7 @@ fn put_datagram(bytes: &mut Vec<u8>, datagram: &Datagram) -> Result<(), MessageE
     put_socket(bytes, datagram.local);
     put_interface(bytes, &datagram.interface);
     put_socket(bytes, datagram.remote);
-    put_count(
-        bytes,
-        "bytes of payload",
-        datagram.payload.len(),
-        PAYLOAD_BYTES_MAX,
-    )?;
+    put_count(bytes, "bytes of payload", datagram.payload.len(), PAYLOAD_BYTES_MAX)?;
     bytes.extend(&datagram.payload);
     Ok(())
 }
@@ -259,10 +242,7 @@ impl<'a> Reader<'a> {
         let (address, prefix) = (self.ip()?, self.byte()?);
         let malformed = |_| MessageError::Malformed("prefix longer than its address");
         let address = IpNet::new(address, prefix).map_err(malformed)?;
-        Ok(Held {
-            address,
-            interface: self.interface()?,
-        })
+        Ok(Held { address, interface: self.interface()? })
     }
 
     fn socket(&mut self) -> Result<SocketAddr, MessageError> {
@@ -277,12 +257,7 @@ impl<'a> Reader<'a> {
     fn datagram(&mut self) -> Result<Datagram, MessageError> {
         let (local, interface, remote) = (self.socket()?, self.interface()?, self.socket()?);
         let length = self.count("bytes of payload", PAYLOAD_BYTES_MAX)?;
-        Ok(Datagram {
-            local,
-            interface,
-            remote,
-            payload: self.bytes(length)?.to_vec(),
-        })
+        Ok(Datagram { local, interface, remote, payload: self.bytes(length)?.to_vec() })
     }
 }
 
@@ -291,10 +266,7 @@ mod tests {
     use super::*;
 
     fn held(address: &str) -> Held {
-        Held {
-            address: address.parse().unwrap(),
-            interface: "eth0".parse().unwrap(),
-        }
+        Held { address: address.parse().unwrap(), interface: "eth0".parse().unwrap() }
     }
 
     fn datagram(local: &str, remote: &str, bytes: usize) -> Datagram {
@@ -313,11 +285,7 @@ mod tests {
             Message::Release(held("192.0.2.10/32")),
             Message::Obituary(vec![
                 datagram("192.0.2.1:0", "192.0.2.2:694", 0),
-                datagram(
-                    "[2001:db8::1%4]:694",
-                    "[2001:db8::2%4]:694",
-                    PAYLOAD_BYTES_MAX,
-                ),
+                datagram("[2001:db8::1%4]:694", "[2001:db8::2%4]:694", PAYLOAD_BYTES_MAX),
             ]),
             Message::Farewell,
         ]
@@ -326,10 +294,7 @@ mod tests {
     #[test]
     fn hold_has_these_bytes() {
         let bytes = Message::Hold(vec![held("192.0.2.10/24")]).encode().unwrap();
-        assert_eq!(
-            bytes,
-            [&[1, 0, 1, 4, 192, 0, 2, 10, 24, 4], b"eth0".as_slice()].concat()
-        );
+        assert_eq!(bytes, [&[1, 0, 1, 4, 192, 0, 2, 10, 24, 4], b"eth0".as_slice()].concat());
     }
 
     #[test]
@@ -344,10 +309,7 @@ mod tests {
         for message in samples() {
             let mut bytes = message.encode().unwrap();
             for length in 0..bytes.len() {
-                assert!(
-                    Message::decode(&bytes[..length]).is_err(),
-                    "{length} of {message:?}"
-                );
+                assert!(Message::decode(&bytes[..length]).is_err(), "{length} of {message:?}");
             }
             bytes.push(0);
             assert!(Message::decode(&bytes).is_err());
@@ -361,11 +323,7 @@ mod tests {
         let many = vec![held("192.0.2.10/24"); HELD_PER_MESSAGE_MAX + 1];
         assert!(Message::Hold(many).encode().is_err());
         let big = datagram("192.0.2.1:0", "192.0.2.2:694", PAYLOAD_BYTES_MAX);
-        assert!(
-            Message::Obituary(vec![big; DATAGRAMS_MAX])
-                .encode()
-                .is_err()
-        );
+        assert!(Message::Obituary(vec![big; DATAGRAMS_MAX]).encode().is_err());
     }
 
     proptest::proptest! {

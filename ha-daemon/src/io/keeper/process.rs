@@ -41,17 +41,11 @@ pub fn keeper_main(fd: RawFd, node: &NodeName, priority: Option<u8>) -> anyhow::
     })?;
     let mut warnings = detach();
     let netlink = RouteSocket::open().context("cannot open rtnetlink")?;
-    let mut keeper = Keeper {
-        netlink,
-        held: BTreeMap::new(),
-        obituary: Obituary::default(),
-    };
+    let mut keeper = Keeper { netlink, held: BTreeMap::new(), obituary: Obituary::default() };
     let mut buffer = vec![0; MESSAGE_BYTES_MAX];
     lock_memory(&mut warnings);
     if let Some(Err(error)) = priority.map(sys::set_fifo) {
-        warnings.push(format!(
-            "no real-time priority, a busy machine may delay it: {error}"
-        ));
+        warnings.push(format!("no real-time priority, a busy machine may delay it: {error}"));
     }
     log(node, &warnings);
     loop {
@@ -105,9 +99,7 @@ fn detach() -> Vec<String> {
 /// allocation fail, which is worse than a page that might be swapped.
 fn lock_memory(warnings: &mut Vec<String>) {
     if let Err(errno) = mlockall(MlockAllFlags::MCL_CURRENT) {
-        warnings.push(format!(
-            "cannot lock its memory, swapping may delay it: {errno}"
-        ));
+        warnings.push(format!("cannot lock its memory, swapping may delay it: {errno}"));
     }
 }
 
@@ -269,22 +261,14 @@ impl Obituary {
         if local.port() == 0 {
             socket.bind(&local.into())?;
         }
-        self.sockets.push(Source {
-            socket,
-            local,
-            interface: interface.clone(),
-        });
+        self.sockets.push(Source { socket, local, interface: interface.clone() });
         Ok(self.sockets.len() - 1)
     }
 
     /// Sends everything; gives the number of datagrams that went out, and the failures.
     fn send(&self) -> (usize, Vec<String>) {
         let mut failures = Vec::new();
-        for source in self
-            .sockets
-            .iter()
-            .filter(|source| source.local.port() != 0)
-        {
+        for source in self.sockets.iter().filter(|source| source.local.port() != 0) {
             let any_port = SocketAddr::new(source.local.ip(), 0);
             let bound = source.socket.bind(&source.local.into());
             if let Err(error) = bound.or_else(|_| source.socket.bind(&any_port.into())) {

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachType, qdisc_add_clsact, qdisc_detach_program};
-use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::SchedClassifier;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{
+    SchedClassifierLink, TcAttachType, qdisc_add_clsact, qdisc_detach_program,
+};
+use aya::programs::xdp::{XdpLink, XdpMode};
 
 use super::{Kernel, TC_PROGRAM, pins};
 use crate::config::Receive;
@@ -32,7 +34,12 @@ impl Kernel {
     ///
     /// # Errors
     /// All ways that were tried, each with its reason.
-    pub fn attach(&mut self, interface: &InterfaceName, index: u32, receive: Receive) -> Result<Attachment> {
+    pub fn attach(
+        &mut self,
+        interface: &InterfaceName,
+        index: u32,
+        receive: Receive,
+    ) -> Result<Attachment> {
         let ways: &[Via] = match receive {
             Receive::Auto => &[Via::XdpNative, Via::XdpGeneric, Via::Tc],
             Receive::XdpNative => &[Via::XdpNative],
@@ -50,7 +57,8 @@ impl Kernel {
             match self.attach_via(interface, index, *via) {
                 Ok(pin) => {
                     let reason = reasons.join("; ");
-                    let attachment = Attachment { interface: interface.clone(), via: *via, reason, pin };
+                    let attachment =
+                        Attachment { interface: interface.clone(), via: *via, reason, pin };
                     self.attachments.push(attachment.clone());
                     return Ok(attachment);
                 }
@@ -65,7 +73,12 @@ impl Kernel {
         self.directory.join(format!("{}{index}-{}", pins::LINK_PREFIX, name(via)))
     }
 
-    fn attach_via(&mut self, interface: &InterfaceName, index: u32, via: Via) -> Result<Option<PathBuf>> {
+    fn attach_via(
+        &mut self,
+        interface: &InterfaceName,
+        index: u32,
+        via: Via,
+    ) -> Result<Option<PathBuf>> {
         let pin = self.pin_path(index, via);
         let left = left_by_earlier_instance(&pin)?;
         match via {
@@ -141,8 +154,12 @@ impl Attachment {
     pub(super) fn detach(self) -> Result<()> {
         match self.pin {
             Some(pin) => pins::remove(&pin),
-            None => qdisc_detach_program(self.interface.as_str(), TcAttachType::Ingress, TC_PROGRAM)
-                .with_context(|| format!("cannot detach the TC program from {}", self.interface)),
+            None => {
+                qdisc_detach_program(self.interface.as_str(), TcAttachType::Ingress, TC_PROGRAM)
+                    .with_context(|| {
+                        format!("cannot detach the TC program from {}", self.interface)
+                    })
+            }
         }
     }
 }
@@ -151,7 +168,8 @@ fn left_by_earlier_instance(pin: &Path) -> Result<Option<FdLink>> {
     if !pin.exists() {
         return Ok(None);
     }
-    let link = PinnedLink::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))?;
+    let link =
+        PinnedLink::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))?;
     // Unpinned here, pinned again by the caller: the descriptor keeps it attached in between.
     Ok(Some(link.unpin().with_context(|| format!("cannot remove {}", pin.display()))?))
 }

@@ -45,9 +45,8 @@ impl MappedRecords {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice; the length is that of the map,
         // whose element size and count were checked when it was loaded.
-        let base = unsafe {
-            mmap(None, length, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0)
-        };
+        let base =
+            unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
         let base = base.context("cannot map the links map (kernels before 5.5 cannot)")?;
         Ok(Self { base: base.cast() })
     }

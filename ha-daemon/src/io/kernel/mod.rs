@@ -31,7 +31,8 @@ const XDP_PROGRAM: &str = "ha_xdp";
 /// Name of the TC program in the object.
 const TC_PROGRAM: &str = "ha_tc";
 /// Maps that are pinned by their names.
-const PINNED_MAPS: &[&str] = &["node", "endpoints", "paths", "links", "keys", "counters", "changes"];
+const PINNED_MAPS: &[&str] =
+    &["node", "endpoints", "paths", "links", "keys", "counters", "changes"];
 
 fn pinned_names() -> Vec<&'static str> {
     PINNED_MAPS.iter().copied().chain([XDP_PROGRAM, TC_PROGRAM]).collect()
@@ -95,7 +96,8 @@ impl Kernel {
             }
         };
         let records = MappedRecords::new(map(&mut ebpf, "links")?)?;
-        let counters = PerCpuArray::try_from(ebpf.take_map("counters").context("no map counters")?)?;
+        let counters =
+            PerCpuArray::try_from(ebpf.take_map("counters").context("no map counters")?)?;
         let changes = RingBuf::try_from(ebpf.take_map("changes").context("no map changes")?)?;
         let directory = directory.to_path_buf();
         let mut kernel =
@@ -216,7 +218,11 @@ impl Kernel {
         for attachment in std::mem::take(&mut self.attachments) {
             failures.extend(attachment.detach().err().map(|error| format!("{error:#}")));
         }
-        failures.extend(pins::remove_all(&self.directory, &pinned_names()).err().map(|error| format!("{error:#}")));
+        failures.extend(
+            pins::remove_all(&self.directory, &pinned_names())
+                .err()
+                .map(|error| format!("{error:#}")),
+        );
         failures
     }
 }

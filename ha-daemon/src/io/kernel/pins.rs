@@ -29,7 +29,9 @@ pub(super) fn prepare(directory: &Path) -> Result<()> {
     let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     if !is_bpf_fs(existing) {
         let place = directory.display();
-        bail!("{place} is not on a bpf file system: `mount -t bpf bpf {place}`, or choose another --bpffs");
+        bail!(
+            "{place} is not on a bpf file system: `mount -t bpf bpf {place}`, or choose another --bpffs"
+        );
     }
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))
 }
@@ -73,7 +75,8 @@ pub(super) fn remove_all(directory: &Path, names: &[&str]) -> Result<()> {
     let mut failures = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
         let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|it| names.contains(&it) || it.starts_with(LINK_PREFIX));
+        let ours =
+            name.to_str().is_some_and(|it| names.contains(&it) || it.starts_with(LINK_PREFIX));
         if ours {
             failures.extend(remove(&entry.path()).err().map(|error| format!("{error:#}")));
         }

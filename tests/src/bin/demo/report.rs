@@ -81,11 +81,7 @@ impl Report {
                 answer.map_or_else(|| "-".to_owned(), signed_ms),
                 ms(case.gap_ns),
                 case.failback_gap_ns.map_or_else(|| "-".to_owned(), ms),
-                if case.failures.is_empty() {
-                    "pass"
-                } else {
-                    "FAIL"
-                },
+                if case.failures.is_empty() { "pass" } else { "FAIL" },
             );
             text.push_str(&line);
         }
@@ -102,9 +98,7 @@ impl CaseReport {
         let mut text = format!("\n== {}\n", self.name);
         // Writing to a String cannot fail.
         for moment in &self.timeline {
-            let when = moment
-                .after_ns
-                .map_or_else(|| "never".to_owned(), signed_ms);
+            let when = moment.after_ns.map_or_else(|| "never".to_owned(), signed_ms);
             let _ = writeln!(text, "  {when:>12}  {} ({})", moment.what, moment.seen_by);
         }
         let open = if self.gap.ended { "" } else { " and not over" };

@@ -54,10 +54,7 @@ fn an_auth_without_a_file_is_refused() {
     let expected = [
         r#"ha.toml:3:8: error: [cluster.auth] names no file; write auth = { file = "/etc/ha/authkeys" }; create it and copy it to every node: (umask 077; printf 'auth 1\n1 siphash %s\n' "$(head -c 24 /dev/urandom | base64)" > /etc/ha/authkeys)"#,
     ];
-    assert_eq!(
-        findings(r#"auth = { file = "authkeys" }"#, r#"auth = {}"#),
-        expected
-    );
+    assert_eq!(findings(r#"auth = { file = "authkeys" }"#, r#"auth = {}"#), expected);
 }
 
 #[test]
@@ -65,10 +62,7 @@ fn a_missing_key_file_is_refused_where_it_is_named() {
     let expected = [
         r#"ha.toml:3:17: error: cannot read the key file keys: No such file or directory (os error 2); create it and copy it to every node: (umask 077; printf 'auth 1\n1 siphash %s\n' "$(head -c 24 /dev/urandom | base64)" > keys)"#,
     ];
-    assert_eq!(
-        findings(r#"file = "authkeys""#, r#"file = "keys""#),
-        expected
-    );
+    assert_eq!(findings(r#"file = "authkeys""#, r#"file = "keys""#), expected);
 }
 
 #[test]
@@ -76,10 +70,7 @@ fn a_key_in_the_place_of_its_file_is_refused_and_not_shown() {
     let expected = [
         r#"ha.toml:3:8: error: auth has the type string; write auth = { file = "/etc/ha/authkeys" }; keys belong in that file"#,
     ];
-    assert_eq!(
-        findings(r#"{ file = "authkeys" }"#, r#""hunter2""#),
-        expected
-    );
+    assert_eq!(findings(r#"{ file = "authkeys" }"#, r#""hunter2""#), expected);
 }
 
 #[test]

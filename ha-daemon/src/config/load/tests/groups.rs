@@ -6,20 +6,14 @@ use super::findings;
 fn a_group_with_an_unknown_node_is_refused() {
     let expected =
         [r#"ha.toml:20:10: error: unknown node "alfa" in [groups.web]; did you mean "alpha"?"#];
-    assert_eq!(
-        findings(r#"["alpha", "beta"]"#, r#"["alfa", "beta"]"#),
-        expected
-    );
+    assert_eq!(findings(r#"["alpha", "beta"]"#, r#"["alfa", "beta"]"#), expected);
 }
 
 #[test]
 fn a_group_that_names_a_node_twice_is_refused() {
     let expected =
         [r#"ha.toml:20:19: error: "alpha" is in the nodes of [groups.web] twice; name it once"#];
-    assert_eq!(
-        findings(r#"["alpha", "beta"]"#, r#"["alpha", "alpha"]"#),
-        expected
-    );
+    assert_eq!(findings(r#"["alpha", "beta"]"#, r#"["alpha", "alpha"]"#), expected);
 }
 
 #[test]
@@ -165,10 +159,7 @@ fn a_floating_address_without_prefix_length_is_refused() {
     let expected = [
         r#"ha.toml:22:33: error: "198.51.100.10" is not an address with its prefix length; write "198.51.100.10/24", as the network has it"#,
     ];
-    assert_eq!(
-        findings(r#"198.51.100.10/24"#, r#"198.51.100.10"#),
-        expected
-    );
+    assert_eq!(findings(r#"198.51.100.10/24"#, r#"198.51.100.10"#), expected);
 }
 
 #[test]
@@ -176,10 +167,7 @@ fn the_address_of_a_network_is_no_floating_address() {
     let expected = [
         r#"ha.toml:22:33: error: "198.51.100.0/24" is the address of the network itself, not a host's address; give the address that clients connect to"#,
     ];
-    assert_eq!(
-        findings(r#"198.51.100.10/24"#, r#"198.51.100.0/24"#),
-        expected
-    );
+    assert_eq!(findings(r#"198.51.100.10/24"#, r#"198.51.100.0/24"#), expected);
 }
 
 #[test]
@@ -187,10 +175,7 @@ fn the_broadcast_address_of_a_network_is_no_floating_address() {
     let expected = [
         r#"ha.toml:22:33: error: "198.51.100.255/24" is the broadcast address of its network, not a host's address; give the address that clients connect to"#,
     ];
-    assert_eq!(
-        findings(r#"198.51.100.10/24"#, r#"198.51.100.255/24"#),
-        expected
-    );
+    assert_eq!(findings(r#"198.51.100.10/24"#, r#"198.51.100.255/24"#), expected);
 }
 
 #[test]
@@ -206,10 +191,7 @@ fn the_own_address_of_a_node_is_no_floating_address() {
     let expected = [
         r#"ha.toml:22:33: error: 198.51.100.1 is the node "alpha"'s own address; give the group an address of its own"#,
     ];
-    assert_eq!(
-        findings(r#"198.51.100.10/24"#, r#"198.51.100.1/24"#),
-        expected
-    );
+    assert_eq!(findings(r#"198.51.100.10/24"#, r#"198.51.100.1/24"#), expected);
 }
 
 #[test]

@@ -72,26 +72,15 @@ fn more_than_the_limit_is_refused() {
     let links = (0..9).map(|n| format!("links.l{n} = {{ kind = \"ucast\", interface = \"e\" }}\n"));
     let found = place.findings(&(links.collect::<String>() + CLEAN));
     let expected = "ha.toml:8:7: error: 11 links are too many; keep to 8";
-    assert!(
-        found.iter().any(|finding| finding == expected),
-        "{found:#?}"
-    );
+    assert!(found.iter().any(|finding| finding == expected), "{found:#?}");
     let nodes: String = (0..63).map(|n| format!("nodes.n{n} = {{}}\n")).collect();
     let found = place.findings(&(nodes + CLEAN));
     let expected = "ha.toml:10:7: error: 65 nodes are too many; keep to 64";
-    assert!(
-        found.iter().any(|finding| finding == expected),
-        "{found:#?}"
-    );
-    let groups: String = (0..64)
-        .map(|n| format!("groups.g{n:02} = {{}}\n"))
-        .collect();
+    assert!(found.iter().any(|finding| finding == expected), "{found:#?}");
+    let groups: String = (0..64).map(|n| format!("groups.g{n:02} = {{}}\n")).collect();
     let found = place.findings(&(groups + CLEAN));
     let expected = "ha.toml:83:9: error: 65 groups are too many; keep to 64";
-    assert!(
-        found.iter().any(|finding| finding == expected),
-        "{found:#?}"
-    );
+    assert!(found.iter().any(|finding| finding == expected), "{found:#?}");
     let resources = "{ kind = \"systemd\" }, ".repeat(65);
     let found = findings("resources = [\n", &format!("resources = [\n{resources}\n"));
     let expected = "ha.toml:21:13: error: [groups.web] has 66 resources; \
@@ -102,9 +91,8 @@ fn more_than_the_limit_is_refused() {
 #[test]
 fn a_single_path_of_many_pairs_is_one_finding() {
     let place = Place::new();
-    let more: String = (3..9)
-        .map(|n| format!("nodes.n{n} = {{ hb0 = \"192.0.2.{n}\" }}\n"))
-        .collect();
+    let more: String =
+        (3..9).map(|n| format!("nodes.n{n} = {{ hb0 = \"192.0.2.{n}\" }}\n")).collect();
     assert_eq!(place.findings(&(more + CLEAN)).len(), 1);
 }
 
@@ -113,10 +101,7 @@ fn errors_alone_are_in_the_refusal_and_in_the_order_of_the_file() {
     let place = Place::new();
     let text = CLEAN
         .replace("[\"alpha\", \"beta\"]", "[\"alpha\"]")
-        .replace(
-            "name = \"shop\"",
-            "name = \"shop\"\nport = 0\nkeepalvie = 1",
-        );
+        .replace("name = \"shop\"", "name = \"shop\"\nport = 0\nkeepalvie = 1");
     let error = place.parse(&text).unwrap_err();
     let path = place.config_path();
     let path = path.display();
@@ -131,29 +116,19 @@ fn errors_alone_are_in_the_refusal_and_in_the_order_of_the_file() {
 fn what_is_quoted_cannot_steer_a_terminal_nor_flood_it() {
     let long = "x".repeat(10_000);
     let found = with_cluster(&format!("\"\\u001b[2J{long}\" = 1")).concat();
-    assert!(
-        found.starts_with("ha.toml:3:1: error: unknown key \"\\u{1b}[2Jxxx"),
-        "{found}"
-    );
+    assert!(found.starts_with("ha.toml:3:1: error: unknown key \"\\u{1b}[2Jxxx"), "{found}");
     assert!(found.len() < 400, "{found}");
 }
 
 #[test]
 fn columns_count_characters_and_lines_end_in_either_way() {
-    let text = CLEAN
-        .replace('\n', "\r\n")
-        .replace("auth = {", "auth = { \"\u{e9}\" = 1,");
+    let text = CLEAN.replace('\n', "\r\n").replace("auth = {", "auth = { \"\u{e9}\" = 1,");
     let found = Place::new().findings(&format!("\u{feff}{text}"));
     let expected =
         "ha.toml:3:10: error: unknown key \"\u{e9}\" in [cluster.auth]; known keys: file";
     assert_eq!(found, [expected]);
     let text = CLEAN.replace("{ file =", "{ \"\u{e9}\" = 1, fiel =");
-    assert!(
-        Place::new()
-            .findings(&text)
-            .iter()
-            .any(|found| found.starts_with("ha.toml:3:19: "))
-    );
+    assert!(Place::new().findings(&text).iter().any(|found| found.starts_with("ha.toml:3:19: ")));
 }
 
 #[test]
