@@ -1,5 +1,6 @@
 //! The user-space side of the failover daemon. See ARCHITECTURE.md for the path of a heartbeat.
 
 pub mod config;
+pub mod control;
 pub mod names;
 pub mod snapshot;
