@@ -101,7 +101,7 @@ impl EventLog {
     /// Waits for no reader. Meant for one thread, the driver: a second one makes both wait for
     /// each other for the length of a push.
     pub fn push(&self, draft: EventDraft) -> u64 {
-        let producer = held(self.producer.lock());
+        let producer = locked(self.producer.lock());
         let id = self.last_id.load(Ordering::Relaxed) + 1;
         let event = draft.numbered(id);
         let overwritten = match self.slot(id).try_lock() {
@@ -194,7 +194,7 @@ impl EventLog {
     }
 
     fn read(&self, id: u64) -> Option<Event> {
-        let slot = held(self.slot(id).lock());
+        let slot = locked(self.slot(id).lock());
         slot.as_ref().filter(|event| event.id == id).cloned()
     }
 }
@@ -213,16 +213,19 @@ impl Follower {
     pub async fn next(&mut self, max: usize) -> Vec<Event> {
         loop {
             self.wake.mark_unchanged();
-            let events = self.log.since(self.last_id, max.max(1));
-            if let Some(last) = events.last() {
-                self.last_id = last.id;
+            let events = self.held(max.max(1));
+            // The sender lives in the log, which `self` keeps alive: `changed` does not fail.
+            if !events.is_empty() || self.wake.changed().await.is_err() {
                 return events;
             }
-            if self.wake.changed().await.is_err() {
-                // The sender lives in the log, which `self` keeps alive.
-                return Vec::new();
-            }
         }
+    }
+
+    /// At most `max` new events, without waiting.
+    pub fn held(&mut self, max: usize) -> Vec<Event> {
+        let events = self.log.since(self.last_id, max);
+        self.last_id = events.last().map_or(self.last_id, |event| event.id);
+        events
     }
 
     /// Id of the last event returned.
@@ -232,7 +235,7 @@ impl Follower {
     }
 }
 
-fn held<'a, T>(lock: LockResult<MutexGuard<'a, T>>) -> MutexGuard<'a, T> {
+fn locked<'a, T>(lock: LockResult<MutexGuard<'a, T>>) -> MutexGuard<'a, T> {
     // A slot is replaced as a whole: a thread that panicked left it complete.
     lock.unwrap_or_else(PoisonError::into_inner)
 }

@@ -78,7 +78,7 @@ fn latest_are_the_newest_in_order() -> io::Result<()> {
 #[test]
 fn a_reader_that_holds_a_slot_does_not_hold_up_the_driver() -> io::Result<()> {
     let log = filled(EVENTS_MAX as u64)?;
-    let reader = held(log.slot(1).lock());
+    let reader = locked(log.slot(1).lock());
     assert_eq!(log.push(draft("lost")), 1001);
     drop(reader);
     assert_eq!(log.dropped(), 1);
