@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::names::NodeName;
 use crate::snapshot::{LinkStatus, NodeStatus};
 
+pub mod client;
 pub mod event_log;
+pub mod render;
 mod routes;
 pub mod server;
 pub mod socket;
 mod stall;
+mod table;
 
 pub use routes::ANSWER_TIME_MAX;
 
