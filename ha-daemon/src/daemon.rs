@@ -63,6 +63,9 @@ pub fn run(config: Config, own: NodeIndex, options: &Options) -> Result<()> {
         infinity,
         infinity,
     );
+    // A dying process closes its files only after its core dump is written: the keeper and the peers
+    // would learn of its death that much later.
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
     let memory = realtime::lock_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (finished, failures) =
@@ -101,8 +104,6 @@ async fn serve(
 ) -> Result<Finished> {
     let mut signals = Signals::new()?;
     let events = Arc::new(EventLog::new().context("cannot make the event log")?);
-    let relay = Arc::clone(&events);
-    tokio::spawn(async move { relay.relay().await });
     tokio::spawn(log_events(Arc::clone(&events)));
     let keeper_options = KeeperOptions {
         program: PathBuf::from("/proc/self/exe"),

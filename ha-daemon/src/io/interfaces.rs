@@ -39,11 +39,7 @@ pub async fn watch(interfaces: Vec<InterfaceName>, mailbox: Mailbox) -> Result<(
         let _handle = handle;
         while let Some((message, _)) = messages.next().await {
             let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
-            let (link, exists) = match message {
-                RouteNetlinkMessage::NewLink(link) => (link, true),
-                RouteNetlinkMessage::DelLink(link) => (link, false),
-                _ => continue,
-            };
+            let Some((link, exists)) = link_change(message) else { continue };
             let Some((name, up)) = state(&link) else { continue };
             let Some(entry) = known.get_mut(&name) else { continue };
             let up = up && exists;
@@ -57,10 +53,20 @@ pub async fn watch(interfaces: Vec<InterfaceName>, mailbox: Mailbox) -> Result<(
 
 /// Name of an interface, and whether it is up with a carrier (`IFF_RUNNING`, RFC 2863 `ifOperStatus`).
 fn state(link: &LinkMessage) -> Option<(InterfaceName, bool)> {
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => name.parse().ok(),
-        _ => None,
+    let name = link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::IfName(name) = attribute { name.parse().ok() } else { None }
     })?;
     let up = LinkFlags::Up | LinkFlags::Running;
     Some((name, link.header.flags.contains(up)))
+}
+
+/// The link that a message is about, and whether it exists.
+fn link_change(message: RouteNetlinkMessage) -> Option<(LinkMessage, bool)> {
+    if let RouteNetlinkMessage::NewLink(link) = message {
+        Some((link, true))
+    } else if let RouteNetlinkMessage::DelLink(link) = message {
+        Some((link, false))
+    } else {
+        None
+    }
 }

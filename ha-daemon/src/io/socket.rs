@@ -82,9 +82,8 @@ impl LinkSocket {
             Err(nix::errno::Errno::EAGAIN) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let stamp = message.cmsgs().ok().into_iter().flatten().find_map(|it| match it {
-            ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
-            _ => None,
+        let stamp = message.cmsgs().ok().into_iter().flatten().find_map(|it| {
+            if let ControlMessageOwned::ScmTimestampns(stamp) = it { Some(stamp) } else { None }
         });
         Ok(Some((message.bytes, clock::monotonic_of_stamp(stamp))))
     }
@@ -135,6 +134,6 @@ pub fn scoped(address: SocketAddr, interface_index: u32) -> SocketAddr {
             v6.set_scope_id(interface_index);
             SocketAddr::V6(v6)
         }
-        other => other,
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address,
     }
 }

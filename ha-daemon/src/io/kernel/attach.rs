@@ -176,9 +176,10 @@ fn left_by_earlier_instance(pin: &Path) -> Result<Option<FdLink>> {
 
 fn explain(error: &aya::programs::ProgramError, interface: &InterfaceName) -> anyhow::Error {
     use aya::programs::ProgramError;
-    let errno = match error {
-        ProgramError::SyscallError(syscall) => syscall.io_error.raw_os_error(),
-        _ => None,
+    let errno = if let ProgramError::SyscallError(syscall) = error {
+        syscall.io_error.raw_os_error()
+    } else {
+        None
     };
     match errno {
         Some(libc::EBUSY | libc::EEXIST) => anyhow!(

@@ -17,7 +17,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 #[repr(transparent)]
 pub(super) struct Plain<T>(pub(super) T);
 
-// SAFETY (all four): `repr(C)`, made of integers, without padding (asserted by their sizes in
+// SAFETY: `repr(C)`, made of integers, without padding (asserted by their sizes in
 // ha_common), so any bytes are a value and every byte of a value is initialised.
 unsafe impl aya::Pod for Plain<Key> {}
 // SAFETY: as above.

@@ -1,0 +1,167 @@
+//! `hactl` as a script or an operator runs it: exit status, output, messages.
+
+mod daemon;
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use daemon::{Daemon, GOLDEN, Outcome, answer, silence};
+use ha_daemon::snapshot::Event;
+use serde_json::Value;
+
+fn hactl(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hactl"));
+    command.arg("--socket").arg(socket).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn done(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr), "");
+    text(&output.stdout)
+}
+
+#[test]
+fn json_is_the_snapshot_and_its_arrays() -> Outcome {
+    let daemon = Daemon::start(answer)?;
+    daemon.push(2, "late");
+    let golden: Value = serde_json::from_str(GOLDEN)?;
+    let json = |arguments: &[&str]| -> Result<Value, Box<dyn std::error::Error>> {
+        Ok(serde_json::from_str(&done(&hactl(&daemon.socket, arguments).output()?))?)
+    };
+    assert_eq!(json(&["status", "--json"])?, golden);
+    assert_eq!(json(&["nodes", "--json"])?, golden["nodes"]);
+    assert_eq!(json(&["groups", "--json"])?, golden["groups"]);
+    assert_eq!(json(&["links", "--json"])?[1]["peer"], "beta");
+    assert_eq!(json(&["events", "--json"])?[1]["id"], 2);
+    assert_eq!(json(&["events", "--json", "--limit", "1"])?[0]["id"], 2);
+    assert_eq!(json(&["events", "--json", "--since", "0", "--limit", "1"])?[0]["id"], 1);
+    daemon.stop()
+}
+
+#[test]
+fn tables_have_a_heading_and_a_line_for_each() -> Outcome {
+    let daemon = Daemon::start(answer)?;
+    daemon.push(1, "beta is late");
+    for (command, heading, line) in [
+        ("status", "Cluster   shop", "Quorum    majority, 2 of 3 votes"),
+        ("nodes", "NODE ", "alpha  up (here)"),
+        ("links", "PEER ", "beta   svc   ucast  eth0       xdp-generic  up"),
+        ("groups", "GROUP ", "web    alpha  started     3  198.51.100.10/24 started"),
+        ("events", "TIME ", "2026-09-10T00:28:43.456789Z   1  warning   node-late  beta is late"),
+    ] {
+        let printed = done(&hactl(&daemon.socket, &[command]).output()?);
+        assert!(printed.starts_with(heading), "{printed}");
+        assert!(printed.lines().any(|printed| printed.starts_with(line)), "{line}:\n{printed}");
+    }
+    daemon.stop()
+}
+
+#[test]
+fn a_refusal_exits_with_1_and_says_why() -> Outcome {
+    let daemon = Daemon::start(silence)?;
+    let beyond = hactl(&daemon.socket, &["events", "--since", "9"]).output()?;
+    assert_eq!(beyond.status.code(), Some(1));
+    assert!(text(&beyond.stderr).contains("beyond the last event, 0"), "{}", text(&beyond.stderr));
+    let unanswered = hactl(&daemon.socket, &["status"]).output()?;
+    assert_eq!(unanswered.status.code(), Some(1));
+    assert!(text(&unanswered.stderr).contains("the driver did not answer"));
+    assert!(unanswered.stdout.is_empty());
+    daemon.stop()
+}
+
+#[test]
+fn wrong_usage_exits_with_2() -> Outcome {
+    let nowhere = Path::new("/nonexistent/control.sock");
+    for arguments in [&["stauts"][..], &[], &["events", "--since", "x"], &["nodes", "--follow"]] {
+        let output = hactl(nowhere, arguments).output()?;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    assert_eq!(hactl(nowhere, &["--help"]).output()?.status.code(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn an_unreachable_daemon_exits_with_3_and_names_the_socket_and_the_cause() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let missing = directory.path().join("missing.sock");
+    let dead = directory.path().join("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead)?);
+    let file = directory.path().join("file");
+    std::fs::write(&file, "")?;
+    for (socket, cause) in [
+        (&missing, "No such file or directory (os error 2); start the daemon"),
+        (&dead, "Connection refused (os error 111); the daemon that made the socket is gone"),
+        (&file, "Connection refused (os error 111)"),
+    ] {
+        let output = hactl(socket, &["status"]).output()?;
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{message}");
+        assert!(message.contains(&socket.display().to_string()), "{message}");
+        assert!(message.contains(cause), "{message}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_hangs_is_given_up() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let socket = directory.path().join("hangs.sock");
+    let _hangs = std::os::unix::net::UnixListener::bind(&socket)?;
+    let output = hactl(&socket, &["nodes"]).output()?;
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("no answer within 5 s"), "{}", text(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() -> Outcome {
+    let daemon = Daemon::start(answer)?;
+    // More than a pipe holds, so that hactl still writes when the reader is gone.
+    daemon.push(1_000, &"x".repeat(500));
+    let mut child = hactl(&daemon.socket, &["events", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdout = child.stdout.take().ok_or("no stdout")?;
+    stdout.read_exact(&mut [0; 1])?;
+    drop(stdout);
+    done(&child.wait_with_output()?);
+    daemon.stop()
+}
+
+#[test]
+fn following_prints_events_as_they_happen_until_the_daemon_stops() -> Outcome {
+    for json in [true, false] {
+        let daemon = Daemon::start(answer)?;
+        daemon.push(1, "first");
+        let mut command = hactl(&daemon.socket, &["events", "--follow", "--since", "0"]);
+        if json {
+            command.arg("--json");
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
+        for (id, message) in [(1, "first"), (2, "second")] {
+            let line = lines.next().ok_or("hactl ended")??;
+            if json {
+                let event: Event = serde_json::from_str(&line)?;
+                assert_eq!((event.id, event.message.as_str()), (id, message));
+            } else {
+                assert!(line.contains(&format!("  {id}  ")) && line.ends_with(message), "{line}");
+            }
+            daemon.push(1, "second");
+        }
+        daemon.stop()?;
+        let rest = lines.collect::<Result<Vec<_>, _>>()?;
+        let output = child.wait_with_output()?;
+        assert_eq!(output.status.code(), Some(3), "{rest:?}");
+        assert!(text(&output.stderr).contains("go on with --since"), "{}", text(&output.stderr));
+    }
+    Ok(())
+}
