@@ -53,14 +53,23 @@ pub(crate) struct Report {
     pub(crate) via: Vec<String>,
     /// The cases that ran.
     pub(crate) cases: Vec<CaseReport>,
-    /// Cases that did not run, since the cluster did not come back.
-    pub(crate) not_run: Vec<&'static str>,
+    /// Cases that did not run, and why.
+    pub(crate) not_run: Vec<(&'static str, String)>,
 }
 
 impl Report {
     /// Whether every case ran and passed.
     pub(crate) fn passed(&self) -> bool {
         self.not_run.is_empty() && self.cases.iter().all(|case| case.failures.is_empty())
+    }
+
+    /// Whether the cluster is whole again after the cases so far.
+    pub(crate) fn came_back(&self) -> bool {
+        self.not_run.is_empty()
+            && self
+                .cases
+                .last()
+                .is_none_or(|case| case.failback_gap_ns.is_some())
     }
 
     /// The summary of all cases.
@@ -89,8 +98,8 @@ impl Report {
             );
             text.push_str(&line);
         }
-        for name in &self.not_run {
-            text.push_str(&format!("{name:<28} did not run\n"));
+        for (name, cause) in &self.not_run {
+            text.push_str(&format!("{name:<28} did not run: {cause}\n"));
         }
         text
     }
