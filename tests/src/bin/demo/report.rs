@@ -156,3 +156,37 @@ fn signed_ms(ns: i64) -> String {
     let ns = ns.unsigned_abs();
     format!("{sign}{}.{:03}", ns / MS_NS, ns % MS_NS / 1_000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_that_did_not_run_fails_the_report_and_is_named() {
+        let mut report = Report {
+            keepalive_us: 10_000,
+            deadtime_us: 30_000,
+            scheduling: String::new(),
+            via: Vec::new(),
+            cases: Vec::new(),
+            not_run: Vec::new(),
+        };
+        assert!(report.came_back() && report.passed());
+        report
+            .not_run
+            .push(("owner cut off", "the daemon is not reachable".to_owned()));
+        assert!(!report.came_back() && !report.passed());
+        assert!(report.table().contains("owner cut off"));
+        assert!(
+            report
+                .table()
+                .contains("did not run: the daemon is not reachable")
+        );
+    }
+
+    #[test]
+    fn times_before_the_event_are_negative() {
+        assert_eq!(signed_ms(since(2_000_000, 500_000)), "-1.500");
+        assert_eq!(signed_ms(since(500_000, 2_000_000)), "1.500");
+    }
+}
