@@ -1,3 +1,23 @@
-//! What the kernel and user space share.
-#![no_std]
+//! What the kernel side and user space share: the wire format, the parser, authentication,
+//! freshness and the types of the maps.
+//!
+//! One heartbeat takes one way through this crate, in the kernel and in user space alike:
+//! [`judge::judge`] = [`frame`] (parse) -> [`wire`] (header) -> peer -> [`fresh`] ->
+//! [`auth`] -> stamp into a [`record::Record`]. What user space accepts from a plain socket is
+//! therefore exactly what the kernel accepts, and the kernel's parser is tested on the host.
+
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "atomic add has no stable form on BPF")
+)]
+
+pub mod auth;
+pub mod frame;
+pub mod fresh;
+pub mod judge;
+pub mod maps;
+pub mod reason;
+pub mod record;
 pub mod wire;

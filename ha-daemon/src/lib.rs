@@ -1,5 +1,10 @@
 //! The user-space side of the failover daemon. See ARCHITECTURE.md for the path of a heartbeat.
 
 pub mod config;
+pub mod control;
+pub mod core;
+pub mod daemon;
+pub mod driver;
+pub mod io;
 pub mod names;
 pub mod snapshot;

@@ -121,7 +121,13 @@ mod tests {
     fn names_are_checked_where_they_enter() {
         assert!("alpha.example".parse::<NodeName>().is_ok());
         assert_eq!("".parse::<NodeName>(), Err(NameError::Empty));
-        assert!(matches!("a/b".parse::<NodeName>(), Err(NameError::Character { character: '/', .. })));
-        assert!(matches!("0123456789abcdef".parse::<InterfaceName>(), Err(NameError::TooLong { max: 15, .. })));
+        assert!(matches!(
+            "a/b".parse::<NodeName>(),
+            Err(NameError::Character { character: '/', .. })
+        ));
+        assert!(matches!(
+            "0123456789abcdef".parse::<InterfaceName>(),
+            Err(NameError::TooLong { max: 15, .. })
+        ));
     }
 }

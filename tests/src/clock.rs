@@ -36,11 +36,8 @@ pub fn realtime_to_monotonic_ns(stamp_ns: u64) -> u64 {
 pub fn sleep_until_ns(deadline_ns: u64) {
     let deadline = TimeSpec::from_duration(Duration::from_nanos(deadline_ns));
     // An interrupted sleep is harmless: every caller looks at the clock again.
-    let _ = clock_nanosleep(
-        ClockId::CLOCK_MONOTONIC,
-        ClockNanosleepFlags::TIMER_ABSTIME,
-        &deadline,
-    );
+    let _ =
+        clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &deadline);
 }
 
 /// A duration as nanoseconds; saturates after 584 years.

@@ -59,9 +59,7 @@ impl Distribution {
     /// The `percent`-th percentile (1..=100) by nearest rank; `None` when there is no value.
     #[must_use]
     pub fn percentile_ns(&self, percent: u8) -> Option<u64> {
-        let rank = (usize::from(percent.min(100)) * self.runs())
-            .div_ceil(100)
-            .max(1);
+        let rank = (usize::from(percent.min(100)) * self.runs()).div_ceil(100).max(1);
         self.sorted_ns.get(rank - 1).copied()
     }
 
@@ -92,14 +90,7 @@ impl Distribution {
         let cells = self.summary().map_or_else(
             || vec!["-".to_owned(); 4],
             |summary| {
-                [
-                    summary.min_ns,
-                    summary.p50_ns,
-                    summary.p99_ns,
-                    summary.max_ns,
-                ]
-                .map(ms)
-                .to_vec()
+                [summary.min_ns, summary.p50_ns, summary.p99_ns, summary.max_ns].map(ms).to_vec()
             },
         );
         let cells: String = cells.iter().map(|cell| format!(" {cell:>12}")).collect();
@@ -179,10 +170,7 @@ mod tests {
         let row = times.row("gap");
         let columns: Vec<&str> = row.split_whitespace().collect();
         assert_eq!(columns, ["gap", "3", "1.000", "2.500", "3.000", "3.000"]);
-        assert_eq!(
-            Distribution::heading().split_whitespace().count(),
-            columns.len()
-        );
+        assert_eq!(Distribution::heading().split_whitespace().count(), columns.len());
         assert_eq!(times.json("gap")["summary"]["p50_ns"], 2_500_000);
     }
 }

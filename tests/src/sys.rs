@@ -27,9 +27,7 @@ pub(crate) fn enter_namespace_on_exec(command: &mut Command, namespace: OwnedFd)
 
 /// Gives the calling thread `SCHED_FIFO` with `priority` (1..=99).
 pub(crate) fn set_fifo(priority: u8) -> Result<(), Errno> {
-    let parameter = libc::sched_param {
-        sched_priority: c_int::from(priority),
-    };
+    let parameter = libc::sched_param { sched_priority: c_int::from(priority) };
     // SAFETY: `parameter` lives across the call, which only reads it; 0 is the calling thread.
     Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) })
         .map(drop)
@@ -44,11 +42,7 @@ extern "C" fn note_signal(signal: c_int) {
     // is never closed once it has been stored. Errno is restored for the interrupted code.
     unsafe {
         let errno = *libc::__errno_location();
-        libc::write(
-            SIGNAL_FD.load(Ordering::Relaxed),
-            value.as_ptr().cast(),
-            value.len(),
-        );
+        libc::write(SIGNAL_FD.load(Ordering::Relaxed), value.as_ptr().cast(), value.len());
         *libc::__errno_location() = errno;
     }
 }

@@ -36,25 +36,17 @@ fn webs(bed: &Bed) -> Result<Vec<Web>> {
     ["alpha", "beta"]
         .iter()
         .map(|host| {
-            Web::start(
-                &*bed.netns(host)?,
-                &bed.directory().join(format!("{host}-web")),
-                host,
-            )
+            Web::start(&*bed.netns(host)?, &bed.directory().join(format!("{host}-web")), host)
         })
         .collect()
 }
 
 fn put(netns: &Netns) -> Result<()> {
-    netns
-        .ip(&["address", "add", &format!("{FLOATING}/24"), "dev", "eth0"])
-        .map(drop)
+    netns.ip(&["address", "add", &format!("{FLOATING}/24"), "dev", "eth0"]).map(drop)
 }
 
 fn take(netns: &Netns) -> Result<()> {
-    netns
-        .ip(&["address", "del", &format!("{FLOATING}/24"), "dev", "eth0"])
-        .map(drop)
+    netns.ip(&["address", "del", &format!("{FLOATING}/24"), "dev", "eth0"]).map(drop)
 }
 
 fn floating() -> Result<IpAddr> {
@@ -64,10 +56,8 @@ fn floating() -> Result<IpAddr> {
 /// A gratuitous ARP request for `FLOATING`, sent from inside of `netns` by a packet socket.
 fn announce(netns: &Netns, mac: &str) -> Result<()> {
     use socket2::{Domain, Socket, Type};
-    let mac: Vec<u8> = mac
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16))
-        .collect::<Result<_, _>>()?;
+    let mac: Vec<u8> =
+        mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
     let mut frame = vec![0xff; 6];
     frame.extend(&mac);
     frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
@@ -118,17 +108,10 @@ fn a_dropped_bed_leaves_nothing() -> Result<()> {
     // The wrong order on purpose: the world goes first.
     bed.finish()?;
     drop((webs, node));
-    ensure!(
-        names_with(&prefix).is_empty(),
-        "left: {:?}",
-        names_with(&prefix)
-    );
+    ensure!(names_with(&prefix).is_empty(), "left: {:?}", names_with(&prefix));
     ensure!(!is_mounted_below(&directory)?, "bpffs is still mounted");
     for pid in pids {
-        ensure!(
-            !Path::new(&format!("/proc/{pid}")).exists(),
-            "nginx {pid} lives"
-        );
+        ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "nginx {pid} lives");
     }
     Ok(())
 }
@@ -144,11 +127,7 @@ fn a_panicking_test_leaves_nothing() -> Result<()> {
         panic::resume_unwind(Box::new("on purpose"));
     }));
     ensure!(result.is_err());
-    ensure!(
-        names_with(&prefix).is_empty(),
-        "left: {:?}",
-        names_with(&prefix)
-    );
+    ensure!(names_with(&prefix).is_empty(), "left: {:?}", names_with(&prefix));
     Ok(())
 }
 
@@ -160,12 +139,7 @@ fn the_bed_of_a_killed_process_is_removed_by_the_next() -> Result<()> {
     let pid = gone.id();
     gone.wait()?;
     let name = format!("ha{pid}-0-alpha");
-    ensure!(
-        Command::new("ip")
-            .args(["netns", "add", &name])
-            .status()?
-            .success()
-    );
+    ensure!(Command::new("ip").args(["netns", "add", &name]).status()?.success());
     let directory = std::env::temp_dir().join(format!("ha{pid}-0-x"));
     std::fs::create_dir(&directory)?;
     // Stale beds are looked for once per process: this needs one that has not done so yet.
@@ -186,11 +160,7 @@ fn the_bed_of_a_killed_process_is_removed_by_the_next() -> Result<()> {
 fn an_interrupted_process_leaves_nothing() -> Result<()> {
     use nix::sys::signal::{Signal, kill};
     let mut other = Command::new(std::env::current_exe()?)
-        .args([
-            "--ignored",
-            "--exact",
-            "a_client_measures_the_gap_of_a_switch_by_hand",
-        ])
+        .args(["--ignored", "--exact", "a_client_measures_the_gap_of_a_switch_by_hand"])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()?;
@@ -199,17 +169,10 @@ fn an_interrupted_process_leaves_nothing() -> Result<()> {
     while names_with(&prefix).len() < 4 && monotonic_ns() < deadline {
         thread::sleep(Duration::from_millis(5));
     }
-    kill(
-        nix::unistd::Pid::from_raw(other.id().cast_signed()),
-        Signal::SIGINT,
-    )?;
+    kill(nix::unistd::Pid::from_raw(other.id().cast_signed()), Signal::SIGINT)?;
     let status = other.wait()?;
     ensure!(status.code() == Some(130), "it ended with {status}");
-    ensure!(
-        names_with(&prefix).is_empty(),
-        "left: {:?}",
-        names_with(&prefix)
-    );
+    ensure!(names_with(&prefix).is_empty(), "left: {:?}", names_with(&prefix));
     Ok(())
 }
 
@@ -221,10 +184,7 @@ fn a_client_measures_the_gap_of_a_switch_by_hand() -> Result<()> {
     let bed = small_bed()?;
     let _webs = webs(&bed)?;
     let (alpha, beta) = (bed.netns("alpha")?, bed.netns("beta")?);
-    let monitors = [
-        AddressMonitor::start(&alpha)?,
-        AddressMonitor::start(&beta)?,
-    ];
+    let monitors = [AddressMonitor::start(&alpha)?, AddressMonitor::start(&beta)?];
     put(&alpha)?;
     let client = Client::start(&bed.netns(CLIENT)?, floating()?, ClientOptions::default())?;
     client.wait_answer("alpha", 0, WAIT)?;
@@ -238,12 +198,8 @@ fn a_client_measures_the_gap_of_a_switch_by_hand() -> Result<()> {
     thread::sleep(Duration::from_millis(300));
     let gap = client.gap_in(start_ns, monotonic_ns());
 
-    let removed_ns = monitors[0]
-        .first_removed(floating()?, start_ns)
-        .context("not removed")?;
-    let added_ns = monitors[1]
-        .first_added(floating()?, start_ns)
-        .context("not added")?;
+    let removed_ns = monitors[0].first_removed(floating()?, start_ns).context("not removed")?;
+    let added_ns = monitors[1].first_added(floating()?, start_ns).context("not added")?;
     println!(
         "gap {} ms, removed +{}, added +{}, first answer +{}, {:?}, {} and {}",
         gap.length_ns() / MS_NS,
@@ -254,24 +210,12 @@ fn a_client_measures_the_gap_of_a_switch_by_hand() -> Result<()> {
         client.scheduling(),
         monitors[0].scheduling(),
     );
-    ensure!(
-        gap.ended && gap.to_ns == first.answered_ns,
-        "{gap:?} {first:?}"
-    );
-    ensure!(
-        gap.length_ns() >= added_ns - removed_ns,
-        "shorter than the silence: {gap:?}"
-    );
-    ensure!(
-        gap.length_ns() < added_ns - removed_ns + 500 * MS_NS,
-        "far too long: {gap:?}"
-    );
+    ensure!(gap.ended && gap.to_ns == first.answered_ns, "{gap:?} {first:?}");
+    ensure!(gap.length_ns() >= added_ns - removed_ns, "shorter than the silence: {gap:?}");
+    ensure!(gap.length_ns() < added_ns - removed_ns + 500 * MS_NS, "far too long: {gap:?}");
     ensure!(both_held_ns(&monitors[0], &monitors[1], floating()?, 0, u64::MAX) == 0);
     let counts = client.counts();
-    ensure!(
-        counts.timed_out > 100,
-        "requests into the silence time out: {counts:?}"
-    );
+    ensure!(counts.timed_out > 100, "requests into the silence time out: {counts:?}");
     ensure!(counts.answered > 300, "{counts:?}");
     bed.finish()
 }
@@ -303,11 +247,7 @@ fn the_sniffer_sees_announcements_with_sender_and_time() -> Result<()> {
     // The two clocks are read one after the other: allow for a stop between them.
     let slack_ns = 500 * MS_NS;
     ensure!(seen[0].at_ns + slack_ns >= before_ns && seen[0].at_ns <= after_ns + slack_ns);
-    ensure!(
-        sniffer
-            .first(floating()?, bed.mac("alpha", "eth0")?, 0)
-            .is_none()
-    );
+    ensure!(sniffer.first(floating()?, bed.mac("alpha", "eth0")?, 0).is_none());
     Ok(())
 }
 
@@ -323,19 +263,10 @@ fn every_cut_silences_the_path_and_heals() -> Result<()> {
             bed.cut("alpha", "eth0", cut)?;
             ensure!(!reaches(&client, target)?, "{cut:?} lets frames pass");
             let flags = alpha.ip(&["-o", "link", "show", "eth0"])?;
-            ensure!(
-                flags.contains("LOWER_UP") == (cut == Cut::Middle),
-                "{cut:?}: {flags}"
-            );
-            ensure!(
-                flags.contains(",UP") == (cut != Cut::AtNode),
-                "{cut:?}: {flags}"
-            );
+            ensure!(flags.contains("LOWER_UP") == (cut == Cut::Middle), "{cut:?}: {flags}");
+            ensure!(flags.contains(",UP") == (cut != Cut::AtNode), "{cut:?}: {flags}");
             bed.heal_all("alpha")?;
-            ensure!(
-                reaches_within(&client, target, WAIT)?,
-                "{cut:?} of {target} did not heal"
-            );
+            ensure!(reaches_within(&client, target, WAIT)?, "{cut:?} of {target} did not heal");
         }
     }
     bed.finish()
@@ -369,20 +300,12 @@ fn the_stall_recorder_ticks_on_every_cpu() -> Result<()> {
     thread::sleep(Duration::from_millis(500));
     let end_ns = monotonic_ns();
     let stalls = recorder.stalls_in(start_ns, end_ns, 0);
-    println!(
-        "{} ticks, {}, {stalls:?}",
-        recorder.ticks(),
-        recorder.scheduling()
-    );
+    println!("{} ticks, {}, {stalls:?}", recorder.ticks(), recorder.scheduling());
     let stalled_ns: u64 = stalls.iter().map(|stall| stall.length_ns).sum();
     // Every millisecond of every CPU is a tick or part of a recorded stall.
     let covered = recorder.ticks() + stalled_ns / MS_NS;
     let expected = recorder.cpus() as u64 * 500;
     ensure!(covered * 10 >= expected * 8, "{covered} of {expected}");
-    ensure!(
-        recorder
-            .stalls_in(0, start_ns.saturating_sub(1_000 * MS_NS), 0)
-            .is_empty()
-    );
+    ensure!(recorder.stalls_in(0, start_ns.saturating_sub(1_000 * MS_NS), 0).is_empty());
     Ok(())
 }

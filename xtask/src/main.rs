@@ -1,1 +1,51 @@
-fn main(){}
+//! `cargo xtask`: the only entry points that a contributor needs.
+
+mod build_ebpf;
+mod process;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, try, test and measure the failover daemon")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Compile the kernel side and store the object that the daemon embeds
+    BuildEbpf {
+        /// Store nothing; fail when a rebuild differs from the stored object
+        #[arg(long)]
+        check: bool,
+    },
+    /// Show the main job: a cluster in network namespaces whose owner is stopped, killed, cut off
+    Demo {
+        /// Options of the demo itself (`--help` lists them)
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Run every test; as root also those that need network namespaces
+    Test {
+        /// Options for `cargo test`, such as the name of a test
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Measure: `detect`, `failover`, `xdp`
+    Bench {
+        /// Which benchmark, and its options (`--help` lists them)
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::BuildEbpf { check } => build_ebpf::build(check),
+        Task::Demo { options } => run::program("demo", &options),
+        Task::Bench { options } => run::program("bench", &options),
+        Task::Test { options } => run::tests(&options),
+    }
+}

@@ -14,27 +14,54 @@ use ipnet::IpNet;
 
 use crate::names::{GroupName, InterfaceName, LinkName, NodeName};
 
+pub mod authkeys;
+pub mod check;
+mod file;
+mod finding;
+mod load;
+
+pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
+pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
+
 /// UDP and TCP port unless configured otherwise: `ha-cluster`, IANA's registration for Linux-HA.
 pub const PORT_DEFAULT: u16 = 694;
 /// Most nodes in a cluster; the BPF maps are sized for it.
 pub const NODES_MAX: usize = 64;
 /// Most links in a cluster.
 pub const LINKS_MAX: usize = 8;
-/// Most groups in a cluster.
-pub const GROUPS_MAX: usize = 256;
+/// Most groups in a cluster: their states fit into one unfragmented control message.
+pub const GROUPS_MAX: usize = 64;
 /// Most resources in a group.
 pub const RESOURCES_MAX: usize = 64;
 /// Shortest keepalive that is accepted.
 pub const KEEPALIVE_MIN: Duration = Duration::from_micros(500);
+/// Longest duration that is accepted anywhere.
+pub const DURATION_MAX: Duration = Duration::from_secs(3600);
+/// Shortest lifetime of an address in the kernel: its renewal every second may be late twice.
+pub const ADDRESS_LIFETIME_MIN: Duration = Duration::from_secs(3);
+/// Longest lifetime of an address in the kernel.
+pub const ADDRESS_LIFETIME_MAX: Duration = Duration::from_secs(3600);
+/// Most announcements of a takeover that are sent back to back.
+pub const BURST_MAX: u32 = 64;
+/// Most announcements that follow later.
+pub const REPEAT_MAX: usize = 64;
+/// Shortest interval of an owner's announcements.
+pub const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 /// Position of a node in [`Config::nodes`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct NodeIndex(pub usize);
 /// Position of a link in [`Config::links`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct LinkIndex(pub usize);
 /// Position of a group in [`Config::groups`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct GroupIndex(pub usize);
 
 /// What to do with a silent peer's groups when no arbiter can tell whether it is dead or cut off.
@@ -88,7 +115,7 @@ pub struct Cluster {
     pub keepalive: Duration,
     /// Silence after which a peer is dead. Default 200 ms.
     pub deadtime: Duration,
-    /// Silence after which a peer is late. Default half of `deadtime`.
+    /// Silence after which a peer is late. Default half of `deadtime`, at least `keepalive`.
     pub warntime: Duration,
     /// `deadtime` while this node has just started. Default: the larger of 10 x `deadtime` and 1 s.
     pub initdead: Duration,
@@ -125,7 +152,11 @@ pub struct AuthKey {
 impl std::fmt::Debug for AuthKey {
     // A key never appears in a log or an error.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "AuthKey {{ number: {}, method: {:?}, secret: (hidden) }}", self.number, self.method)
+        write!(
+            f,
+            "AuthKey {{ number: {}, method: {:?}, secret: (hidden) }}",
+            self.number, self.method
+        )
     }
 }
 

@@ -107,10 +107,7 @@ impl Cluster {
     /// As [`Cluster::build`].
     pub fn build_in(mut bed: Bed, plan: Plan) -> Result<Self> {
         if plan.nodes.is_empty() || plan.nodes.len() > NODES_MAX {
-            bail!(
-                "a cluster has 1 to {NODES_MAX} nodes, not {}",
-                plan.nodes.len()
-            );
+            bail!("a cluster has 1 to {NODES_MAX} nodes, not {}", plan.nodes.len());
         }
         bed.bridge("hb")?;
         bed.bridge("svc")?;
@@ -121,32 +118,18 @@ impl Cluster {
             bed.plug(name, "eth0", "svc", &[&format!("{v4}/24"), &v6])?;
         }
         bed.host(CLIENT)?;
-        bed.plug(
-            CLIENT,
-            "eth0",
-            "svc",
-            &["198.51.100.100/24", "2001:db8:1::100/64"],
-        )?;
+        bed.plug(CLIENT, "eth0", "svc", &["198.51.100.100/24", "2001:db8:1::100/64"])?;
         let mut nodes = Vec::new();
         let mut webs = Vec::new();
         for name in &plan.nodes {
             let node = Node::new(&bed, name)?;
             node.configure(&plan.config(&node.authkeys_path()), AUTHKEYS)?;
             if plan.web {
-                webs.push(Web::start(
-                    node.netns(),
-                    &node.directory().join("web"),
-                    name,
-                )?);
+                webs.push(Web::start(node.netns(), &node.directory().join("web"), name)?);
             }
             nodes.push(node);
         }
-        Ok(Self {
-            nodes,
-            webs,
-            plan,
-            bed,
-        })
+        Ok(Self { nodes, webs, plan, bed })
     }
 
     /// The node of that name.
@@ -248,37 +231,22 @@ impl Plan {
         push_lines(&mut text, &self.cluster_lines);
         let links = [("hb0", "hb0", self.link_hb), ("svc", "eth0", self.link_svc)];
         for (link, interface, _) in links.iter().filter(|(_, _, wanted)| *wanted) {
-            push(
-                &mut text,
-                format_args!("\n[links.{link}]\nkind = \"ucast\"\n"),
-            );
+            push(&mut text, format_args!("\n[links.{link}]\nkind = \"ucast\"\n"));
             push(&mut text, format_args!("interface = \"{interface}\"\n"));
             push_lines(&mut text, &self.link_lines);
         }
         for (name, number) in self.nodes.iter().zip(1..) {
             push(&mut text, format_args!("\n[nodes.{name}]\n"));
             if self.link_hb {
-                push(
-                    &mut text,
-                    format_args!("hb0 = \"{}\"\n", hb_address(number)),
-                );
+                push(&mut text, format_args!("hb0 = \"{}\"\n", hb_address(number)));
             }
             if self.link_svc {
-                push(
-                    &mut text,
-                    format_args!("svc = \"{}\"\n", svc_address(number)),
-                );
+                push(&mut text, format_args!("svc = \"{}\"\n", svc_address(number)));
             }
         }
         let failback = if self.failback { "auto" } else { "manual" };
-        push(
-            &mut text,
-            format_args!("\n[groups.{GROUP}]\nnodes = {:?}\n", self.nodes),
-        );
-        push(
-            &mut text,
-            format_args!("failback = \"{failback}\"\nresources = [\n"),
-        );
+        push(&mut text, format_args!("\n[groups.{GROUP}]\nnodes = {:?}\n", self.nodes));
+        push(&mut text, format_args!("failback = \"{failback}\"\nresources = [\n"));
         push_address(&mut text, FLOATING, 24);
         if self.floating_v6 {
             push_address(&mut text, FLOATING_V6, 64);
@@ -315,10 +283,7 @@ fn hb_address(number: usize) -> String {
 
 /// Nodes 10 and up would meet the floating address and, later, the client's: they start at .110.
 fn svc_address(number: usize) -> String {
-    format!(
-        "198.51.100.{}",
-        if number < 10 { number } else { number + 100 }
-    )
+    format!("198.51.100.{}", if number < 10 { number } else { number + 100 })
 }
 
 #[cfg(test)]

@@ -53,11 +53,7 @@ pub(crate) fn finish(mut command: Command, time_max: Duration) -> Result<Finishe
         }
         thread::sleep(Duration::from_micros(500));
     };
-    Ok(Finished {
-        status,
-        stdout: joined(stdout),
-        stderr: joined(stderr),
-    })
+    Ok(Finished { status, stdout: joined(stdout), stderr: joined(stderr) })
 }
 
 /// Runs `program` with `arguments` and returns its output; a failing exit is an error with its
@@ -69,11 +65,7 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String> {
     if finished.status.success() {
         return Ok(finished.stdout);
     }
-    Err(anyhow!(
-        "{program} {}: {}",
-        arguments.join(" "),
-        finished.stderr.trim()
-    ))
+    Err(anyhow!("{program} {}: {}", arguments.join(" "), finished.stderr.trim()))
 }
 
 fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
@@ -86,7 +78,5 @@ fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
 }
 
 fn joined(reader: Option<thread::JoinHandle<String>>) -> String {
-    reader
-        .and_then(|reader| reader.join().ok())
-        .unwrap_or_default()
+    reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
 }

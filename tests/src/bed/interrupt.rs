@@ -43,9 +43,7 @@ fn tear_down_all() {
 
 fn install() -> io::Result<()> {
     let (reader, writer): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC)?;
-    thread::Builder::new()
-        .name("interrupts".to_owned())
-        .spawn(move || await_signal(reader))?;
+    thread::Builder::new().name("interrupts".to_owned()).spawn(move || await_signal(reader))?;
     sys::redirect_signals(writer, &[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])?;
     if cfg!(panic = "abort") {
         let shown = panic::take_hook();

@@ -102,11 +102,8 @@ impl Bed {
             bail!("a bed {prefix} is there already");
         }
         let directory = tempfile::Builder::new().prefix(prefix).tempdir()?.keep();
-        let world = Arc::new(World {
-            prefix: prefix.to_owned(),
-            directory,
-            open: Mutex::new(true),
-        });
+        let world =
+            Arc::new(World { prefix: prefix.to_owned(), directory, open: Mutex::new(true) });
         interrupt::watch(&world);
         // From here on a failure must remove what is there, which dropping a Bed does.
         let switch = match world.namespace(SWITCH) {
@@ -117,17 +114,10 @@ impl Bed {
             }
         };
         // The bridges only pass frames; their own neighbour discovery would be noise.
-        switch
-            .sysctl("ipv6/conf/default/disable_ipv6", "1")
-            .inspect_err(|_| {
-                world.tear_down_loudly();
-            })?;
-        Ok(Self {
-            world,
-            hosts: BTreeMap::new(),
-            switch,
-            plugs: Vec::new(),
-        })
+        switch.sysctl("ipv6/conf/default/disable_ipv6", "1").inspect_err(|_| {
+            world.tear_down_loudly();
+        })?;
+        Ok(Self { world, hosts: BTreeMap::new(), switch, plugs: Vec::new() })
     }
 
     /// Removes a bed by its prefix, whoever made it. Returns what failed.
@@ -200,10 +190,7 @@ impl Bed {
     /// # Errors
     /// There is no such host.
     pub fn netns(&self, host: &str) -> Result<Arc<Netns>> {
-        self.hosts
-            .get(host)
-            .cloned()
-            .with_context(|| format!("there is no host {host}"))
+        self.hosts.get(host).cloned().with_context(|| format!("there is no host {host}"))
     }
 
     /// Connects `interface` of `host` to a bridge and gives it addresses with prefix length. MAC
@@ -220,11 +207,7 @@ impl Bed {
     ) -> Result<()> {
         check_interface_name(interface)?;
         let namespace = self.netns(host)?;
-        let place = self
-            .hosts
-            .keys()
-            .position(|name| name == host)
-            .unwrap_or_default();
+        let place = self.hosts.keys().position(|name| name == host).unwrap_or_default();
         let port = format!("port{}", self.plugs.len());
         let mac = format!("02:00:00:00:{:02x}:{:02x}", place + 1, self.plugs.len() + 1);
         self.world.make(|| {
@@ -242,15 +225,8 @@ impl Bed {
                 "netns",
                 namespace.name(),
             ])?;
-            self.switch.ip(&[
-                "link",
-                "set",
-                &port,
-                "alias",
-                &format!("{host} {interface}"),
-            ])?;
-            self.switch
-                .ip(&["link", "set", &port, "master", bridge, "up"])?;
+            self.switch.ip(&["link", "set", &port, "alias", &format!("{host} {interface}")])?;
+            self.switch.ip(&["link", "set", &port, "master", bridge, "up"])?;
             namespace.ip(&["link", "set", interface, "up"])?;
             Ok(())
         })?;
@@ -262,10 +238,7 @@ impl Bed {
             interface: interface.to_owned(),
             port,
             mac,
-            addresses: addresses
-                .iter()
-                .map(|&address| address.to_owned())
-                .collect(),
+            addresses: addresses.iter().map(|&address| address.to_owned()).collect(),
         });
         Ok(())
     }
@@ -320,10 +293,7 @@ impl Bed {
         if failures.is_empty() {
             return Ok(());
         }
-        bail!(
-            "the bed was not removed completely: {}",
-            failures.join("; ")
-        )
+        bail!("the bed was not removed completely: {}", failures.join("; "))
     }
 
     /// Makes a directory below the bed's own and, in it, `bpffs` mounted as one.
@@ -332,14 +302,8 @@ impl Bed {
         let bpffs = directory.join("bpf");
         self.world.make(|| {
             fs::create_dir_all(&bpffs)?;
-            mount(
-                Some("bpf"),
-                &bpffs,
-                Some("bpf"),
-                MsFlags::empty(),
-                Some("mode=0700"),
-            )
-            .with_context(|| format!("cannot mount bpffs at {}", bpffs.display()))
+            mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+                .with_context(|| format!("cannot mount bpffs at {}", bpffs.display()))
         })?;
         Ok(directory)
     }
@@ -360,13 +324,11 @@ impl Bed {
     fn cut_plugs(&self, plugs: &[&Plug], cut: Cut) -> Result<u64> {
         match cut {
             Cut::Middle => self.switch.run(|| {
-                on_each(plugs, |link, plug| {
-                    link.set_port_state(&plug.port, PortState::Disabled)
-                })
+                on_each(plugs, |link, plug| link.set_port_state(&plug.port, PortState::Disabled))
             }),
-            Cut::Cable => self
-                .switch
-                .run(|| on_each(plugs, |link, plug| link.set_up(&plug.port, false))),
+            Cut::Cable => {
+                self.switch.run(|| on_each(plugs, |link, plug| link.set_up(&plug.port, false)))
+            }
             Cut::AtNode => self
                 .netns(&plugs[0].host)?
                 .run(|| on_each(plugs, |link, plug| link.set_up(&plug.interface, false))),

@@ -54,10 +54,7 @@ impl Netns {
         let path = Path::new(NAMES_DIR).join(name);
         let file = File::open(&path)
             .with_context(|| format!("cannot open the namespace {}", path.display()))?;
-        Ok(Self {
-            name: name.to_owned(),
-            file,
-        })
+        Ok(Self { name: name.to_owned(), file })
     }
 
     /// Its name, as `ip netns` shows it.
@@ -83,9 +80,7 @@ impl Netns {
                 self.enter()?;
                 work()
             });
-            inside
-                .join()
-                .map_err(|_| anyhow!("work inside {} panicked", self.name))?
+            inside.join().map_err(|_| anyhow!("work inside {} panicked", self.name))?
         })
     }
 

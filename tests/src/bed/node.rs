@@ -46,12 +46,7 @@ impl Node {
         let netns = bed.netns(host)?;
         let directory = bed.node_directory(host)?;
         fs::create_dir_all(directory.join("run"))?;
-        Ok(Self {
-            name: host.to_owned(),
-            netns,
-            directory,
-            child: None,
-        })
+        Ok(Self { name: host.to_owned(), netns, directory, child: None })
     }
 
     /// Writes the node's configuration and, beside it, its key file with mode 600. A running daemon
@@ -151,10 +146,7 @@ impl Node {
         if self.is_running() {
             bail!("the daemon of {} runs already", self.name);
         }
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path())?;
+        let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.netns.command(program("ha-daemon")?)?;
         command
             .arg("run")
@@ -203,9 +195,7 @@ impl Node {
 
     /// Whether the process that [`Node::start`] started is there.
     pub fn is_running(&mut self) -> bool {
-        self.child
-            .as_mut()
-            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Runs `hactl --socket ... ARGUMENTS` to its end; its exit code is the caller's to judge.
@@ -214,10 +204,7 @@ impl Node {
     /// The program is not there or hangs.
     pub fn hactl(&self, arguments: &[&str]) -> Result<Finished> {
         let mut command = Command::new(program("hactl")?);
-        command
-            .arg("--socket")
-            .arg(self.socket_path())
-            .args(arguments);
+        command.arg("--socket").arg(self.socket_path()).args(arguments);
         finish(command, COMMAND_TIME_MAX)
     }
 
@@ -301,17 +288,13 @@ impl Node {
         loop {
             let events = self.events();
             if let Ok(events) = &events
-                && let Some(event) = events
-                    .iter()
-                    .find(|event| event.kind == kind && event.monotonic_ns >= after_ns)
+                && let Some(event) =
+                    events.iter().find(|event| event.kind == kind && event.monotonic_ns >= after_ns)
             {
                 return Ok(event.clone());
             }
             if Instant::now() > deadline {
-                bail!(
-                    "{}: no event {kind} within {time_max:?}; events: {events:?}",
-                    self.name
-                );
+                bail!("{}: no event {kind} within {time_max:?}; events: {events:?}", self.name);
             }
             thread::sleep(POLL_INTERVAL);
         }
@@ -372,10 +355,7 @@ impl Node {
     /// It was not started, or did not end in time; with the end of its log.
     pub fn wait_exit(&mut self, time_max: Duration) -> Result<ExitStatus> {
         let name = self.name.clone();
-        let child = self
-            .child
-            .as_mut()
-            .with_context(|| format!("{name} was not started"))?;
+        let child = self.child.as_mut().with_context(|| format!("{name} was not started"))?;
         let deadline = Instant::now() + time_max;
         loop {
             if let Some(status) = child.try_wait()? {
@@ -427,11 +407,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!(
-                "--- log of {} ---\n{}",
-                self.name,
-                self.log_tail(LOG_LINES_SHOWN)
-            );
+            eprintln!("--- log of {} ---\n{}", self.name, self.log_tail(LOG_LINES_SHOWN));
         }
         if let Some(mut child) = self.child.take() {
             // Already gone is what is wanted; the keeper goes with the bed's namespaces.
@@ -449,12 +425,7 @@ impl Drop for Node {
 pub fn program(name: &str) -> Result<PathBuf> {
     let directories = match std::env::var_os("HA_BIN_DIR") {
         Some(directory) => vec![PathBuf::from(directory)],
-        None => std::env::current_exe()?
-            .ancestors()
-            .skip(1)
-            .take(2)
-            .map(PathBuf::from)
-            .collect(),
+        None => std::env::current_exe()?.ancestors().skip(1).take(2).map(PathBuf::from).collect(),
     };
     directories
         .iter()

@@ -94,10 +94,7 @@ impl Status {
     /// State of a node as the reporting node sees it; empty when it does not know the node.
     #[must_use]
     pub fn node_state(&self, node: &str) -> &str {
-        self.nodes
-            .iter()
-            .find(|view| view.name == node)
-            .map_or("", |view| &view.state)
+        self.nodes.iter().find(|view| view.name == node).map_or("", |view| &view.state)
     }
 
     /// The group of that name.
@@ -116,12 +113,9 @@ impl Status {
     /// Whether every link to `node` is up; false when there is none.
     #[must_use]
     pub fn links_up(&self, node: &str) -> bool {
-        self.nodes
-            .iter()
-            .find(|view| view.name == node)
-            .is_some_and(|view| {
-                !view.links.is_empty() && view.links.iter().all(|link| link.state == "up")
-            })
+        self.nodes.iter().find(|view| view.name == node).is_some_and(|view| {
+            !view.links.is_empty() && view.links.iter().all(|link| link.state == "up")
+        })
     }
 }
 
@@ -155,9 +149,8 @@ impl Event {
     /// # Errors
     /// It is none of those.
     pub fn parse_all(text: &str) -> serde_json::Result<Vec<Self>> {
-        let values: Vec<Value> = serde_json::Deserializer::from_str(text)
-            .into_iter()
-            .collect::<Result<_, _>>()?;
+        let values: Vec<Value> =
+            serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>()?;
         let mut events = Vec::new();
         for value in values {
             let list = if let Value::Array(list) = value {

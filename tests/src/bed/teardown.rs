@@ -59,10 +59,7 @@ pub(crate) fn remove_stale() -> Vec<String> {
         .collect();
     prefixes.sort();
     prefixes.dedup();
-    prefixes
-        .iter()
-        .flat_map(|prefix| remove_all(prefix))
-        .collect()
+    prefixes.iter().flat_map(|prefix| remove_all(prefix)).collect()
 }
 
 /// Whether anything with that prefix is there.
@@ -107,10 +104,7 @@ fn is_own_directory(path: &Path) -> bool {
 fn kill_processes(namespaces: &[String]) -> Vec<String> {
     let deadline = Instant::now() + KILLED_TIME_MAX;
     loop {
-        let pids: Vec<i32> = namespaces
-            .iter()
-            .flat_map(|name| processes_in(name))
-            .collect();
+        let pids: Vec<i32> = namespaces.iter().flat_map(|name| processes_in(name)).collect();
         if pids.is_empty() {
             return Vec::new();
         }
@@ -150,20 +144,9 @@ mod tests {
     #[test]
     fn only_names_of_the_scheme_with_a_dead_process_are_stale() {
         let dead = |_| false;
-        assert_eq!(
-            stale_prefix("ha12-3-alpha", dead).as_deref(),
-            Some("ha12-3-")
-        );
+        assert_eq!(stale_prefix("ha12-3-alpha", dead).as_deref(), Some("ha12-3-"));
         assert_eq!(stale_prefix("ha12-3-", dead).as_deref(), Some("ha12-3-"));
-        for other in [
-            "ha12-3",
-            "hademo-alpha",
-            "ha-3-x",
-            "ha12--x",
-            "ha1x-3-y",
-            "haproxy",
-            "ha",
-        ] {
+        for other in ["ha12-3", "hademo-alpha", "ha-3-x", "ha12--x", "ha1x-3-y", "haproxy", "ha"] {
             assert_eq!(stale_prefix(other, dead), None, "{other}");
         }
         assert_eq!(stale_prefix("ha12-3-alpha", |_| true), None);

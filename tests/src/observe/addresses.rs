@@ -79,20 +79,14 @@ impl AddressMonitor {
             let link = Rtnetlink::open(GROUPS)?;
             let interval = i64::try_from(STOP_CHECK_INTERVAL.as_millis())?;
             let socket = link.socket();
-            setsockopt(
-                socket,
-                sockopt::ReceiveTimeout,
-                &TimeVal::milliseconds(interval),
-            )?;
+            setsockopt(socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(interval))?;
             setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER_LEN)?;
             Ok(link)
         })?;
         // After subscribing, so that nothing falls between the two: a change that is also in the
         // list shows up as a renewal.
-        let initial: HashSet<IpAddr> = crate::bed::addresses_of(netns)
-            .context("cannot list addresses")?
-            .into_iter()
-            .collect();
+        let initial: HashSet<IpAddr> =
+            crate::bed::addresses_of(netns).context("cannot list addresses")?.into_iter().collect();
         let records = Arc::new(Mutex::new(Records {
             present: initial.clone(),
             initial,
@@ -155,11 +149,7 @@ impl AddressMonitor {
         let records = locked(&self.records);
         let mut since = records.initial.contains(&address).then_some(0);
         let mut held = Vec::new();
-        for event in records
-            .events
-            .iter()
-            .filter(|event| event.address == address)
-        {
+        for event in records.events.iter().filter(|event| event.address == address) {
             match event.change {
                 AddressChange::Added => since = Some(event.at_ns),
                 AddressChange::Renewed => {}
@@ -246,11 +236,7 @@ impl Records {
             }
         };
         if self.events.len() < EVENTS_MAX {
-            self.events.push(AddressEvent {
-                at_ns,
-                address,
-                change,
-            });
+            self.events.push(AddressEvent { at_ns, address, change });
         } else {
             self.missed += 1;
         }
@@ -270,9 +256,7 @@ fn address_messages(mut datagram: &[u8]) -> Vec<(u16, IpAddr)> {
         {
             found.push((kind, address));
         }
-        datagram = datagram
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     found
 }
@@ -291,9 +275,7 @@ fn address_of(message: &[u8]) -> Option<IpAddr> {
             IFA_ADDRESS => address = parse_ip(value),
             _ => {}
         }
-        attributes = attributes
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     address
 }
@@ -317,10 +299,7 @@ mod tests {
             body.extend(*value);
             body.resize(body.len().next_multiple_of(4), 0);
         }
-        let mut bytes = u32::try_from(HEADER_LEN + body.len())
-            .unwrap_or(0)
-            .to_ne_bytes()
-            .to_vec();
+        let mut bytes = u32::try_from(HEADER_LEN + body.len()).unwrap_or(0).to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.resize(HEADER_LEN, 0);
         bytes.extend(body);
@@ -329,10 +308,8 @@ mod tests {
 
     #[test]
     fn the_local_address_wins_and_damaged_messages_end_the_datagram() {
-        let mut datagram = message(
-            20,
-            &[(1, &[192, 0, 2, 9]), (3, b"eth0\0"), (2, &[192, 0, 2, 1])],
-        );
+        let mut datagram =
+            message(20, &[(1, &[192, 0, 2, 9]), (3, b"eth0\0"), (2, &[192, 0, 2, 1])]);
         datagram.extend(message(21, &[(1, &[0x20; 16])]));
         let found = address_messages(&datagram);
         assert_eq!(found[0], (20, IpAddr::from([192, 0, 2, 1])));

@@ -65,11 +65,7 @@ impl Announcement {
 impl fmt::Debug for Announcement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at_ns, mac) = (self.at_ns, self.mac_text());
-        write!(
-            f,
-            "{} is at {mac} ({:?}, {at_ns} ns)",
-            self.address, self.kind
-        )
+        write!(f, "{} is at {mac} ({:?}, {at_ns} ns)", self.address, self.kind)
     }
 }
 
@@ -96,14 +92,9 @@ impl Sniffer {
         let watch = |name: &str, ethertype: u16| {
             let socket = netns.run(|| open(ethertype))?;
             let shared = Arc::clone(&records);
-            Watcher::start(name, Some(PRIORITY), move |stop| {
-                listen(&socket, &shared, stop)
-            })
+            Watcher::start(name, Some(PRIORITY), move |stop| listen(&socket, &shared, stop))
         };
-        let watchers = [
-            watch("arp", ETHERTYPE_ARP)?,
-            watch("neighbours", ETHERTYPE_IPV6)?,
-        ];
+        let watchers = [watch("arp", ETHERTYPE_ARP)?, watch("neighbours", ETHERTYPE_IPV6)?];
         Ok(Self { records, watchers })
     }
 
@@ -122,9 +113,7 @@ impl Sniffer {
     /// it), no earlier than `after_ns`.
     #[must_use]
     pub fn first(&self, address: IpAddr, mac: &str, after_ns: u64) -> Option<Announcement> {
-        self.announcements(address, after_ns)
-            .into_iter()
-            .find(|seen| seen.mac_text() == mac)
+        self.announcements(address, after_ns).into_iter().find(|seen| seen.mac_text() == mac)
     }
 
     /// Announcements that were seen but not kept, because there were too many.
@@ -159,12 +148,7 @@ fn listen(socket: &Socket, records: &Mutex<Records>, stop: &AtomicBool) {
         let mut records = locked(records);
         if records.announcements.len() < RECORDS_MAX {
             let (address, mac, kind) = announced;
-            records.announcements.push(Announcement {
-                at_ns,
-                address,
-                mac,
-                kind,
-            });
+            records.announcements.push(Announcement { at_ns, address, mac, kind });
         } else {
             records.missed += 1;
         }
@@ -177,13 +161,9 @@ fn receive(socket: &Socket) -> Option<(u64, Announced)> {
     let mut frame = [0_u8; 256];
     let mut control = cmsg_space!(TimeSpec);
     let mut parts = [IoSliceMut::new(&mut frame)];
-    let message = recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut parts,
-        Some(&mut control),
-        MsgFlags::empty(),
-    )
-    .ok()?;
+    let message =
+        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())
+            .ok()?;
     let stamp_ns = message.cmsgs().ok()?.find_map(|control| {
         if let ControlMessageOwned::ScmTimestampns(stamp) = control {
             Some(realtime_to_monotonic_ns(as_ns(stamp.into())))
@@ -256,10 +236,7 @@ mod tests {
     fn only_arp_about_oneself_is_an_announcement() {
         let own = [192, 0, 2, 1];
         let seen = parse(&arp(2, own, own));
-        assert_eq!(
-            seen,
-            Some((own.into(), [2, 0, 0, 0, 0, 1], AnnouncementKind::ArpReply))
-        );
+        assert_eq!(seen, Some((own.into(), [2, 0, 0, 0, 0, 1], AnnouncementKind::ArpReply)));
         assert!(parse(&arp(1, own, own)).is_some());
         assert!(parse(&arp(1, own, [192, 0, 2, 2])).is_none());
         assert!(parse(&arp(3, own, own)).is_none());

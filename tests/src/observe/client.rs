@@ -149,28 +149,15 @@ impl Client {
     /// count up to the window's borders.
     #[must_use]
     pub fn gap_in(&self, from_ns: u64, to_ns: u64) -> Gap {
-        longest_gap(
-            locked(&self.records)
-                .answers
-                .iter()
-                .map(|one| one.answered_ns),
-            from_ns,
-            to_ns,
-        )
+        longest_gap(locked(&self.records).answers.iter().map(|one| one.answered_ns), from_ns, to_ns)
     }
 
     /// The first answer of `node` that came no earlier than `after_ns`.
     #[must_use]
     pub fn first_answer(&self, node: &str, after_ns: u64) -> Option<Answer> {
         let records = locked(&self.records);
-        let start = records
-            .answers
-            .partition_point(|answer| answer.answered_ns < after_ns);
-        records
-            .answers
-            .range(start..)
-            .find(|answer| &*answer.node == node)
-            .cloned()
+        let start = records.answers.partition_point(|answer| answer.answered_ns < after_ns);
+        records.answers.range(start..).find(|answer| &*answer.node == node).cloned()
     }
 
     /// Waits for an answer of `node` that came no earlier than `after_ns`.
@@ -184,10 +171,7 @@ impl Client {
                 return Ok(answer);
             }
             if Instant::now() > deadline {
-                bail!(
-                    "no answer of {node} within {time_max:?}; {:?}",
-                    self.counts()
-                );
+                bail!("no answer of {node} within {time_max:?}; {:?}", self.counts());
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -201,19 +185,11 @@ impl Client {
 }
 
 fn longest_gap(answers: impl Iterator<Item = u64>, from_ns: u64, to_ns: u64) -> Gap {
-    let mut longest = Gap {
-        from_ns,
-        to_ns: from_ns,
-        ended: true,
-    };
+    let mut longest = Gap { from_ns, to_ns: from_ns, ended: true };
     let mut last_ns = from_ns;
     for at_ns in answers {
         if at_ns >= from_ns {
-            let gap = Gap {
-                from_ns: last_ns,
-                to_ns: at_ns,
-                ended: true,
-            };
+            let gap = Gap { from_ns: last_ns, to_ns: at_ns, ended: true };
             if gap.length_ns() > longest.length_ns() {
                 longest = gap;
             }
@@ -223,16 +199,8 @@ fn longest_gap(answers: impl Iterator<Item = u64>, from_ns: u64, to_ns: u64) -> 
         }
         last_ns = at_ns;
     }
-    let open = Gap {
-        from_ns: last_ns,
-        to_ns,
-        ended: false,
-    };
-    if open.length_ns() > longest.length_ns() {
-        open
-    } else {
-        longest
-    }
+    let open = Gap { from_ns: last_ns, to_ns, ended: false };
+    if open.length_ns() > longest.length_ns() { open } else { longest }
 }
 
 /// One request under way.
@@ -298,20 +266,13 @@ impl Asking {
         let mut events = [EpollEvent::empty(); EVENTS_PER_WAIT];
         while !stop.load(Ordering::Relaxed) {
             let at = TimeSpec::from_duration(Duration::from_nanos(next_ns));
-            self.timer.set(
-                Expiration::OneShot(at),
-                TimerSetTimeFlags::TFD_TIMER_ABSTIME,
-            )?;
+            self.timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            for event in events
-                .iter()
-                .take(count)
-                .filter(|event| event.data() != TIMER_TOKEN)
-            {
+            for event in events.iter().take(count).filter(|event| event.data() != TIMER_TOKEN) {
                 self.advance(event.data(), event.events());
             }
             let now_ns = monotonic_ns();
@@ -359,19 +320,11 @@ impl Asking {
         }
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         self.epoll.add(&socket, EpollEvent::new(interest, number))?;
-        Ok(Flight {
-            number,
-            socket,
-            sent_ns,
-            requested: false,
-            answer: Vec::new(),
-        })
+        Ok(Flight { number, socket, sent_ns, requested: false, answer: Vec::new() })
     }
 
     fn advance(&mut self, number: u64, events: EpollFlags) {
-        let Some(place) = number
-            .checked_sub(self.front)
-            .and_then(|n| usize::try_from(n).ok())
+        let Some(place) = number.checked_sub(self.front).and_then(|n| usize::try_from(n).ok())
         else {
             return;
         };
@@ -383,11 +336,7 @@ impl Asking {
         match flight.advance(events, &self.request, &mut records) {
             Progress::UnderWay => return,
             Progress::Answered(node) => {
-                records.note(Answer {
-                    sent_ns: flight.sent_ns,
-                    answered_ns: monotonic_ns(),
-                    node,
-                });
+                records.note(Answer { sent_ns: flight.sent_ns, answered_ns: monotonic_ns(), node });
             }
             Progress::Failed => records.counts.failed += 1,
         }

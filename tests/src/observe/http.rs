@@ -27,11 +27,7 @@ pub(super) fn parse(bytes: &[u8]) -> Page<'_> {
         return Page::Bad;
     };
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
-        return if bytes.len() < ANSWER_LEN_MAX {
-            Page::Incomplete
-        } else {
-            Page::Bad
-        };
+        return if bytes.len() < ANSWER_LEN_MAX { Page::Incomplete } else { Page::Bad };
     };
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1));
@@ -63,10 +59,7 @@ mod tests {
 
     #[test]
     fn anything_but_a_page_is_bad() {
-        assert_eq!(
-            parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
-            Page::Bad
-        );
+        assert_eq!(parse(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), Page::Bad);
         assert_eq!(parse(b"HTTP/1.1 200 OK\r\n\r\n"), Page::Bad);
         assert_eq!(parse(b"\xff"), Page::Bad);
         assert_eq!(parse(&[b'x'; ANSWER_LEN_MAX]), Page::Bad);

@@ -56,11 +56,7 @@ impl Watcher {
             })
             .with_context(|| format!("cannot start the observer {name}"))?;
         let scheduling = receiver.recv()?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-            scheduling,
-        })
+        Ok(Self { stop, thread: Some(thread), scheduling })
     }
 }
 

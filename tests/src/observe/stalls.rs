@@ -109,19 +109,13 @@ impl StallRecorder {
     /// Granted scheduling of the threads.
     #[must_use]
     pub fn scheduling(&self) -> &str {
-        self.watchers
-            .first()
-            .map_or("", |watcher| &watcher.scheduling)
+        self.watchers.first().map_or("", |watcher| &watcher.scheduling)
     }
 }
 
 fn tick(cpu: usize, records: &Mutex<Records>, stop: &AtomicBool) {
     let mut set = CpuSet::new();
-    if set
-        .set(cpu)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .is_err()
-    {
+    if set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).is_err() {
         eprintln!("the stall recorder cannot run on CPU {cpu}: its stops are not recorded");
         return;
     }
@@ -133,11 +127,7 @@ fn tick(cpu: usize, records: &Mutex<Records>, stop: &AtomicBool) {
         records.ticks += 1;
         if late_ns > LATE_NS {
             if records.stalls.len() < STALLS_MAX {
-                records.stalls.push(Stall {
-                    cpu,
-                    start_ns: next_ns,
-                    length_ns: late_ns,
-                });
+                records.stalls.push(Stall { cpu, start_ns: next_ns, length_ns: late_ns });
             } else {
                 records.missed += 1;
             }

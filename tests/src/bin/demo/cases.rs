@@ -34,12 +34,7 @@ enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 4] = [
-        Self::CleanStop,
-        Self::DaemonKilled,
-        Self::NodeKilled,
-        Self::CutOff,
-    ];
+    const ALL: [Self; 4] = [Self::CleanStop, Self::DaemonKilled, Self::NodeKilled, Self::CutOff];
 
     fn name(self) -> &'static str {
         match self {
@@ -120,10 +115,7 @@ impl Observers {
 /// Runs all cases in turn and prints each.
 pub(crate) fn run_all(cluster: &mut Cluster) -> Result<Report> {
     let observers = Observers::start(cluster)?;
-    observers
-        .client
-        .wait_answer(OWNER, 0, STEP_TIME_MAX)
-        .context("before the first case")?;
+    observers.client.wait_answer(OWNER, 0, STEP_TIME_MAX).context("before the first case")?;
     let mut report = Report {
         keepalive_us: as_ns(cluster.plan.keepalive) / 1_000,
         deadtime_us: as_ns(cluster.plan.deadtime) / 1_000,
@@ -135,9 +127,7 @@ pub(crate) fn run_all(cluster: &mut Cluster) -> Result<Report> {
     println!("Heartbeats arrive by {}.", report.via.join(", "));
     for fault in Fault::ALL {
         if !report.came_back() {
-            report
-                .not_run
-                .push((fault.name(), "the cluster did not come back".to_owned()));
+            report.not_run.push((fault.name(), "the cluster did not come back".to_owned()));
             continue;
         }
         let case = match run(fault, cluster, &observers) {
@@ -159,11 +149,7 @@ pub(crate) fn run_all(cluster: &mut Cluster) -> Result<Report> {
 
 fn show_logs(cluster: &Cluster) {
     for node in &cluster.nodes {
-        println!(
-            "  log of {} ends:\n{}",
-            node.name(),
-            node.log_tail(LOG_LINES_SHOWN)
-        );
+        println!("  log of {} ends:\n{}", node.name(), node.log_tail(LOG_LINES_SHOWN));
     }
 }
 
@@ -182,9 +168,7 @@ fn reception(cluster: &Cluster) -> Result<Vec<String>> {
 fn run(fault: Fault, cluster: &mut Cluster, observers: &Observers) -> Result<CaseReport> {
     let mut failures = Vec::new();
     let mut notes = Vec::new();
-    let at_ns = fault
-        .inject(cluster)
-        .with_context(|| format!("cannot start: {}", fault.name()))?;
+    let at_ns = fault.inject(cluster).with_context(|| format!("cannot start: {}", fault.name()))?;
 
     let answer = observers.client.wait_answer(SURVIVOR, at_ns, STEP_TIME_MAX);
     let answered_ns = match &answer {
@@ -198,9 +182,7 @@ fn run(fault: Fault, cluster: &mut Cluster, observers: &Observers) -> Result<Cas
     let settled_ns = monotonic_ns();
     let timeline = timeline(fault, cluster, observers, at_ns, answered_ns, &mut notes)?;
     let gap = observers.client.gap_in(at_ns, settled_ns);
-    let stalls = observers
-        .stalls
-        .stalls_in(at_ns, answered_ns.unwrap_or(settled_ns), MS_NS);
+    let stalls = observers.stalls.stalls_in(at_ns, answered_ns.unwrap_or(settled_ns), MS_NS);
 
     let failback_gap_ns = match bring_back(fault, cluster, observers) {
         Ok(gap_ns) => Some(gap_ns),
@@ -244,11 +226,7 @@ fn settle(
     }
     let limit = cluster.plan.address_lifetime + LIFETIME_SLACK;
     let left = Duration::from_nanos((at_ns + as_ns(limit)).saturating_sub(monotonic_ns()));
-    if observers
-        .owner
-        .wait(observers.floating, false, left)
-        .is_err()
-    {
+    if observers.owner.wait(observers.floating, false, left).is_err() {
         failures.push(format!("the address is still on {OWNER} after {limit:?}"));
     }
     thread::sleep(SETTLE_TIME);
@@ -282,11 +260,7 @@ fn timeline(
     );
     let mut moments: Vec<Moment> = [
         (fault.event().to_owned(), "demo", Some(at_ns)),
-        (
-            verdict_text,
-            "events of beta",
-            verdict.map(|event| event.monotonic_ns),
-        ),
+        (verdict_text, "events of beta", verdict.map(|event| event.monotonic_ns)),
         (
             format!("{floating} added on {SURVIVOR}"),
             "address monitor",
@@ -295,10 +269,7 @@ fn timeline(
         (
             format!("first announcement of {SURVIVOR}"),
             "sniffer",
-            observers
-                .sniffer
-                .first(floating, mac, at_ns)
-                .map(|seen| seen.at_ns),
+            observers.sniffer.first(floating, mac, at_ns).map(|seen| seen.at_ns),
         ),
         (format!("first answer of {SURVIVOR}"), "client", answered_ns),
         (
@@ -323,19 +294,12 @@ fn bring_back(fault: Fault, cluster: &mut Cluster, observers: &Observers) -> Res
     let start_ns = monotonic_ns();
     fault.repair(cluster)?;
     cluster.wait_settled(OWNER)?;
-    observers
-        .owner
-        .wait(observers.floating, true, STEP_TIME_MAX)?;
+    observers.owner.wait(observers.floating, true, STEP_TIME_MAX)?;
     observers
         .survivor
         .wait(observers.floating, false, STEP_TIME_MAX)
         .with_context(|| format!("{SURVIVOR} keeps the address beside {OWNER}"))?;
-    observers
-        .client
-        .wait_answer(OWNER, monotonic_ns(), STEP_TIME_MAX)?;
+    observers.client.wait_answer(OWNER, monotonic_ns(), STEP_TIME_MAX)?;
     thread::sleep(SETTLE_TIME);
-    Ok(observers
-        .client
-        .gap_in(start_ns, monotonic_ns())
-        .length_ns())
+    Ok(observers.client.gap_in(start_ns, monotonic_ns()).length_ns())
 }

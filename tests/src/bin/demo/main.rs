@@ -46,11 +46,7 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let result = if arguments.clean {
-        clean()
-    } else {
-        run(&arguments)
-    };
+    let result = if arguments.clean { clean() } else { run(&arguments) };
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -87,16 +83,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
         println!("Removing the cluster that an earlier --keep left.");
         clean()?;
     }
-    let bed = if arguments.keep {
-        Bed::with_prefix(KEPT_PREFIX)
-    } else {
-        Bed::new()
-    }?;
-    let plan = Plan {
-        keepalive: arguments.keepalive,
-        deadtime: arguments.deadtime,
-        ..Plan::default()
-    };
+    let bed = if arguments.keep { Bed::with_prefix(KEPT_PREFIX) } else { Bed::new() }?;
+    let plan =
+        Plan { keepalive: arguments.keepalive, deadtime: arguments.deadtime, ..Plan::default() };
     println!(
         "Two nodes, keepalive {}, deadtime {}, floating address {FLOATING}; a client asks every ms.",
         humantime::format_duration(plan.keepalive),
@@ -113,9 +102,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.keep {
         keep(cluster)?;
     } else {
-        let Cluster {
-            nodes, webs, bed, ..
-        } = cluster;
+        let Cluster { nodes, webs, bed, .. } = cluster;
         drop((nodes, webs));
         bed.finish()?;
     }
@@ -128,30 +115,14 @@ fn keep(cluster: Cluster) -> Result<()> {
     println!("\nThe cluster stays. How to look at it:");
     for node in &cluster.nodes {
         println!("\n  {}", node.name());
-        println!(
-            "    {} --socket {} status",
-            hactl.display(),
-            node.socket_path().display()
-        );
-        println!(
-            "    bpftool map dump pinned {}/links",
-            node.bpffs().display()
-        );
-        println!(
-            "    nsenter --net={} ip address",
-            node.netns().path().display()
-        );
+        println!("    {} --socket {} status", hactl.display(), node.socket_path().display());
+        println!("    bpftool map dump pinned {}/links", node.bpffs().display());
+        println!("    nsenter --net={} ip address", node.netns().path().display());
         println!("    less {}", node.log_path().display());
     }
     println!("\n  client");
-    println!(
-        "    nsenter --net={} curl http://{FLOATING}/",
-        cluster.client()?.path().display()
-    );
-    println!(
-        "\nRemove it:\n    {} --clean",
-        std::env::current_exe()?.display()
-    );
+    println!("    nsenter --net={} curl http://{FLOATING}/", cluster.client()?.path().display());
+    println!("\nRemove it:\n    {} --clean", std::env::current_exe()?.display());
     // Dropping would remove it.
     std::mem::forget(cluster);
     Ok(())

@@ -24,10 +24,7 @@ pub(crate) fn provide() -> Result<()> {
         packages = missing();
     }
     if !packages.is_empty() {
-        bail!(
-            "these packages are missing, install them first: {}",
-            packages.join(" ")
-        );
+        bail!("these packages are missing, install them first: {}", packages.join(" "));
     }
     Ok(())
 }
@@ -54,10 +51,7 @@ fn install(packages: &[&str]) -> Result<()> {
         .status()
         .context("cannot start apt-get")?;
     if !status.success() {
-        bail!(
-            "apt-get ended with {status}; install by hand: {}",
-            packages.join(" ")
-        );
+        bail!("apt-get ended with {status}; install by hand: {}", packages.join(" "));
     }
     Ok(())
 }

@@ -66,10 +66,7 @@ impl Report {
     /// Whether the cluster is whole again after the cases so far.
     pub(crate) fn came_back(&self) -> bool {
         self.not_run.is_empty()
-            && self
-                .cases
-                .last()
-                .is_none_or(|case| case.failback_gap_ns.is_some())
+            && self.cases.last().is_none_or(|case| case.failback_gap_ns.is_some())
     }
 
     /// The summary of all cases.
@@ -90,11 +87,7 @@ impl Report {
                 answer.map_or_else(|| "-".to_owned(), signed_ms),
                 ms(case.gap_ns),
                 case.failback_gap_ns.map_or_else(|| "-".to_owned(), ms),
-                if case.failures.is_empty() {
-                    "pass"
-                } else {
-                    "FAIL"
-                },
+                if case.failures.is_empty() { "pass" } else { "FAIL" },
             );
             text.push_str(&line);
         }
@@ -111,9 +104,7 @@ impl CaseReport {
         let mut text = format!("\n== {}\n", self.name);
         // Writing to a String cannot fail.
         for moment in &self.timeline {
-            let when = moment
-                .after_ns
-                .map_or_else(|| "never".to_owned(), signed_ms);
+            let when = moment.after_ns.map_or_else(|| "never".to_owned(), signed_ms);
             let _ = writeln!(text, "  {when:>12}  {} ({})", moment.what, moment.seen_by);
         }
         let open = if self.gap.ended { "" } else { " and not over" };
@@ -172,16 +163,10 @@ mod tests {
             not_run: Vec::new(),
         };
         assert!(report.came_back() && report.passed());
-        report
-            .not_run
-            .push(("owner cut off", "the daemon is not reachable".to_owned()));
+        report.not_run.push(("owner cut off", "the daemon is not reachable".to_owned()));
         assert!(!report.came_back() && !report.passed());
         assert!(report.table().contains("owner cut off"));
-        assert!(
-            report
-                .table()
-                .contains("did not run: the daemon is not reachable")
-        );
+        assert!(report.table().contains("did not run: the daemon is not reachable"));
     }
 
     #[test]

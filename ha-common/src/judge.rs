@@ -1,0 +1,182 @@
+//! The path of a heartbeat: parse -> peer -> fresh? -> authentic? -> stamp.
+//!
+//! One function for the kernel programs and for user-space sockets; they differ in their [`Tables`].
+
+use crate::auth::Key;
+use crate::frame::{self, Source};
+use crate::fresh::Freshness;
+use crate::maps::{Change, ChangeKind, Endpoint, NodeIdentity, Path};
+use crate::reason::Reason;
+use crate::record::Record;
+use crate::wire::{FIXED_BYTES, Fixed, Header, HeaderError, Kind, TAG_BYTES};
+
+/// What judging looks things up in: BPF maps in the kernel, plain tables in user space.
+pub trait Tables {
+    /// Who this node is; `None` = not configured yet.
+    fn node(&self) -> Option<NodeIdentity>;
+    /// Whether that is one of this node's endpoints.
+    fn is_endpoint(&self, endpoint: &Endpoint) -> bool;
+    /// The slot of a peer's link.
+    fn slot(&self, path: &Path) -> Option<u32>;
+    /// The record in a slot.
+    fn record(&self, slot: u32) -> Option<Record<'_>>;
+    /// The key with that number.
+    fn key(&self, number: u8) -> Option<Key>;
+    /// When the packet arrived, `CLOCK_MONOTONIC` nanoseconds.
+    fn now_ns(&self) -> u64;
+}
+
+/// The outcome for one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judgement {
+    /// What became of it.
+    pub reason: Reason,
+    /// What the daemon must look at.
+    pub change: Option<Change>,
+}
+
+impl From<Reason> for Judgement {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self { reason, change: None }
+    }
+}
+
+/// Judges an Ethernet frame that arrived on the interface with that index.
+#[inline(always)]
+pub fn judge<T: Tables, S: Source + ?Sized>(tables: &T, frame: &S, interface: u32) -> Judgement {
+    let Some(datagram) = frame::parse(frame) else { return Reason::NotOurs.into() };
+    let endpoint =
+        Endpoint { interface, port: u32::from(datagram.port), address: datagram.destination };
+    if !tables.is_endpoint(&endpoint) {
+        return Reason::NotOurs.into();
+    }
+    match Fixed::read(frame, datagram.payload_at) {
+        Some(fixed) => judge_payload(tables, &fixed, datagram.payload_bytes, interface),
+        None => Reason::Truncated.into(),
+    }
+}
+
+/// Judges the payload of a datagram to one of this node's endpoints: its fixed part, and its
+/// whole length.
+#[inline(always)]
+pub fn judge_payload<T: Tables>(
+    tables: &T,
+    fixed: &Fixed,
+    payload_bytes: usize,
+    interface: u32,
+) -> Judgement {
+    let header = match Header::decode(fixed) {
+        Ok(header) => header,
+        Err(HeaderError::Version) => return Reason::BadVersion.into(),
+        Err(HeaderError::Kind) => return Reason::BadKind.into(),
+    };
+    let body_bytes = match header.body_bytes {
+        0 => 0,
+        bytes => bytes as usize + TAG_BYTES,
+    };
+    if payload_bytes < FIXED_BYTES + body_bytes {
+        return Reason::Truncated.into();
+    }
+    let Some(node) = tables.node() else { return Reason::NotReady.into() };
+    if header.cluster != node.cluster {
+        return Reason::WrongCluster.into();
+    }
+    if header.receiver != node.node {
+        return Reason::WrongReceiver.into();
+    }
+    let path = Path { sender: header.sender, link: header.link };
+    let Some(slot) = tables.slot(&path) else { return Reason::UnknownPeer.into() };
+    let Some(record) = tables.record(slot) else { return Reason::NotReady.into() };
+    let judgement = judge_peer(tables, fixed, &header, node.incarnation, record, slot, interface);
+    if !matches!(judgement.reason, Reason::Accepted | Reason::Greeting | Reason::Control) {
+        record.count_rejected();
+    }
+    judgement
+}
+
+/// The part from "peer" on.
+#[inline(always)]
+fn judge_peer<T: Tables>(
+    tables: &T,
+    fixed: &Fixed,
+    header: &Header,
+    own: u64,
+    record: Record<'_>,
+    slot: u32,
+    interface: u32,
+) -> Judgement {
+    if record.interface() != interface {
+        return Reason::WrongInterface.into();
+    }
+    let window = match header.kind {
+        Kind::Heartbeat => record.heartbeat_window(),
+        Kind::Control => record.control_window(),
+    };
+    let freshness = window.judge(header.incarnation, header.sequence, header.echo, own);
+    // The cheap check comes first; nothing is stored before the tag was found right.
+    match freshness {
+        Freshness::OldIncarnation => return Reason::OldIncarnation.into(),
+        Freshness::OldSequence => return Reason::OldSequence.into(),
+        Freshness::Next { .. } | Freshness::Proven | Freshness::Greeting => {}
+    }
+    let Some(key) = tables.key(header.key) else { return Reason::UnknownKey.into() };
+    if !key.verify(fixed) {
+        return Reason::BadTag.into();
+    }
+    match header.kind {
+        Kind::Heartbeat => heartbeat(header, freshness, record, slot, tables.now_ns()),
+        Kind::Control => control(header, freshness, record),
+    }
+}
+
+#[inline(always)]
+fn heartbeat(
+    header: &Header,
+    freshness: Freshness,
+    record: Record<'_>,
+    slot: u32,
+    now_ns: u64,
+) -> Judgement {
+    let change =
+        |kind: ChangeKind, value| Some(Change { kind: kind as u32, slot, at_ns: now_ns, value });
+    if freshness == Freshness::Greeting {
+        let first = header.incarnation > record.heard();
+        if first {
+            record.set_heard(header.incarnation);
+        }
+        let change = if first { change(ChangeKind::FirstSight, header.incarnation) } else { None };
+        return Judgement { reason: Reason::Greeting, change };
+    }
+    // Signed: another CPU may have stamped a later time in between.
+    let silence_ns = now_ns.wrapping_sub(record.last_seen_ns()) as i64;
+    let silent = record.silence_ns() != 0 && silence_ns > record.silence_ns() as i64;
+    let changed = header.generation != record.generation()
+        || header.phase as u32 != record.phase()
+        || u32::from(header.layers) != record.layers();
+    record.stamp(header, freshness, now_ns);
+    let change = if freshness == Freshness::Proven {
+        change(ChangeKind::NewIncarnation, header.incarnation)
+    } else if silent {
+        change(ChangeKind::LinkBack, silence_ns as u64)
+    } else if changed {
+        change(ChangeKind::State, header.incarnation)
+    } else {
+        None
+    };
+    Judgement { reason: Reason::Accepted, change }
+}
+
+#[inline(always)]
+fn control(header: &Header, freshness: Freshness, record: Record<'_>) -> Judgement {
+    if freshness == Freshness::Greeting {
+        return Reason::Greeting.into();
+    }
+    record.set_control_heard(header.incarnation);
+    record.set_control_believed(header.incarnation);
+    record.set_control_sequence(header.sequence);
+    Reason::Control.into()
+}
+
+#[cfg(test)]
+mod tests;

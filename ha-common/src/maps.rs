@@ -1,0 +1,125 @@
+//! Types of the BPF maps, shared by the program that fills them, the daemon and `bpftool`.
+//!
+//! All are `repr(C)` with explicit padding, so that kernel and user space agree on every byte, and
+//! have named fields only, which BTF hands on to `bpftool map dump`.
+
+use crate::fresh::Window;
+
+/// Slots of the `links` map: one per peer and link.
+pub const SLOTS_MAX: usize = 512;
+/// Slots of the `endpoints` map: this node's own (interface, address, port) triples.
+pub const ENDPOINTS_MAX: usize = 16;
+/// Size of the ring buffer of changes in bytes; a change takes 32, so 2,048 fit.
+pub const CHANGES_BYTES: usize = 64 * 1024;
+
+/// Who this node is (map `node`, one entry).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct NodeIdentity {
+    /// [`crate::wire::name_id`] of the cluster.
+    pub cluster: u32,
+    /// [`crate::wire::name_id`] of this node.
+    pub node: u32,
+    /// Which start of this node's daemon is running; 0 = not configured yet.
+    pub incarnation: u64,
+}
+
+/// Key of the `endpoints` map: where datagrams for this node arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Endpoint {
+    /// Index of the interface.
+    pub interface: u32,
+    /// Port, host byte order.
+    pub port: u32,
+    /// Address, IPv4 as IPv4-mapped IPv6.
+    pub address: [u8; 16],
+}
+
+/// Key of the `paths` map: which peer speaks on which link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Path {
+    /// [`crate::wire::name_id`] of the peer.
+    pub sender: u32,
+    /// [`crate::wire::name_id`] of the link.
+    pub link: u32,
+}
+
+/// Liveness of one peer on one link (map `links`, mmap-ed by the daemon).
+///
+/// Every field is one aligned word that is stored and loaded whole; [`crate::record::Record`] is
+/// the only way to it. `last_seen_ns` is stored last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct LinkRecord {
+    /// [`crate::wire::name_id`] of the peer; 0 = slot not in use. Written by the daemon.
+    pub peer: u32,
+    /// [`crate::wire::name_id`] of the link. Written by the daemon.
+    pub link: u32,
+    /// Index of the interface that the link is on. Written by the daemon.
+    pub interface: u32,
+    /// The peer's generation of group states, as last heard.
+    pub generation: u32,
+    /// Silence after which the next heartbeat is reported as a change. Written by the daemon.
+    pub silence_ns: u64,
+    /// `CLOCK_MONOTONIC` of the last accepted heartbeat; 0 = none.
+    pub last_seen_ns: u64,
+    /// Freshness of heartbeats.
+    pub heartbeat: Window,
+    /// Freshness of control messages.
+    pub control: Window,
+    /// The peer's `CLOCK_MONOTONIC` when it sent the last accepted heartbeat.
+    pub sent_ns: u64,
+    /// The peer's keepalive in microseconds.
+    pub keepalive_us: u32,
+    /// Age of the peer's daemon lease in milliseconds.
+    pub lease_age_ms: u32,
+    /// What the peer says of itself, see [`crate::wire::Phase`].
+    pub phase: u32,
+    /// The peer's layers of liveness, see [`crate::wire::layers`].
+    pub layers: u32,
+    /// Accepted heartbeats.
+    pub received: u64,
+    /// Heartbeats that the sequence numbers show as missing.
+    pub lost: u64,
+    /// Packets that named this peer and link and were refused.
+    pub rejected: u64,
+}
+
+/// What changed, so that the daemon must look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum ChangeKind {
+    /// An incarnation was heard that is higher than any before; it has yet to prove itself.
+    FirstSight = 1,
+    /// A new incarnation proved to be alive.
+    NewIncarnation = 2,
+    /// The peer's generation, phase or layers changed.
+    State = 3,
+    /// The link was silent for longer than `silence_ns` and is back.
+    LinkBack = 4,
+}
+
+/// Entry of the ring buffer `changes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Change {
+    /// See [`ChangeKind`].
+    pub kind: u32,
+    /// Slot in the `links` map.
+    pub slot: u32,
+    /// `CLOCK_MONOTONIC` of the packet.
+    pub at_ns: u64,
+    /// The incarnation, or for [`ChangeKind::LinkBack`] the length of the silence in nanoseconds.
+    pub value: u64,
+}
+
+const _: () = {
+    assert!(size_of::<NodeIdentity>() == 16);
+    assert!(size_of::<Endpoint>() == 24);
+    assert!(size_of::<Path>() == 8);
+    assert!(size_of::<Window>() == 24);
+    assert!(size_of::<LinkRecord>() == 128);
+    assert!(size_of::<Change>() == 24);
+};

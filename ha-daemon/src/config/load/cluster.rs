@@ -1,0 +1,331 @@
+//! `[cluster]` and `[announce]`.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use humantime::format_duration;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::reader::{Field, Reader, Span, Table};
+use crate::config::finding::quoted;
+use crate::config::{
+    ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX, Cluster, DURATION_MAX,
+    KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT, REFRESH_MIN, REPEAT_MAX, authkeys,
+};
+use crate::names::NodeName;
+
+const KEEPALIVE_DEFAULT: Duration = Duration::from_millis(50);
+const DEADTIME_DEFAULT: Duration = Duration::from_millis(200);
+const INITDEAD_DEFAULT_MIN: Duration = Duration::from_secs(1);
+const ADDRESS_LIFETIME_DEFAULT: Duration = Duration::from_secs(5);
+const ON_DOUBT: &[(&str, OnDoubt)] = &[("take", OnDoubt::Take), ("hold", OnDoubt::Hold)];
+
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    root: &mut Table<'_>,
+    path: &Path,
+) -> Option<(Cluster, KeyRing)> {
+    let Some(value) = root.take("cluster") else {
+        let remedy = format!("add it with name and auth; {}", how_to_authenticate());
+        reader.error(&root.span(), "[cluster] is missing", remedy);
+        return None;
+    };
+    let mut table = reader.table(value, "[cluster]".to_owned())?;
+    let name = read_name(reader, &mut table);
+    let timing = read_timing(reader, &mut table);
+    let port = table.integer(reader, "port", &(1..=u32::from(u16::MAX)));
+    let on_doubt = table.choice(reader, "on_doubt", ON_DOUBT);
+    let address_lifetime = read_address_lifetime(reader, &mut table);
+    let state_dir = read_state_dir(reader, &mut table);
+    let keys = read_auth(reader, &mut table, path);
+    table.finish(reader);
+    let (name, timing) = (name?, timing?);
+    let cluster = Cluster {
+        id: ha_common::wire::name_id(&name),
+        name,
+        keepalive: timing.keepalive,
+        deadtime: timing.deadtime,
+        warntime: timing.warntime,
+        initdead: timing.initdead,
+        port: u16::try_from(port.or_default(u32::from(PORT_DEFAULT))?).ok()?,
+        on_doubt: on_doubt.or_default(OnDoubt::Take)?,
+        address_lifetime: address_lifetime?,
+        state_dir: state_dir?,
+    };
+    Some((cluster, keys?))
+}
+
+fn read_name(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<String> {
+    match table.text(reader, "name") {
+        Field::Absent => {
+            let remedy = "write name = \"...\", the same on every node";
+            reader.error(&table.span(), "[cluster] has no name", remedy);
+            None
+        }
+        Field::Refused => None,
+        // The rule for names of nodes keeps it fit for packets, paths and log lines.
+        Field::Given(name) => {
+            reader.name::<NodeName>(&name, "the name of the cluster").map(String::from)
+        }
+    }
+}
+
+struct Timing {
+    keepalive: Duration,
+    deadtime: Duration,
+    warntime: Duration,
+    initdead: Duration,
+}
+
+fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing> {
+    let any = Duration::ZERO..=DURATION_MAX;
+    let keepalive = table.duration(reader, "keepalive", &(KEEPALIVE_MIN..=DURATION_MAX));
+    let deadtime = table.duration(reader, "deadtime", &any);
+    let warntime = table.duration(reader, "warntime", &any);
+    let initdead = table.duration(reader, "initdead", &any);
+    // A wrong pair is shown at the later one of the two that the file has.
+    let pair_span = deadtime.span().or(keepalive.span()).unwrap_or(table.span());
+    let keepalive = keepalive.or_default(KEEPALIVE_DEFAULT);
+    let deadtime = deadtime.or_default(DEADTIME_DEFAULT);
+    if let (Some(keepalive), Some(deadtime)) = (keepalive, deadtime) {
+        check_deadtime(reader, &pair_span, keepalive, deadtime);
+    }
+    let warntime = check_warntime(reader, warntime, keepalive, deadtime);
+    let initdead = check_initdead(reader, initdead, deadtime);
+    Some(Timing {
+        keepalive: keepalive?,
+        deadtime: deadtime?,
+        warntime: warntime?,
+        initdead: initdead?,
+    })
+}
+
+fn check_deadtime(reader: &mut Reader<'_>, span: &Span, keepalive: Duration, deadtime: Duration) {
+    let recommended = format_duration(keepalive.saturating_mul(4));
+    if deadtime <= keepalive {
+        let message = format!(
+            "deadtime {} is not longer than keepalive {}: every peer would be dead at once",
+            format_duration(deadtime),
+            format_duration(keepalive)
+        );
+        reader.error(span, message, format!("set deadtime to {recommended} or more"));
+    } else if deadtime < keepalive * 2 {
+        let message = format!(
+            "deadtime {} is shorter than two keepalives of {}: one lost heartbeat makes a peer dead",
+            format_duration(deadtime),
+            format_duration(keepalive)
+        );
+        reader.warning(span, message, format!("set deadtime to {recommended} or more"));
+    }
+}
+
+fn check_warntime(
+    reader: &mut Reader<'_>,
+    field: Field<Duration>,
+    keepalive: Option<Duration>,
+    deadtime: Option<Duration>,
+) -> Option<Duration> {
+    let given = match field {
+        Field::Absent => {
+            let (keepalive, deadtime) = (keepalive?, deadtime?);
+            return Some((deadtime / 2).max(keepalive));
+        }
+        Field::Refused => return None,
+        Field::Given(given) => given,
+    };
+    let (keepalive, deadtime) = (keepalive?, deadtime?);
+    // Without a sensible pair around it, nothing can be said about the value between.
+    if deadtime <= keepalive {
+        return None;
+    }
+    let warntime = *given.get_ref();
+    let (shown, low, high) =
+        (format_duration(warntime), format_duration(keepalive), format_duration(deadtime));
+    let remedy = format!("set it between {low} and {high}, such as half of deadtime");
+    if warntime < keepalive || warntime > deadtime {
+        let message =
+            format!("warntime {shown} is not between keepalive {low} and deadtime {high}");
+        reader.error(&given.span(), message, remedy);
+        return None;
+    }
+    if warntime == keepalive {
+        let message = format!("warntime {shown} is one keepalive: every heartbeat would be late");
+        reader.warning(&given.span(), message, remedy);
+    } else if warntime == deadtime {
+        let message =
+            format!("warntime {shown} is the deadtime: no peer is late before it is dead");
+        reader.warning(&given.span(), message, remedy);
+    }
+    Some(warntime)
+}
+
+fn check_initdead(
+    reader: &mut Reader<'_>,
+    field: Field<Duration>,
+    deadtime: Option<Duration>,
+) -> Option<Duration> {
+    let given = match field {
+        Field::Absent => {
+            let default = deadtime?.saturating_mul(10).max(INITDEAD_DEFAULT_MIN);
+            return Some(default.min(DURATION_MAX));
+        }
+        Field::Refused => return None,
+        Field::Given(given) => given,
+    };
+    let (initdead, deadtime) = (*given.get_ref(), deadtime?);
+    let (shown, dead) = (format_duration(initdead), format_duration(deadtime));
+    let remedy = format!("set it to {} or more", format_duration(deadtime.saturating_mul(2)));
+    if initdead < deadtime {
+        let message = format!("initdead {shown} is shorter than deadtime {dead}");
+        reader.error(&given.span(), message, remedy);
+        return None;
+    }
+    if initdead < deadtime.saturating_mul(2) {
+        let message = format!(
+            "initdead {shown} is shorter than two deadtimes of {dead}: a peer that starts a little \
+             later is taken for dead"
+        );
+        reader.warning(&given.span(), message, remedy);
+    }
+    Some(initdead)
+}
+
+fn read_address_lifetime(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Duration> {
+    let range = ADDRESS_LIFETIME_MIN..=ADDRESS_LIFETIME_MAX;
+    let field = table.duration(reader, "address_lifetime", &range);
+    if let Field::Given(given) = &field
+        && given.get_ref().subsec_nanos() != 0
+    {
+        let message = format!(
+            "address_lifetime {} is not a whole number of seconds, which the kernel counts in",
+            format_duration(*given.get_ref())
+        );
+        reader.error(&given.span(), message, "round it up to whole seconds");
+    }
+    field.or_default(ADDRESS_LIFETIME_DEFAULT)
+}
+
+fn read_state_dir(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Option<PathBuf>> {
+    let given = match table.text(reader, "state_dir") {
+        Field::Absent => return Some(None),
+        Field::Refused => return None,
+        Field::Given(given) => given,
+    };
+    let path = PathBuf::from(given.get_ref());
+    if path.is_absolute() {
+        return Some(Some(path));
+    }
+    let message = format!("state_dir {} is not an absolute path", quoted(given.get_ref()));
+    reader.error(&given.span(), message, "start it with /");
+    None
+}
+
+fn read_auth(reader: &mut Reader<'_>, table: &mut Table<'_>, path: &Path) -> Option<KeyRing> {
+    let Some(value) = table.take("auth") else {
+        reader.error(&table.span(), "[cluster] has no auth", how_to_authenticate());
+        return None;
+    };
+    let span = value.span();
+    let DeValue::Table(_) = value.get_ref() else {
+        // The value may be a key that somebody wrote here: it is not shown.
+        let kind = value.get_ref().type_str();
+        let remedy = "write auth = { file = \"/etc/ha/authkeys\" }; keys belong in that file";
+        reader.error(&span, format!("auth has the type {kind}"), remedy);
+        return None;
+    };
+    let mut auth = reader.table(value, "[cluster.auth]".to_owned())?;
+    let file = auth.text(reader, "file");
+    let absent = matches!(file, Field::Absent);
+    auth.finish(reader);
+    if absent {
+        reader.error(&span, "[cluster.auth] names no file", how_to_authenticate());
+    }
+    let file = file.given()?;
+    // A relative path is relative to the configuration, wherever the daemon was started.
+    let key_path = path.parent().unwrap_or(Path::new("")).join(file.get_ref());
+    let (keys, findings) = authkeys::read(&key_path);
+    let position = reader.position(file.span().start);
+    for finding in findings {
+        // What has no place in the key file is shown where the key file is named.
+        reader.add(match finding.file {
+            Some(_) => finding,
+            None => finding.in_file(path).at(position),
+        });
+    }
+    keys
+}
+
+/// The remedy where no key file is named.
+fn how_to_authenticate() -> String {
+    let path = Path::new("/etc/ha/authkeys");
+    let create = authkeys::how_to_create(path);
+    format!("write auth = {{ file = \"{}\" }}; {create}", path.display())
+}
+
+pub(super) fn read_announce(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Option<AnnouncePlan> {
+    let millis = [10, 100, 500, 1_000, 2_000, 5_000, 10_000];
+    let default = AnnouncePlan {
+        burst: 3,
+        repeat: millis.map(Duration::from_millis).to_vec(),
+        refresh: Some(Duration::from_secs(60)),
+    };
+    let Some(value) = root.take("announce") else {
+        return Some(default);
+    };
+    let mut table = reader.table(value, "[announce]".to_owned())?;
+    let burst = table.integer(reader, "burst", &(1..=BURST_MAX));
+    let repeat = read_repeat(reader, &mut table);
+    let refresh = read_refresh(reader, &mut table);
+    table.finish(reader);
+    Some(AnnouncePlan {
+        burst: burst.or_default(default.burst)?,
+        repeat: repeat.or_default(default.repeat)?,
+        refresh: refresh.or_default(default.refresh)?,
+    })
+}
+
+fn read_repeat(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<Vec<Duration>> {
+    let range: RangeInclusive<Duration> = Duration::from_millis(1)..=DURATION_MAX;
+    let values = match table.array(reader, "repeat") {
+        Field::Absent => return Field::Absent,
+        Field::Refused => return Field::Refused,
+        Field::Given(values) => values,
+    };
+    let span = values.span();
+    let values = values.into_inner();
+    if values.len() > REPEAT_MAX {
+        let message = format!("repeat has {} delays", values.len());
+        reader.error(&span, message, format!("keep to {REPEAT_MAX}"));
+        return Field::Refused;
+    }
+    let mut delays: Vec<Duration> = Vec::with_capacity(values.len());
+    let mut refused = false;
+    for value in values {
+        let Some(delay) = reader.duration(value, "a delay of repeat", &range) else {
+            refused = true;
+            continue;
+        };
+        if delays.last().is_some_and(|last| last >= delay.get_ref()) {
+            let message = "this delay of repeat is not longer than the one before it";
+            reader.error(&delay.span(), message, "each counts from the takeover: sort them");
+        }
+        delays.push(delay.into_inner());
+    }
+    if refused { Field::Refused } else { Field::Given(Spanned::new(span, delays)) }
+}
+
+fn read_refresh(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<Option<Duration>> {
+    let Some(value) = table.take("refresh") else {
+        return Field::Absent;
+    };
+    let span = value.span();
+    if value.get_ref().as_str() == Some("off") {
+        return Field::Given(Spanned::new(span, None));
+    }
+    match reader.duration(value, "refresh", &(REFRESH_MIN..=DURATION_MAX)) {
+        Some(interval) => Field::Given(Spanned::new(span, Some(interval.into_inner()))),
+        None => Field::Refused,
+    }
+}

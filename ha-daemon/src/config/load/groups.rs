@@ -1,0 +1,280 @@
+//! `[groups.NAME]`: what runs where.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::links::read_interface;
+use super::nodes::{self, unusable_host};
+use super::reader::{Field, Reader, Span, Table, Value};
+use super::{named_tables, refuse_equal_ids};
+use crate::config::finding::{did_you_mean, quoted};
+use crate::config::{Failback, GROUPS_MAX, Group, NodeIndex, RESOURCES_MAX, Resource};
+use crate::names::GroupName;
+
+const FAILBACK: &[(&str, Failback)] = &[("auto", Failback::Auto), ("manual", Failback::Manual)];
+/// Kinds that this version knows by name only.
+const KINDS_LATER: &[&str] = &["systemd", "ocf", "filesystem", "lvm", "process"];
+
+/// A group as far as it could be read.
+pub(super) struct Draft {
+    /// Its resources that were not refused, each where its address is.
+    pub(super) resources: Vec<Spanned<Resource>>,
+    key: String,
+    span: Span,
+    name: Option<GroupName>,
+    nodes: Option<Vec<NodeIndex>>,
+    failback: Option<Failback>,
+}
+
+impl Draft {
+    /// The group. A refused resource is missing in it; the finding about it refuses the file.
+    pub(super) fn finish(self) -> Option<Group> {
+        Some(Group {
+            id: ha_common::wire::name_id(&self.key),
+            name: self.name?,
+            nodes: self.nodes?,
+            failback: self.failback?,
+            resources: self.resources.into_iter().map(Spanned::into_inner).collect(),
+        })
+    }
+}
+
+/// All groups, in the order of their names: positions are [`crate::config::GroupIndex`].
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    root: &mut Table<'_>,
+    nodes: &[nodes::Draft],
+) -> Vec<Draft> {
+    let mut groups = Vec::new();
+    for (key, table) in named_tables(reader, root, "groups", GROUPS_MAX) {
+        groups.push(read_group(reader, &key, table, nodes));
+    }
+    let names = groups.iter().map(|group: &Draft| (group.key.as_str(), group.span.clone()));
+    refuse_equal_ids(reader, "groups", names);
+    check_addresses(reader, &groups, nodes);
+    groups
+}
+
+fn read_group(
+    reader: &mut Reader<'_>,
+    key: &Spanned<String>,
+    table: Option<Table<'_>>,
+    nodes: &[nodes::Draft],
+) -> Draft {
+    let mut group = Draft {
+        resources: Vec::new(),
+        key: key.get_ref().clone(),
+        span: key.span(),
+        name: reader.name(key, "the group name"),
+        nodes: None,
+        failback: None,
+    };
+    let Some(mut table) = table else { return group };
+    group.nodes = read_candidates(reader, &mut table, nodes);
+    group.failback = read_failback(reader, &mut table);
+    group.resources = read_resources(reader, &mut table, key);
+    table.finish(reader);
+    group
+}
+
+fn read_candidates(
+    reader: &mut Reader<'_>,
+    table: &mut Table<'_>,
+    nodes: &[nodes::Draft],
+) -> Option<Vec<NodeIndex>> {
+    const REMEDY: &str = "write nodes = [\"...\", \"...\"], preferred first";
+    let label = table.label().to_owned();
+    let values = match table.array(reader, "nodes") {
+        Field::Absent => {
+            reader.error(&table.span(), format!("{label} has no nodes"), REMEDY);
+            return None;
+        }
+        Field::Refused => return None,
+        Field::Given(values) => values,
+    };
+    let span = values.span();
+    let values = values.into_inner();
+    match values.len() {
+        0 => reader.error(&span, format!("{label} has no nodes"), REMEDY),
+        1 => {
+            let message = format!("{label} has a single node: nothing takes it over");
+            reader.warning(&span, message, "add a second node");
+        }
+        _ => {}
+    }
+    let mut candidates = Vec::new();
+    let mut seen = BTreeSet::new();
+    for value in values {
+        let Some(name) = reader.text(value, "a node of the group") else {
+            continue;
+        };
+        let word = name.get_ref();
+        let Some(index) = nodes.iter().position(|node| node.key == *word) else {
+            let known = nodes.iter().map(|node| node.key.as_str());
+            let remedy = did_you_mean(word, "node", known);
+            reader.error(&name.span(), format!("unknown node {} in {label}", quoted(word)), remedy);
+            continue;
+        };
+        if !seen.insert(index) {
+            let message = format!("{} is in the nodes of {label} twice", quoted(word));
+            reader.error(&name.span(), message, "name it once");
+        }
+        candidates.push(NodeIndex(index));
+    }
+    Some(candidates)
+}
+
+fn read_failback(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Failback> {
+    let given = match table.text(reader, "failback") {
+        Field::Absent => return Some(Failback::Auto),
+        Field::Refused => return None,
+        Field::Given(given) => given,
+    };
+    // Heartbeat's auto_failback says on and off.
+    let meant = match given.get_ref().as_str() {
+        "on" => "auto",
+        "off" => "manual",
+        _ => return reader.choice(&given, "failback", FAILBACK),
+    };
+    let message = format!("unknown failback {}", quoted(given.get_ref()));
+    reader.error(&given.span(), message, format!("write failback = \"{meant}\""));
+    None
+}
+
+fn read_resources(
+    reader: &mut Reader<'_>,
+    table: &mut Table<'_>,
+    group: &Spanned<String>,
+) -> Vec<Spanned<Resource>> {
+    let label = table.label().to_owned();
+    let values = match table.array(reader, "resources") {
+        Field::Absent => Spanned::new(group.span(), Vec::new()),
+        Field::Refused => return Vec::new(),
+        Field::Given(values) => values,
+    };
+    let (span, values) = (values.span(), values.into_inner());
+    if values.is_empty() {
+        let message = format!("{label} has no resources: nothing moves with it");
+        let remedy = "add resources = [ { kind = \"address\", ... } ], or remove the group";
+        reader.warning(&span, message, remedy);
+    }
+    if values.len() > RESOURCES_MAX {
+        let message = format!("{label} has {} resources", values.len());
+        reader.error(&span, message, format!("keep to {RESOURCES_MAX}, or make two groups"));
+    }
+    let mut resources = Vec::new();
+    for (index, value) in values.into_iter().enumerate() {
+        let what = format!("resource {} of {label}", index + 1);
+        resources.extend(read_resource(reader, value, what));
+    }
+    resources
+}
+
+fn read_resource(
+    reader: &mut Reader<'_>,
+    value: Value<'_>,
+    label: String,
+) -> Option<Spanned<Resource>> {
+    let mut table = reader.table(value, label)?;
+    let kind = match table.text(reader, "kind") {
+        Field::Absent => {
+            let message = format!("{} has no kind", table.label());
+            reader.error(&table.span(), message, "write kind = \"address\"");
+            return None;
+        }
+        Field::Refused => return None,
+        Field::Given(kind) => kind,
+    };
+    let word = kind.get_ref().as_str();
+    if KINDS_LATER.contains(&word) {
+        let message = format!("the resource kind \"{word}\" is not supported yet");
+        reader.error(&kind.span(), message, "remove the resource");
+        return None;
+    }
+    if word != "address" {
+        let known = KINDS_LATER.iter().copied().chain(["address"]);
+        let remedy = did_you_mean(word, "kind", known);
+        reader.error(&kind.span(), format!("unknown resource kind {}", quoted(word)), remedy);
+        return None;
+    }
+    let address = match table.text(reader, "address") {
+        Field::Absent => {
+            let message = format!("{} has no address", table.label());
+            reader.error(&table.span(), message, "write address = \"ADDRESS/PREFIX-LENGTH\"");
+            None
+        }
+        Field::Refused => None,
+        Field::Given(text) => read_floating(reader, &text),
+    };
+    let interface = read_interface(reader, &mut table);
+    if matches!(interface, Field::Absent) {
+        let message = format!("{} has no interface", table.label());
+        reader.error(&table.span(), message, "write interface = \"...\"");
+    }
+    table.finish(reader);
+    let (address, interface) = (address?, interface.given()?.into_inner());
+    let span = address.span();
+    Some(Spanned::new(span, Resource::Address { address: address.into_inner(), interface }))
+}
+
+/// A floating address with its prefix length.
+fn read_floating(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<Spanned<IpNet>> {
+    let shown = quoted(text.get_ref());
+    let Ok(network) = text.get_ref().parse::<IpNet>() else {
+        let remedy = match text.get_ref().parse::<IpAddr>() {
+            Ok(bare) if bare.is_ipv4() => format!("write \"{bare}/24\", as the network has it"),
+            Ok(bare) => format!("write \"{bare}/64\", as the network has it"),
+            Err(_) => "write \"ADDRESS/PREFIX-LENGTH\"".to_owned(),
+        };
+        let message = format!("{shown} is not an address with its prefix length");
+        reader.error(&text.span(), message, remedy);
+        return None;
+    };
+    let host = network.addr();
+    let wide = network.prefix_len() < network.max_prefix_len() - 1;
+    let why = if network.prefix_len() == 0 {
+        Some("a network without any prefix")
+    } else if wide && network.addr().is_ipv4() && host == network.network() {
+        Some("the address of the network itself")
+    } else if wide && network.addr().is_ipv4() && host == network.broadcast() {
+        Some("the broadcast address of its network")
+    } else {
+        unusable_host(host)
+    };
+    match why {
+        None => Some(Spanned::new(text.span(), network)),
+        Some(why) => {
+            let message = format!("{shown} is {why}, not a host's address");
+            reader.error(&text.span(), message, "give the address that clients connect to");
+            None
+        }
+    }
+}
+
+/// A floating address belongs to one resource, and to no node.
+fn check_addresses(reader: &mut Reader<'_>, groups: &[Draft], nodes: &[nodes::Draft]) {
+    let mut own: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    for node in nodes {
+        for endpoint in node.endpoints.values() {
+            own.extend(endpoint.address.as_ref().map(|address| (*address.get_ref(), &*node.key)));
+        }
+    }
+    let mut floating: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    for group in groups {
+        for resource in &group.resources {
+            let Resource::Address { address, .. } = resource.get_ref();
+            let host = address.addr();
+            if let Some(other) = floating.insert(host, &group.key) {
+                let message = format!("the group {} has the address {host} already", quoted(other));
+                reader.error(&resource.span(), message, "keep it in one place");
+            }
+            if let Some(node) = own.get(&host) {
+                let message = format!("{host} is the node {}'s own address", quoted(node));
+                reader.error(&resource.span(), message, "give the group an address of its own");
+            }
+        }
+    }
+}

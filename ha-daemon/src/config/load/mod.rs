@@ -1,0 +1,211 @@
+//! From the text of a TOML file to a checked [`Config`].
+//!
+//! Each section has a file of its own that reads it and judges what can be judged there; what
+//! concerns several sections is judged where the later one is read, in the order links, nodes,
+//! groups. Findings are collected, never returned early: an operator sees all of them at once.
+
+mod cluster;
+mod groups;
+mod links;
+mod nodes;
+mod reader;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use self::reader::{Reader, Span, Table};
+use super::finding::{ConfigError, Finding, Position, Severity, quoted};
+use super::{Config, GroupIndex, LinkIndex, NodeIndex, file};
+
+/// Longest configuration file, in bytes.
+pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Reads the configuration file, and the key file that it names.
+///
+/// # Errors
+/// All errors that were found, each with its place and remedy.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    read(path).into_result()
+}
+
+/// As [`load`], with the warnings, which an operator should see in the log of a start or reload.
+///
+/// # Errors
+/// All errors that were found, each with its place and remedy.
+pub fn load_with_warnings(path: &Path) -> Result<(Config, Vec<Finding>), ConfigError> {
+    let mut reading = read(path);
+    let findings = std::mem::take(&mut reading.findings);
+    let (errors, warnings) =
+        findings.into_iter().partition(|finding| finding.severity == Severity::Error);
+    reading.findings = errors;
+    reading.into_result().map(|config| (config, warnings))
+}
+
+/// As [`load`], for a text that is already read; `path` is where it came from.
+///
+/// # Errors
+/// All errors that were found, each with its place and remedy.
+pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    read_text(text, path).into_result()
+}
+
+/// What a file says, and all that was found in it.
+pub(super) struct Reading {
+    /// Only without any error.
+    pub(super) config: Option<Config>,
+    /// Where it says so.
+    pub(super) places: Places,
+    /// Errors and warnings in the order of the file.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Where the things are that are judged once more on the node itself.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    pub(super) nodes: Option<Position>,
+    pub(super) endpoints: BTreeMap<(NodeIndex, LinkIndex), Position>,
+    pub(super) resources: BTreeMap<(GroupIndex, usize), Position>,
+}
+
+impl Reading {
+    fn refused(finding: Finding) -> Self {
+        Self { config: None, places: Places::default(), findings: vec![finding] }
+    }
+
+    fn into_result(self) -> Result<Config, ConfigError> {
+        let is_error = |finding: &Finding| finding.severity == Severity::Error;
+        self.config.ok_or_else(|| ConfigError {
+            findings: self.findings.into_iter().filter(is_error).collect(),
+        })
+    }
+}
+
+/// Reads a file with everything that can be said about it.
+pub(super) fn read(path: &Path) -> Reading {
+    let bytes = match file::read_small(path, CONFIG_BYTES_MAX) {
+        Ok((bytes, _)) => bytes,
+        Err(error) => {
+            let message = format!("cannot read the configuration: {error}");
+            let remedy = "name a readable TOML file with --config";
+            return Reading::refused(Finding::error(message, remedy).in_file(path));
+        }
+    };
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => read_text(text, path),
+        Err(error) => {
+            let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let position = Reader::new(path, &valid).position(valid.len());
+            let finding = Finding::error("this byte is not UTF-8", "save the file as UTF-8");
+            Reading::refused(finding.in_file(path).at(position))
+        }
+    }
+}
+
+fn read_text(text: &str, path: &Path) -> Reading {
+    let mut reader = Reader::new(path, text);
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    if !syntax_errors.is_empty() {
+        // What the sections say is not judged: most of it would follow from the syntax errors.
+        for error in &syntax_errors {
+            let span = error.span().unwrap_or(0..0);
+            reader.error(&span, error.message().trim(), "correct the TOML here");
+        }
+        let findings = reader.into_findings();
+        return Reading { config: None, places: Places::default(), findings };
+    }
+    let span = document.span();
+    let root = Table::new("the file".to_owned(), span.start..span.start, document.into_inner());
+    let mut places = Places::default();
+    let config = read_sections(&mut reader, root, path, &mut places);
+    let findings = reader.into_findings();
+    let refused = findings.iter().any(|finding| finding.severity == Severity::Error);
+    Reading { config: config.filter(|_| !refused), places, findings }
+}
+
+/// All sections; `None` only if something was found in one of them.
+fn read_sections(
+    reader: &mut Reader<'_>,
+    mut root: Table<'_>,
+    path: &Path,
+    places: &mut Places,
+) -> Option<Config> {
+    let cluster = cluster::read(reader, &mut root, path);
+    let announce = cluster::read_announce(reader, &mut root);
+    let links = links::read(reader, &mut root);
+    let nodes = nodes::read(reader, &mut root, &links);
+    let groups = groups::read(reader, &mut root, &nodes);
+    root.finish(reader);
+    places.nodes = nodes.first().map(|node| reader.position(node.span.start));
+    for (index, node) in nodes.iter().enumerate() {
+        for (link, endpoint) in &node.endpoints {
+            let position = reader.position(endpoint.span.start);
+            places.endpoints.insert((NodeIndex(index), *link), position);
+        }
+    }
+    for (index, group) in groups.iter().enumerate() {
+        for (number, resource) in group.resources.iter().enumerate() {
+            let position = reader.position(resource.span().start);
+            places.resources.insert((GroupIndex(index), number), position);
+        }
+    }
+    let (cluster, keys) = cluster?;
+    Some(Config {
+        cluster,
+        keys,
+        announce: announce?,
+        links: links.into_iter().map(|draft| draft.link).collect::<Option<_>>()?,
+        nodes: nodes.into_iter().map(nodes::Draft::finish).collect::<Option<_>>()?,
+        groups: groups.into_iter().map(groups::Draft::finish).collect::<Option<_>>()?,
+    })
+}
+
+/// The tables of a section whose keys are names: `[links.hb0]`, `[links.hb1]`...
+fn named_tables<'t>(
+    reader: &mut Reader<'_>,
+    root: &mut Table<'t>,
+    section: &'static str,
+    count_max: usize,
+) -> Vec<(Spanned<String>, Option<Table<'t>>)> {
+    let Some(value) = root.take(section) else {
+        return Vec::new();
+    };
+    let Some(table) = reader.table(value, format!("[{section}]")) else {
+        return Vec::new();
+    };
+    let entries = table.into_named();
+    if let Some((key, _)) = entries.get(count_max) {
+        let message = format!("{} {section} are too many", entries.len());
+        reader.error(&key.span(), message, format!("keep to {count_max}"));
+    }
+    let table = |(key, value): (Spanned<String>, _)| {
+        let table = reader.table(value, reader::label(&[section, key.get_ref()]));
+        (key, table)
+    };
+    entries.into_iter().map(table).collect()
+}
+
+/// Refuses two names that packets could not tell apart.
+fn refuse_equal_ids<'n>(
+    reader: &mut Reader<'_>,
+    what: &str,
+    names: impl Iterator<Item = (&'n str, Span)>,
+) {
+    let mut seen = BTreeMap::new();
+    for (name, span) in names {
+        let id = ha_common::wire::name_id(name);
+        if let Some(other) = seen.insert(id, name) {
+            let message = format!(
+                "the {what} {} and {} have the same identifier in packets",
+                quoted(other),
+                quoted(name)
+            );
+            reader.error(&span, message, "rename one");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! `[nodes.NAME]`: who is where on which link.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use toml::Spanned;
+
+use super::links::{self, read_interface};
+use super::reader::{Field, Reader, Span, Table, Value, label};
+use super::{named_tables, refuse_equal_ids};
+use crate::config::finding::{did_you_mean, list, quoted};
+use crate::config::{Endpoint, LinkIndex, NODES_MAX, Node};
+use crate::names::{InterfaceName, NodeName};
+
+/// An endpoint as far as it could be read.
+pub(super) struct DraftEndpoint {
+    /// Where its value is.
+    pub(super) span: Span,
+    /// The address, at its place.
+    pub(super) address: Option<Spanned<IpAddr>>,
+    /// The interface, its own or the link's.
+    pub(super) interface: Option<InterfaceName>,
+}
+
+/// A node as far as it could be read.
+pub(super) struct Draft {
+    /// Its name in the file, allowed or not.
+    pub(super) key: String,
+    /// Where that name is.
+    pub(super) span: Span,
+    /// Its endpoints, refused ones too.
+    pub(super) endpoints: BTreeMap<LinkIndex, DraftEndpoint>,
+    name: Option<NodeName>,
+    /// Whether all links it meant are known.
+    complete: bool,
+}
+
+impl Draft {
+    /// The node, if nothing of it was refused.
+    pub(super) fn finish(self) -> Option<Node> {
+        let endpoint = |(link, draft): (LinkIndex, DraftEndpoint)| {
+            let address = draft.address?.into_inner();
+            Some((link, Endpoint { address, interface: draft.interface? }))
+        };
+        Some(Node {
+            id: ha_common::wire::name_id(&self.key),
+            name: self.name?,
+            endpoints: self.endpoints.into_iter().map(endpoint).collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// All nodes, in the order of their names: positions are [`crate::config::NodeIndex`].
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    root: &mut Table<'_>,
+    links: &[links::Draft],
+) -> Vec<Draft> {
+    let mut nodes = Vec::new();
+    for (key, table) in named_tables(reader, root, "nodes", NODES_MAX) {
+        nodes.push(read_node(reader, &key, table, links));
+    }
+    if nodes.len() < 2 {
+        let (span, message) = match nodes.first() {
+            Some(only) => (only.span.clone(), format!("{} is the only node", quoted(&only.key))),
+            None => (root.span(), "no nodes are defined".to_owned()),
+        };
+        reader.error(&span, message, "define at least two, each as [nodes.NAME]");
+    }
+    let names = nodes.iter().map(|node| (node.key.as_str(), node.span.clone()));
+    refuse_equal_ids(reader, "nodes", names);
+    for (index, link) in links.iter().enumerate() {
+        check_link(reader, LinkIndex(index), link, &nodes);
+    }
+    if nodes.len() <= NODES_MAX {
+        check_pairs(reader, links, &nodes);
+    }
+    nodes
+}
+
+fn read_node(
+    reader: &mut Reader<'_>,
+    key: &Spanned<String>,
+    table: Option<Table<'_>>,
+    links: &[links::Draft],
+) -> Draft {
+    let mut node = Draft {
+        key: key.get_ref().clone(),
+        span: key.span(),
+        endpoints: BTreeMap::new(),
+        name: reader.name(key, "the node name"),
+        complete: table.is_some(),
+    };
+    let Some(table) = table else { return node };
+    let node_label = table.label().to_owned();
+    for (link_key, value) in table.into_named() {
+        let Some(index) = links.iter().position(|link| link.key == *link_key.get_ref()) else {
+            let message = format!("unknown link {} in {node_label}", quoted(link_key.get_ref()));
+            let known = links.iter().map(|link| link.key.as_str());
+            reader.error(
+                &link_key.span(),
+                message,
+                did_you_mean(link_key.get_ref(), "link", known),
+            );
+            node.complete = false;
+            continue;
+        };
+        let endpoint = match &links[index] {
+            link if link.addressed => read_endpoint(reader, value, key.get_ref(), link),
+            _ => DraftEndpoint { span: value.span(), address: None, interface: None },
+        };
+        node.endpoints.insert(LinkIndex(index), endpoint);
+    }
+    node
+}
+
+/// `LINK = "address"` or `LINK = { address = "...", interface = "..." }`.
+fn read_endpoint(
+    reader: &mut Reader<'_>,
+    value: Value<'_>,
+    node: &str,
+    link: &links::Draft,
+) -> DraftEndpoint {
+    let span = value.span();
+    if !value.get_ref().is_table() {
+        let text = reader.text(value, &link.key);
+        let address = text.and_then(|text| read_address(reader, &text));
+        let interface = own_or_of_link(reader, &span, Field::Absent, link);
+        return DraftEndpoint { span, address, interface };
+    }
+    let mut endpoint = DraftEndpoint { span, address: None, interface: None };
+    let Some(mut table) = reader.table(value, label(&["nodes", node, &link.key])) else {
+        return endpoint;
+    };
+    match table.text(reader, "address") {
+        Field::Absent => {
+            let message = format!("{} has no address", table.label());
+            reader.error(&endpoint.span, message, "write address = \"...\"");
+        }
+        Field::Refused => {}
+        Field::Given(text) => endpoint.address = read_address(reader, &text),
+    }
+    let interface = read_interface(reader, &mut table);
+    table.finish(reader);
+    endpoint.interface = own_or_of_link(reader, &endpoint.span, interface, link);
+    endpoint
+}
+
+fn own_or_of_link(
+    reader: &mut Reader<'_>,
+    span: &Span,
+    own: Field<InterfaceName>,
+    link: &links::Draft,
+) -> Option<InterfaceName> {
+    match (own, &link.interface) {
+        (Field::Given(own), _) => Some(own.into_inner()),
+        (Field::Absent, Field::Given(common)) => Some(common.get_ref().clone()),
+        (Field::Absent, Field::Absent) => {
+            let name = &link.key;
+            let message =
+                format!("neither this endpoint nor the link {} names an interface", quoted(name));
+            let remedy = format!(
+                "write interface = \"...\" in {}, or here {name} = {{ address = \"...\", \
+                 interface = \"...\" }}",
+                label(&["links", name])
+            );
+            reader.error(span, message, remedy);
+            None
+        }
+        (Field::Refused, _) | (Field::Absent, Field::Refused) => None,
+    }
+}
+
+/// An address that packets can be sent to and come from.
+fn read_address(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<Spanned<IpAddr>> {
+    let shown = quoted(text.get_ref());
+    let Ok(address) = text.get_ref().parse::<IpAddr>() else {
+        let bare = text.get_ref().split(['/', '%']).next().unwrap_or("").parse::<IpAddr>();
+        let remedy = match bare {
+            Ok(bare) => format!("write \"{bare}\", without prefix length or zone"),
+            Err(_) => "write an IPv4 or IPv6 address; names are not looked up".to_owned(),
+        };
+        reader.error(&text.span(), format!("{shown} is not an address"), remedy);
+        return None;
+    };
+    match unusable_host(address) {
+        None => Some(Spanned::new(text.span(), address)),
+        Some(why) => {
+            let remedy = "give the address that the node itself has on this link";
+            reader.error(&text.span(), format!("{shown} is {why}, not a node's address"), remedy);
+            None
+        }
+    }
+}
+
+/// Why no host can have an address, if so. Loopback is allowed: it serves trials on one machine.
+pub(super) fn unusable_host(address: IpAddr) -> Option<&'static str> {
+    if address.is_unspecified() {
+        return Some("the unspecified address");
+    }
+    if address.is_multicast() {
+        return Some("a multicast address");
+    }
+    match address {
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6 notation"),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
+pub(super) fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// One family, no address twice, and at least two nodes on a link.
+fn check_link(reader: &mut Reader<'_>, index: LinkIndex, link: &links::Draft, nodes: &[Draft]) {
+    let users = nodes.iter().filter(|node| node.endpoints.contains_key(&index)).count();
+    let complete = nodes.iter().all(|node| node.complete);
+    if users < 2 && complete && nodes.len() >= 2 {
+        let message = format!("the link {} connects no two nodes", quoted(&link.key));
+        let remedy = "give two nodes an address on it, or remove it";
+        reader.warning(&link.span, message, remedy);
+    }
+    let mut first: Option<(&str, IpAddr)> = None;
+    let mut seen: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    for node in nodes {
+        let endpoint = node.endpoints.get(&index);
+        let Some(address) = endpoint.and_then(|endpoint| endpoint.address.as_ref()) else {
+            continue;
+        };
+        let (span, address) = (address.span(), *address.get_ref());
+        let (first_node, first_address) = *first.get_or_insert((&node.key, address));
+        if first_address.is_ipv4() != address.is_ipv4() {
+            let message = format!(
+                "{address} is {}, but {} is on the link {} with the {} address {first_address}",
+                family(address),
+                quoted(first_node),
+                quoted(&link.key),
+                family(first_address),
+            );
+            reader.error(&span, message, "use one family on a link, or two links");
+        }
+        if let Some(other) = seen.insert(address, &node.key) {
+            let message =
+                format!("{} has the address {address} on this link already", quoted(other));
+            reader.error(&span, message, "give each node an address of its own");
+        }
+    }
+}
+
+/// Every two nodes need a path, and should have two.
+fn check_pairs(reader: &mut Reader<'_>, links: &[links::Draft], nodes: &[Draft]) {
+    // Only path of a pair -> the pairs, so that one cable is one finding and not one per pair.
+    let mut single: BTreeMap<(LinkIndex, bool), Vec<String>> = BTreeMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let mut unreachable = Vec::new();
+        for peer in nodes.iter().skip(index + 1) {
+            if !node.complete || !peer.complete {
+                continue;
+            }
+            let shared: BTreeSet<LinkIndex> = node
+                .endpoints
+                .keys()
+                .filter(|link| peer.endpoints.contains_key(link))
+                .copied()
+                .collect();
+            match shared.first() {
+                None => unreachable.push(peer.key.as_str()),
+                Some(first) if paths(node, peer, &shared) == 1 => {
+                    let pair = format!("{} and {}", node.key, peer.key);
+                    single.entry((*first, shared.len() > 1)).or_default().push(pair);
+                }
+                Some(_) => {}
+            }
+        }
+        if !unreachable.is_empty() {
+            let peers = list(unreachable);
+            let message = format!("{} shares no link with {peers}", quoted(&node.key));
+            reader.error(&node.span, message, "give both an address on the same link");
+        }
+    }
+    for ((link, several), pairs) in single {
+        let Some(link) = links.get(link.0) else {
+            continue;
+        };
+        let pairs = list(pairs.iter().map(String::as_str));
+        let message = if several {
+            format!(
+                "all links between {pairs} use one interface: no arbiter can tell its failure \
+                     from a dead peer"
+            )
+        } else {
+            format!(
+                "the link {} is the only path between {pairs}: no arbiter can tell its failure \
+                     from a dead peer",
+                quoted(&link.key)
+            )
+        };
+        reader.warning(&link.span, message, "add a link over another interface");
+    }
+}
+
+/// Independent paths between two nodes: links that share an interface at either end are one.
+fn paths(node: &Draft, peer: &Draft, shared: &BTreeSet<LinkIndex>) -> usize {
+    let interfaces = |node: &Draft| {
+        let used = shared.iter().enumerate().map(|(number, link)| {
+            let endpoint = node.endpoints.get(link);
+            // An interface that could not be read is taken for one of its own.
+            endpoint.and_then(|endpoint| endpoint.interface.clone()).ok_or(number)
+        });
+        used.collect::<BTreeSet<_>>().len()
+    };
+    interfaces(node).min(interfaces(peer))
+}

@@ -1,0 +1,305 @@
+//! State as text for people: what `hactl` prints without `--json`.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::table::{Align, Table, printable};
+use super::{PeerLink, peer_links};
+use crate::snapshot::{Event, GroupStatus, NodeStatus, Quorum, Snapshot};
+
+/// Digits of an incarnation that are shown; they are the ones that change.
+const INCARNATION_DIGITS: usize = 6;
+/// Width of the kind of an event that most kinds fit in.
+const KIND_WIDTH: usize = 16;
+
+/// Everything: a heading, nodes, groups and links.
+#[must_use]
+pub fn status(snapshot: &Snapshot) -> String {
+    let links = peer_links(snapshot.nodes.clone());
+    [heading(snapshot), nodes(&snapshot.nodes), groups(&snapshot.groups), self::links(&links)]
+        .join("\n")
+}
+
+/// A line per node.
+#[must_use]
+pub fn nodes(nodes: &[NodeStatus]) -> String {
+    let mut table = Table::new([
+        ("NODE", Align::Left),
+        ("STATE", Align::Left),
+        ("INCARNATION", Align::Right),
+        ("LAST SEEN", Align::Right),
+    ]);
+    for node in nodes {
+        let state = word(&node.state);
+        let last_seen_us = node.links.iter().filter_map(|link| link.last_seen_us).min();
+        table.row([
+            node.name.to_string(),
+            if node.local { format!("{state} (here)") } else { state },
+            incarnation(node.incarnation),
+            last_seen_us.map(age).unwrap_or_default(),
+        ]);
+    }
+    table.text()
+}
+
+/// A line per group.
+#[must_use]
+pub fn groups(groups: &[GroupStatus]) -> String {
+    if groups.is_empty() {
+        return "No groups are configured.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("GROUP", Align::Left),
+        ("OWNER", Align::Left),
+        ("STATE", Align::Left),
+        ("TERM", Align::Right),
+        ("RESOURCES HERE", Align::Left),
+    ]);
+    for group in groups {
+        let resource = |resource: &crate::snapshot::ResourceStatus| {
+            format!("{} {}", printable(&resource.name), word(&resource.state))
+        };
+        table.row([
+            group.name.to_string(),
+            group.owner.as_ref().map(ToString::to_string).unwrap_or_default(),
+            word(&group.state),
+            group.term.to_string(),
+            group.resources.iter().map(resource).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    table.text()
+}
+
+/// A line per link and peer, and below them why a link is not received in the best way.
+#[must_use]
+pub fn links(links: &[PeerLink]) -> String {
+    if links.is_empty() {
+        return "No links are configured.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("PEER", Align::Left),
+        ("LINK", Align::Left),
+        ("KIND", Align::Left),
+        ("INTERFACE", Align::Left),
+        ("VIA", Align::Left),
+        ("STATE", Align::Left),
+        ("LAST SEEN", Align::Right),
+        ("RECEIVED", Align::Right),
+        ("LOST", Align::Right),
+        ("REJECTED", Align::Right),
+    ]);
+    let mut reasons = String::new();
+    for PeerLink { peer, link } in links {
+        table.row([
+            peer.to_string(),
+            link.name.to_string(),
+            printable(&link.kind),
+            link.interface.to_string(),
+            word(&link.via),
+            word(&link.state),
+            link.last_seen_us.map(age).unwrap_or_default(),
+            link.received.to_string(),
+            link.lost.to_string(),
+            link.rejected.to_string(),
+        ]);
+        if !link.via_reason.is_empty() {
+            let reason = printable(&link.via_reason);
+            let _ = writeln!(reasons, "{peer} {}: via {}: {reason}", link.name, word(&link.via));
+        }
+    }
+    table.text() + &reasons
+}
+
+/// A line per event, with a heading.
+#[must_use]
+pub fn events(events: &[Event]) -> String {
+    if events.is_empty() {
+        return "No events.\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("TIME", Align::Left),
+        ("ID", Align::Right),
+        ("SEVERITY", Align::Left),
+        ("KIND", Align::Left),
+        ("MESSAGE", Align::Left),
+    ]);
+    for event in events {
+        table.row([
+            time(event.unix_us),
+            event.id.to_string(),
+            word(&event.severity),
+            printable(&event.kind),
+            printable(&event.message),
+        ]);
+    }
+    table.text()
+}
+
+/// One event of a stream: widths cannot be known in advance, so they are what usually fits.
+#[must_use]
+pub fn event_line(event: &Event) -> String {
+    format!(
+        "{}  {:>5}  {:<8}  {:<KIND_WIDTH$}  {}\n",
+        time(event.unix_us),
+        event.id,
+        word(&event.severity),
+        printable(&event.kind),
+        printable(&event.message),
+    )
+}
+
+fn heading(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<8}  {value}");
+    };
+    line("Cluster", printable(&snapshot.cluster));
+    line("Node", snapshot.node.to_string());
+    line("Quorum", quorum(snapshot.quorum));
+    let keeper = snapshot.keeper_pid.map_or("none".to_owned(), |pid| pid.to_string());
+    line(
+        "Daemon",
+        format!(
+            "version {}, pid {}, keeper {keeper}, memory {}",
+            printable(&snapshot.version),
+            snapshot.pid,
+            printable(&snapshot.memory),
+        ),
+    );
+    for thread in &snapshot.threads {
+        line(
+            "Thread",
+            format!(
+                "{}: {}, at most {} late",
+                printable(&thread.name),
+                printable(&thread.scheduling),
+                age(thread.lateness_max_us),
+            ),
+        );
+    }
+    line(
+        "Timing",
+        format!("keepalive {}, deadtime {}", age(snapshot.keepalive_us), age(snapshot.deadtime_us)),
+    );
+    line("Events", snapshot.events.to_string());
+    text
+}
+
+fn quorum(quorum: Quorum) -> String {
+    let majority = if quorum.majority { "majority" } else { "no majority" };
+    format!("{majority}, {} of {} votes (informs, decides nothing)", quorum.votes, quorum.of)
+}
+
+/// The word that JSON has for it, so that both kinds of output say the same.
+fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        Ok(_) | Err(_) => "?".to_owned(),
+    }
+}
+
+fn incarnation(incarnation: u64) -> String {
+    let digits = incarnation.to_string();
+    match digits.len().checked_sub(INCARNATION_DIGITS) {
+        _ if incarnation == 0 => String::new(),
+        None | Some(0) => digits,
+        Some(hidden) => format!("..{}", &digits[hidden..]),
+    }
+}
+
+/// Two or three figures and a unit.
+fn age(age_us: u64) -> String {
+    match age_us {
+        0..1_000 => format!("{age_us} us"),
+        1_000..100_000 => format!("{}.{} ms", age_us / 1_000, age_us % 1_000 / 100),
+        100_000..1_000_000 => format!("{} ms", age_us / 1_000),
+        1_000_000..60_000_000 => {
+            format!("{}.{} s", age_us / 1_000_000, age_us % 1_000_000 / 100_000)
+        }
+        60_000_000..7_200_000_000 => format!("{} min", age_us / 60_000_000),
+        7_200_000_000..172_800_000_000 => format!("{} h", age_us / 3_600_000_000),
+        _ => format!("{} d", age_us / 86_400_000_000),
+    }
+}
+
+/// Wall-clock time, UTC. What is beyond the year 9999 is not a time and shown as it is.
+fn time(unix_us: u64) -> String {
+    let mut text = String::new();
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(unix_us));
+    match time.map(|time| write!(text, "{}", humantime::format_rfc3339_micros(time))) {
+        Some(Ok(())) => text,
+        Some(Err(_)) | None => format!("{unix_us} us"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    fn sample() -> Result<Snapshot, serde_json::Error> {
+        serde_json::from_str(include_str!("../../tests/golden/status.json"))
+    }
+
+    #[test]
+    fn ages_have_few_figures_and_a_unit() {
+        let ages =
+            [0, 999, 1_234, 99_999, 150_000, 12_345_678, 90_000_000, 9_000_000_000, u64::MAX];
+        assert_eq!(
+            ages.map(age),
+            [
+                "0 us",
+                "999 us",
+                "1.2 ms",
+                "99.9 ms",
+                "150 ms",
+                "12.3 s",
+                "1 min",
+                "2 h",
+                "213503982 d"
+            ]
+        );
+    }
+
+    #[test]
+    fn times_are_utc_with_microseconds_and_never_panic() {
+        assert_eq!(time(1_700_000_000_000_042), "2023-11-14T22:13:20.000042Z");
+        assert_eq!(time(u64::MAX), format!("{} us", u64::MAX));
+    }
+
+    #[test]
+    fn incarnations_show_the_digits_that_change() {
+        assert_eq!(incarnation(0), "");
+        assert_eq!(incarnation(123_456), "123456");
+        assert_eq!(incarnation(1_700_000_123_456), "..123456");
+    }
+
+    #[test]
+    fn the_reason_for_a_slower_reception_stands_below_the_links() -> Outcome {
+        let text = links(&peer_links(sample()?.nodes));
+        let last = text.lines().last().unwrap_or_default();
+        assert!(last.starts_with("beta svc: via xdp-generic: "), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn the_examples_in_the_manual_are_what_is_printed() -> Outcome {
+        let manual = include_str!("../../../docs/hactl.md");
+        let happened: Vec<Event> =
+            serde_json::from_str(include_str!("../../tests/golden/events.json"))?;
+        for text in [status(&sample()?), events(&happened)] {
+            assert!(manual.contains(&text), "put this into docs/hactl.md:\n{text}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn no_line_ends_in_blanks() -> Outcome {
+        let text = status(&sample()?);
+        assert!(text.lines().all(|line| line.trim_end() == line), "{text}");
+        Ok(())
+    }
+}

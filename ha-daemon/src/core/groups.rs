@@ -1,0 +1,348 @@
+//! All groups of this node, and the part of the core that runs them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ha_common::wire::Phase;
+
+use super::io::Action;
+use super::message::{Claim, ClaimState};
+use super::ownership::{Candidate, Decision, Goal, LocalGroup, Step, decide};
+use super::time::Moment;
+use super::{Core, group_with_id, word};
+use crate::config::{Config, Failback, GroupIndex, NodeIndex};
+use crate::names::InterfaceName;
+use crate::snapshot::{GroupState, ResourceState, Severity};
+
+/// How long a node whose start of a group failed leaves it to others.
+pub const FAILED_PAUSE: Duration = Duration::from_secs(10);
+
+/// A group here, and what was last said about it.
+#[derive(Debug)]
+struct Entry {
+    local: LocalGroup,
+    reported: ClaimState,
+    /// Another node claims it too.
+    contested: bool,
+}
+
+/// All groups, by [`GroupIndex`].
+#[derive(Debug)]
+pub(super) struct Groups {
+    entries: Vec<Entry>,
+}
+
+/// A group as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupView {
+    /// Who owns it.
+    pub owner: Option<NodeIndex>,
+    /// Its state there.
+    pub state: GroupState,
+    /// Number of the ownership.
+    pub term: u64,
+    /// States of its resources here.
+    pub resources: Vec<ResourceState>,
+}
+
+impl Groups {
+    pub(super) fn new(config: &Config) -> Self {
+        let entry = |group| Entry {
+            local: LocalGroup::new(group),
+            reported: ClaimState::Stopped,
+            contested: false,
+        };
+        Self { entries: config.groups.iter().map(entry).collect() }
+    }
+
+    /// Terms only grow: takes note of those that a peer knows.
+    pub(super) fn learn(&mut self, config: &Config, claims: &[Claim]) {
+        for claim in claims {
+            let Some(index) = group_with_id(config, claim.group) else { continue };
+            let local = &mut self.entries[index.0].local;
+            // An owner's term is its own; it changes with its ownership only.
+            if !local.claim_state().owns() {
+                local.term = local.term.max(claim.term);
+            }
+        }
+    }
+
+    pub(super) fn claims(
+        &self,
+        config: &Config,
+        own: NodeIndex,
+        able: bool,
+        down: &BTreeSet<InterfaceName>,
+    ) -> Vec<Claim> {
+        let claim = |(group, entry): (&crate::config::Group, &Entry)| Claim {
+            group: group.id,
+            state: entry.local.claim_state(),
+            eligible: able && entry.local.eligible(group, own, down),
+            term: entry.local.term,
+        };
+        config.groups.iter().zip(&self.entries).map(claim).collect()
+    }
+
+    pub(super) fn all_stopped(&self) -> bool {
+        self.entries.iter().all(|entry| !entry.local.claim_state().owns())
+    }
+
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.entries.iter().filter_map(|entry| entry.local.failed_until).min()
+    }
+}
+
+impl Core {
+    /// A group as this node sees it.
+    #[must_use]
+    pub fn group(&self, index: GroupIndex) -> GroupView {
+        let local = &self.groups.entries[index.0].local;
+        let id = self.config.groups[index.0].id;
+        let mine = local.claim_state();
+        let theirs = self
+            .peers
+            .iter()
+            .filter_map(|(node, peer)| peer.claim(id).map(|claim| (*node, *claim)))
+            .filter(|(_, claim)| claim.state.owns())
+            .max_by_key(|(_, claim)| claim.term);
+        let (owner, state, term) = match theirs {
+            _ if mine.owns() => (Some(self.own), mine, local.term),
+            Some((node, claim)) => (Some(node), claim.state, claim.term),
+            None => (None, ClaimState::Stopped, local.term),
+        };
+        let state = match state {
+            ClaimState::Stopped if local.failed_until.is_some() => GroupState::Failed,
+            ClaimState::Stopped => GroupState::Stopped,
+            ClaimState::Starting => GroupState::Starting,
+            ClaimState::Started => GroupState::Started,
+            ClaimState::Stopping => GroupState::Stopping,
+            ClaimState::Stuck => GroupState::Failed,
+        };
+        GroupView { owner, state, term, resources: local.resources.clone() }
+    }
+
+    pub(super) fn resource_started(
+        &mut self,
+        group: GroupIndex,
+        resource: usize,
+        error: Option<String>,
+        now: Moment,
+    ) {
+        let Some(state) = self.resource(group, resource, ResourceState::Starting) else { return };
+        *state = if error.is_none() { ResourceState::Started } else { ResourceState::Stopped };
+        let Some(error) = error else { return };
+        let local = &mut self.groups.entries[group.0].local;
+        local.goal = Goal::Release;
+        local.failed_until = Some(now.after(FAILED_PAUSE));
+        let text =
+            format!("{} could not be started here: {error}", self.resource_label(group, resource));
+        self.group_note(Severity::Error, "resource-failed", group, text);
+    }
+
+    pub(super) fn resource_stopped(
+        &mut self,
+        group: GroupIndex,
+        resource: usize,
+        error: Option<String>,
+    ) {
+        let Some(state) = self.resource(group, resource, ResourceState::Stopping) else { return };
+        *state = if error.is_none() { ResourceState::Stopped } else { ResourceState::Failed };
+        let Some(error) = error else { return };
+        let text = format!(
+            "{} could not be stopped here, so nobody else may start it: {error}",
+            self.resource_label(group, resource)
+        );
+        self.group_note(Severity::Error, "resource-failed", group, text);
+    }
+
+    pub(super) fn resource_lost(&mut self, group: GroupIndex, resource: usize, cause: &str) {
+        let Some(state) = self.resource(group, resource, ResourceState::Started) else { return };
+        *state = ResourceState::Stopped;
+        // The rest is stopped too; then the group is decided about afresh, with what is known then.
+        self.groups.entries[group.0].local.goal = Goal::Release;
+        let text = format!("{} was lost: {cause}", self.resource_label(group, resource));
+        self.group_note(Severity::Error, "resource-lost", group, text);
+    }
+
+    pub(super) fn address_conflict(&mut self, group: GroupIndex, resource: usize, mac: [u8; 6]) {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let text = format!("{} is also claimed by {mac}", self.resource_label(group, resource));
+        self.group_note(Severity::Error, "address-conflict", group, text);
+    }
+
+    fn resource(
+        &mut self,
+        group: GroupIndex,
+        resource: usize,
+        expected: ResourceState,
+    ) -> Option<&mut ResourceState> {
+        let resources = &mut self.groups.entries.get_mut(group.0)?.local.resources;
+        resources.get_mut(resource).filter(|state| **state == expected)
+    }
+
+    fn resource_label(&self, group: GroupIndex, resource: usize) -> String {
+        let group = &self.config.groups[group.0];
+        let label = group.resources.get(resource).map_or_else(String::new, |it| it.label());
+        format!("{label} of group {}", group.name)
+    }
+
+    fn group_note(&mut self, severity: Severity, kind: &str, group: GroupIndex, message: String) {
+        self.note(severity, kind, message).group = Some(group);
+    }
+
+    /// Decides about every group and takes the next steps.
+    pub(super) fn run_groups(&mut self, now: Moment) {
+        for index in (0..self.groups.entries.len()).map(GroupIndex) {
+            let local = &mut self.groups.entries[index.0].local;
+            local.failed_until = local.failed_until.filter(|until| now < *until);
+            if self.leaving.is_some() || self.phase == Phase::Leaving {
+                local.goal = Goal::Release;
+            } else if self.phase == Phase::Active {
+                self.decide_group(index, now);
+            }
+            self.step_group(index);
+            self.report_group(index);
+        }
+    }
+
+    fn decide_group(&mut self, index: GroupIndex, now: Moment) {
+        let group = &self.config.groups[index.0];
+        let candidates = self.candidates(index, now);
+        let unsure = self.peers.values().any(|peer| peer.alive() && !peer.synced());
+        let failback = group.failback == Failback::Auto;
+        let name = group.name.clone();
+        let contested = candidates.iter().any(|it| it.claim.is_some() && it.node != self.own);
+        let decision = decide(&candidates, self.own, failback);
+        let entry = &mut self.groups.entries[index.0];
+        let releasing = entry.local.goal == Goal::Release;
+        let mine = entry.local.claim_state().owns();
+        let settled =
+            std::mem::replace(&mut entry.contested, mine && contested) && mine && !contested;
+        if settled {
+            // Caches may point at the loser: the winner says once more where the addresses are.
+            self.actions.push(Action::Announce { group: index });
+        }
+        match decision {
+            Decision::Take if releasing && !mine && !unsure => self.take(index),
+            Decision::GiveBack(to) if !releasing => {
+                let text =
+                    format!("giving {name} back to {}, which is preferred", self.node_name(to));
+                self.release(index, Severity::Info, "give-back", text);
+            }
+            Decision::Yield(to) if !releasing => {
+                let text = format!(
+                    "both {} and this node own {name}; {} has the better right, this node gives up",
+                    self.node_name(to),
+                    self.node_name(to)
+                );
+                self.release(index, Severity::Error, "double-owner", text);
+            }
+            Decision::Abandon if !releasing => {
+                let text =
+                    format!("{name} cannot stay here: its interface is down or its start failed");
+                self.release(index, Severity::Warning, "abandon", text);
+            }
+            Decision::Take
+            | Decision::GiveBack(_)
+            | Decision::Yield(_)
+            | Decision::Abandon
+            | Decision::Keep => {}
+        }
+    }
+
+    /// All nodes that matter for a group, preferred first.
+    fn candidates(&self, index: GroupIndex, now: Moment) -> Vec<Candidate> {
+        let group = &self.config.groups[index.0];
+        let starting = now < self.initdead_at();
+        let others =
+            (0..self.config.nodes.len()).map(NodeIndex).filter(|node| !group.nodes.contains(node));
+        let candidate = |node: NodeIndex| {
+            if node == self.own {
+                let local = &self.groups.entries[index.0].local;
+                let claim = local.claim_state().owns().then_some(local.term);
+                let eligible = local.eligible(group, self.own, &self.interfaces_down);
+                return Some(Candidate { node, claim, eligible });
+            }
+            let peer = self.peers.get(&node)?;
+            let said = peer.claim(group.id)?;
+            // A node that is still starting is waited for while this one has just started itself.
+            let ready = match peer.phase {
+                Phase::Active => true,
+                Phase::Starting => {
+                    starting && !self.groups.entries[index.0].local.claim_state().owns()
+                }
+                Phase::Leaving => false,
+            };
+            let claim = said.state.owns().then_some(said.term);
+            let eligible = peer.synced() && ready && said.eligible && group.nodes.contains(&node);
+            Some(Candidate { node, claim, eligible })
+        };
+        group.nodes.iter().copied().chain(others).filter_map(candidate).collect()
+    }
+
+    fn take(&mut self, index: GroupIndex) {
+        let group = &self.config.groups[index.0];
+        let preferred = group.nodes.iter().take_while(|node| **node != self.own);
+        let reasons: Vec<String> = preferred
+            .filter_map(|node| self.peers.get(node).map(|peer| (*node, peer)))
+            .map(|(node, peer)| {
+                let state = if peer.alive() { "not able to own it" } else { word(peer.state) };
+                format!("{} is {state}", self.node_name(node))
+            })
+            .collect();
+        let reason = if reasons.is_empty() {
+            "this node is preferred".to_owned()
+        } else {
+            reasons.join(", ")
+        };
+        let name = group.name.clone();
+        let local = &mut self.groups.entries[index.0].local;
+        local.term += 1;
+        local.goal = Goal::Own;
+        let text = format!("taking over {name}, term {}: nobody owns it; {reason}", local.term);
+        self.group_note(Severity::Info, "takeover", index, text);
+    }
+
+    fn release(&mut self, index: GroupIndex, severity: Severity, kind: &str, message: String) {
+        self.groups.entries[index.0].local.goal = Goal::Release;
+        self.group_note(severity, kind, index, message);
+    }
+
+    fn step_group(&mut self, group: GroupIndex) {
+        let local = &mut self.groups.entries[group.0].local;
+        match local.step() {
+            Some(Step::Start(resource)) => {
+                local.resources[resource] = ResourceState::Starting;
+                self.actions.push(Action::StartResource { group, resource });
+            }
+            Some(Step::Stop(resource)) => {
+                local.resources[resource] = ResourceState::Stopping;
+                self.actions.push(Action::StopResource { group, resource });
+            }
+            None => {}
+        }
+    }
+
+    fn report_group(&mut self, index: GroupIndex) {
+        let entry = &mut self.groups.entries[index.0];
+        let state = entry.local.claim_state();
+        if std::mem::replace(&mut entry.reported, state) == state {
+            return;
+        }
+        let (term, name) = (entry.local.term, &self.config.groups[index.0].name);
+        let (severity, kind, text) = match state {
+            ClaimState::Stopped => {
+                (Severity::Info, "group-stopped", format!("{name} is stopped here"))
+            }
+            ClaimState::Starting => return,
+            ClaimState::Started => {
+                (Severity::Info, "group-started", format!("{name} runs here, term {term}"))
+            }
+            ClaimState::Stopping => return,
+            ClaimState::Stuck => {
+                (Severity::Error, "group-stuck", format!("{name} could not be stopped here"))
+            }
+        };
+        self.group_note(severity, kind, index, text);
+    }
+}

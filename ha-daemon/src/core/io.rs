@@ -1,0 +1,169 @@
+//! Everything the core can learn and everything it can ask for: one enum each, so that a run can be
+//! recorded, replayed and simulated.
+
+use serde::{Deserialize, Serialize};
+
+use super::message::{Message, State};
+use super::time::Moment;
+use crate::config::{GroupIndex, LinkIndex, NodeIndex};
+use crate::names::InterfaceName;
+use crate::snapshot::Severity;
+
+/// What the record of a link says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Observation {
+    /// When the last accepted heartbeat arrived.
+    pub last_seen: Moment,
+    /// The incarnation that is believed to be alive; 0 = none.
+    pub incarnation: u64,
+    /// The sender's number of its state.
+    pub generation: u32,
+    /// What the sender says of itself, see [`ha_common::wire::Phase`].
+    pub phase: u8,
+}
+
+/// The record of one peer's link, seen changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// The peer.
+    pub peer: NodeIndex,
+    /// The link.
+    pub link: LinkIndex,
+    /// What the record says.
+    pub observation: Observation,
+}
+
+/// Something the core learns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// All records were looked at; these changed. They come together, because a peer must not be
+    /// judged by what is known of another one's link before its own was looked at.
+    Observed(Vec<Sighting>),
+    /// An authentic control message arrived.
+    Control {
+        /// Its sender.
+        peer: NodeIndex,
+        /// The incarnation that sent it.
+        incarnation: u64,
+        /// What its header says of the sender.
+        phase: u8,
+        /// The message.
+        message: Message,
+    },
+    /// The control connection to a peer was closed by that peer's kernel.
+    ConnectionClosed {
+        /// The peer.
+        peer: NodeIndex,
+        /// The incarnation that held the other end.
+        incarnation: u64,
+    },
+    /// A resource was started.
+    ResourceStarted {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+        /// Why it failed, if it did.
+        error: Option<String>,
+    },
+    /// A resource was stopped.
+    ResourceStopped {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+        /// Why it failed, if it did.
+        error: Option<String>,
+    },
+    /// A resource that ran here does not any more.
+    ResourceLost {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+        /// What happened.
+        cause: String,
+    },
+    /// Somebody else answers for an address of a group that this node owns.
+    AddressConflict {
+        /// The group.
+        group: GroupIndex,
+        /// Position of the address in the group.
+        resource: usize,
+        /// Who answers.
+        mac: [u8; 6],
+    },
+    /// An interface of this node went up or down.
+    Interface {
+        /// The interface.
+        name: InterfaceName,
+        /// Whether it is there, up and has a carrier.
+        up: bool,
+    },
+    /// This node did not run for a while; it ended at the moment of this input.
+    OwnPause {
+        /// How long, nanoseconds.
+        length_ns: i64,
+    },
+    /// The operator stops this node.
+    Shutdown,
+}
+
+/// Something the core asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Start a resource; to be answered by [`Input::ResourceStarted`].
+    StartResource {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+    },
+    /// Stop a resource; to be answered by [`Input::ResourceStopped`].
+    StopResource {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+    },
+    /// Tell the network again where a group's addresses are.
+    Announce {
+        /// The group.
+        group: GroupIndex,
+    },
+    /// Send this node's state to a peer on every link.
+    SendState {
+        /// The peer.
+        peer: NodeIndex,
+        /// The state.
+        state: State,
+    },
+    /// What this node's heartbeats say from now on.
+    Advertise {
+        /// Number of the state.
+        generation: u32,
+        /// See [`ha_common::wire::Phase`].
+        phase: u8,
+    },
+    /// Tell the operator.
+    Event(Note),
+    /// Everything is stopped and said: end the process.
+    Exit,
+}
+
+/// An event before it has a number and a wall-clock time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// How urgent it is.
+    pub severity: Severity,
+    /// A stable word.
+    pub kind: String,
+    /// The node it is about.
+    pub node: Option<NodeIndex>,
+    /// The link it is about.
+    pub link: Option<LinkIndex>,
+    /// The group it is about.
+    pub group: Option<GroupIndex>,
+    /// A sentence for an operator.
+    pub message: String,
+}

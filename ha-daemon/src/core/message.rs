@@ -1,0 +1,249 @@
+//! Control messages: the bodies of control datagrams. `docs/protocol.md` specifies them.
+//!
+//! A node's whole state travels in one message and replaces what the receiver knew: what gets lost
+//! is simply sent again, in any order and over any link.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::GROUPS_MAX;
+
+/// How far a group is on the node that speaks of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum ClaimState {
+    /// Not owned.
+    Stopped = 0,
+    /// Owned; resources are being started.
+    Starting = 1,
+    /// Owned; all resources run.
+    Started = 2,
+    /// Owned until all resources are stopped.
+    Stopping = 3,
+    /// Owned, and a resource could not be stopped.
+    Stuck = 4,
+}
+
+impl ClaimState {
+    /// Whether the node owns the group.
+    #[must_use]
+    pub fn owns(self) -> bool {
+        self != Self::Stopped
+    }
+
+    fn from_wire(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Stopped),
+            1 => Some(Self::Starting),
+            2 => Some(Self::Started),
+            3 => Some(Self::Stopping),
+            4 => Some(Self::Stuck),
+            _ => None,
+        }
+    }
+}
+
+/// What a node says of one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Identifier of the group.
+    pub group: u32,
+    /// How far it is there.
+    pub state: ClaimState,
+    /// Whether the node could own it now.
+    pub eligible: bool,
+    /// The highest term that the node knows; its own, when it owns the group.
+    pub term: u64,
+}
+
+/// A node's whole state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Number of this state; heartbeats carry it too.
+    pub generation: u32,
+    /// The receiver is asked for its own state.
+    pub answer: bool,
+    /// Incarnation of the receiver whose state was received last; 0 = none.
+    pub known_incarnation: u64,
+    /// Number of that state.
+    pub known_generation: u32,
+    /// Groups.
+    pub claims: Vec<Claim>,
+}
+
+/// A control message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The sender's state.
+    State(State),
+    /// The sender's daemon is gone and its addresses are off; sent by its keeper.
+    Obituary,
+}
+
+/// Why a body is not a control message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// It ends too early.
+    #[error("the message is cut off")]
+    Truncated,
+    /// It is of a kind that this version does not know.
+    #[error("message kind {0} is unknown")]
+    Kind(u8),
+    /// A field has a value that this version does not know.
+    #[error("claim state {0} is unknown")]
+    ClaimState(u8),
+    /// It lists more groups than there can be.
+    #[error("the message lists {0} groups; at most {GROUPS_MAX} are possible")]
+    TooManyGroups(u16),
+}
+
+const KIND_STATE: u8 = 1;
+const KIND_OBITUARY: u8 = 2;
+const FLAG_ANSWER: u8 = 1;
+const FLAG_ELIGIBLE: u8 = 1;
+const STATE_BYTES: usize = 20;
+const CLAIM_BYTES: usize = 16;
+
+const _: () = assert!(STATE_BYTES + GROUPS_MAX * CLAIM_BYTES <= ha_common::wire::BODY_BYTES_MAX);
+
+impl Message {
+    /// The body as it travels.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Obituary => vec![KIND_OBITUARY],
+            Self::State(state) => state.encode(),
+        }
+    }
+
+    /// Reads a body. Bytes behind the message belong to newer versions and are ignored.
+    ///
+    /// # Errors
+    /// [`MessageError`] for what this version cannot read.
+    pub fn decode(body: &[u8]) -> Result<Self, MessageError> {
+        match body.first() {
+            Some(&KIND_STATE) => State::decode(body).map(Self::State),
+            Some(&KIND_OBITUARY) => Ok(Self::Obituary),
+            Some(&kind) => Err(MessageError::Kind(kind)),
+            None => Err(MessageError::Truncated),
+        }
+    }
+}
+
+impl State {
+    fn encode(&self) -> Vec<u8> {
+        let claims = &self.claims[..self.claims.len().min(GROUPS_MAX)];
+        let mut body = Vec::with_capacity(STATE_BYTES + claims.len() * CLAIM_BYTES);
+        body.extend([KIND_STATE, if self.answer { FLAG_ANSWER } else { 0 }]);
+        body.extend((claims.len() as u16).to_be_bytes());
+        body.extend(self.generation.to_be_bytes());
+        body.extend(self.known_incarnation.to_be_bytes());
+        body.extend(self.known_generation.to_be_bytes());
+        for claim in claims {
+            body.extend(claim.group.to_be_bytes());
+            body.extend([claim.state as u8, if claim.eligible { FLAG_ELIGIBLE } else { 0 }, 0, 0]);
+            body.extend(claim.term.to_be_bytes());
+        }
+        body
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, MessageError> {
+        let count = u16::from_be_bytes(array(body, 2)?);
+        if usize::from(count) > GROUPS_MAX {
+            return Err(MessageError::TooManyGroups(count));
+        }
+        let claim = |number: usize| {
+            let at = STATE_BYTES + number * CLAIM_BYTES;
+            let [state, flags] = array(body, at + 4)?;
+            Ok(Claim {
+                group: u32::from_be_bytes(array(body, at)?),
+                state: ClaimState::from_wire(state).ok_or(MessageError::ClaimState(state))?,
+                eligible: flags & FLAG_ELIGIBLE != 0,
+                term: u64::from_be_bytes(array(body, at + 8)?),
+            })
+        };
+        let [flags] = array(body, 1)?;
+        Ok(Self {
+            generation: u32::from_be_bytes(array(body, 4)?),
+            answer: flags & FLAG_ANSWER != 0,
+            known_incarnation: u64::from_be_bytes(array(body, 8)?),
+            known_generation: u32::from_be_bytes(array(body, 16)?),
+            claims: (0..usize::from(count)).map(claim).collect::<Result<_, MessageError>>()?,
+        })
+    }
+}
+
+fn array<const N: usize>(body: &[u8], at: usize) -> Result<[u8; N], MessageError> {
+    body.get(at..at + N).and_then(|bytes| bytes.try_into().ok()).ok_or(MessageError::Truncated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn example() -> State {
+        State {
+            generation: 7,
+            answer: true,
+            known_incarnation: 0x0102_0304_0506_0708,
+            known_generation: 9,
+            claims: vec![Claim {
+                group: 0xaabb_ccdd,
+                state: ClaimState::Started,
+                eligible: true,
+                term: 3,
+            }],
+        }
+    }
+
+    #[test]
+    fn golden_bytes_pin_the_state_message() {
+        let body = Message::State(example()).encode();
+        let hex: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            concat!(
+                "01010001",
+                "00000007",
+                "0102030405060708",
+                "00000009",
+                "aabbccdd",
+                "02010000",
+                "0000000000000003"
+            )
+        );
+    }
+
+    #[test]
+    fn bytes_of_newer_versions_behind_the_message_are_ignored() {
+        let mut body = Message::State(example()).encode();
+        body.extend([1, 2, 3]);
+        assert_eq!(Message::decode(&body), Ok(Message::State(example())));
+    }
+
+    #[test]
+    fn every_cut_is_noticed() {
+        let body = Message::State(example()).encode();
+        for length in 0..body.len() {
+            assert_eq!(Message::decode(&body[..length]), Err(MessageError::Truncated), "{length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..1200)) {
+            let _ = Message::decode(&body);
+        }
+
+        #[test]
+        fn what_is_encoded_is_decoded(numbers in any::<(u32, bool, u64, u32)>(),
+                                      claims in proptest::collection::vec(any::<(u32, u8, bool, u64)>(), 0..GROUPS_MAX)) {
+            let claims = claims.into_iter().map(|(group, state, eligible, term)| Claim {
+                group, state: ClaimState::from_wire(state % 5).unwrap(), eligible, term,
+            }).collect();
+            let (generation, answer, known_incarnation, known_generation) = numbers;
+            let message = Message::State(State { generation, answer, known_incarnation, known_generation, claims });
+            prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+        }
+    }
+}

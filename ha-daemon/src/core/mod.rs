@@ -1,0 +1,593 @@
+//! The core: `(input, now) -> state, actions, next deadline`. Pure: no clock, socket, file, thread
+//! or runtime; the driver gives it time and inputs and carries its actions out.
+//!
+//! A heartbeat's way through it: `Input::Observed` -> [`detector`] -> [`peer`] -> membership (this
+//! file) -> [`ownership`] -> actions.
+
+pub mod detector;
+mod groups;
+pub mod io;
+pub mod message;
+pub mod ownership;
+pub mod peer;
+pub mod time;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ha_common::wire::Phase;
+
+use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt};
+use crate::names::InterfaceName;
+use crate::snapshot::{LinkState, NodeState, Severity};
+use detector::{Detector, Thresholds, Transition};
+use groups::Groups;
+use io::{Action, Input, Note, Observation, Sighting};
+use message::{Claim, Message, State};
+use peer::{Closing, Peer, RESEND_FIRST, RESEND_MAX};
+use time::{Moment, milliseconds, nanoseconds};
+
+/// Longest wait for the peers' acknowledgement of a clean leave.
+pub const LEAVE_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// Own pauses are noted at most this often: under load they come in series.
+const PAUSE_NOTE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The core of one node.
+#[derive(Debug)]
+pub struct Core {
+    config: Arc<Config>,
+    own: NodeIndex,
+    incarnation: u64,
+    started_at: Moment,
+    /// End of this node's own last pause: silence before it counts for nothing.
+    window_from: Moment,
+    pauses: u64,
+    pause_noted: Option<Moment>,
+    phase: Phase,
+    /// Since when the operator wants this node to leave, and by when it does so in any case.
+    leaving: Option<Moment>,
+    exited: bool,
+    peers: BTreeMap<NodeIndex, Peer>,
+    groups: Groups,
+    interfaces_down: BTreeSet<InterfaceName>,
+    generation: u32,
+    published: Option<(Phase, Vec<Claim>)>,
+    actions: Vec<Action>,
+}
+
+impl Core {
+    /// The core of the node `own`, which starts now.
+    #[must_use]
+    pub fn new(config: Arc<Config>, own: NodeIndex, incarnation: u64, now: Moment) -> Self {
+        let shared = |peer: NodeIndex| {
+            let mine = config.nodes[own.0].endpoints.keys().copied().collect::<BTreeSet<_>>();
+            let theirs = config.nodes[peer.0].endpoints.keys().copied().collect::<BTreeSet<_>>();
+            mine.intersection(&theirs).copied().collect::<Vec<LinkIndex>>()
+        };
+        let peers = (0..config.nodes.len())
+            .map(NodeIndex)
+            .filter(|peer| *peer != own)
+            .map(|peer| (peer, Peer::new(shared(peer).into_iter())))
+            .collect();
+        Self {
+            groups: Groups::new(&config),
+            config,
+            own,
+            incarnation,
+            started_at: now,
+            window_from: now,
+            pauses: 0,
+            pause_noted: None,
+            phase: Phase::Starting,
+            leaving: None,
+            exited: false,
+            peers,
+            interfaces_down: BTreeSet::new(),
+            generation: 0,
+            published: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// The peers.
+    #[must_use]
+    pub fn peers(&self) -> &BTreeMap<NodeIndex, Peer> {
+        &self.peers
+    }
+
+    /// What this node says of itself.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether no group is owned, not even partly.
+    #[must_use]
+    pub fn all_released(&self) -> bool {
+        self.groups.all_stopped()
+    }
+
+    /// Learns `input` at `now`; returns what has to be done.
+    pub fn handle(&mut self, input: Input, now: Moment) -> Vec<Action> {
+        match input {
+            Input::Observed(sightings) => {
+                for Sighting { peer, link, observation } in sightings {
+                    self.link(peer, link, observation, now);
+                }
+            }
+            Input::Control { peer, incarnation, phase, message } => {
+                self.control(peer, incarnation, Phase::from_wire(phase), message, now);
+            }
+            Input::ConnectionClosed { peer, incarnation } => {
+                self.connection_closed(peer, incarnation, now);
+            }
+            Input::ResourceStarted { group, resource, error } => {
+                self.resource_started(group, resource, error, now);
+            }
+            Input::ResourceStopped { group, resource, error } => {
+                self.resource_stopped(group, resource, error);
+            }
+            Input::ResourceLost { group, resource, cause } => {
+                self.resource_lost(group, resource, &cause);
+            }
+            Input::AddressConflict { group, resource, mac } => {
+                self.address_conflict(group, resource, mac);
+            }
+            Input::Interface { name, up } => self.interface(name, up),
+            Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
+            Input::Shutdown => self.shutdown(now),
+        }
+        self.judge(now);
+        self.settle(now);
+        self.run_groups(now);
+        self.publish(now);
+        self.send_states(now);
+        self.finish_leaving(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Input::Observed`] has to come at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        let thresholds = self.thresholds();
+        let peers = self.peers.values().flat_map(|peer| {
+            let links = peer.links.values();
+            links
+                .filter_map(|link| link.deadline(self.window_from, thresholds))
+                .chain(peer.closing.map(|closing| closing.verdict_at))
+                .chain(peer.resend_at)
+        });
+        let unheard = self.peers.values().any(|peer| peer.state == NodeState::Unknown);
+        let initdead = (self.phase == Phase::Starting || unheard).then(|| self.initdead_at());
+        peers.chain(initdead).chain(self.groups.deadline()).chain(self.leaving).min()
+    }
+
+    fn thresholds(&self) -> Thresholds {
+        let cluster = &self.config.cluster;
+        Thresholds { warntime: cluster.warntime, deadtime: cluster.deadtime }
+    }
+
+    fn initdead_at(&self) -> Moment {
+        self.started_at.after(self.config.cluster.initdead)
+    }
+
+    fn node_name(&self, node: NodeIndex) -> &str {
+        self.config.nodes[node.0].name.as_str()
+    }
+
+    fn note(&mut self, severity: Severity, kind: &str, message: String) -> &mut Note {
+        let (node, link, group) = (None, None, None);
+        let note = Note { severity, kind: kind.to_owned(), node, link, group, message };
+        self.actions.push(Action::Event(note));
+        match self.actions.last_mut() {
+            Some(Action::Event(note)) => note,
+            _ => unreachable!("the note was pushed just above"),
+        }
+    }
+
+    fn node_note(&mut self, severity: Severity, kind: &str, node: NodeIndex, message: String) {
+        self.note(severity, kind, message).node = Some(node);
+    }
+
+    // ---- what comes in ---------------------------------------------------------------------
+
+    fn link(&mut self, node: NodeIndex, link: LinkIndex, seen: Observation, now: Moment) {
+        let grace = self.grace();
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let stale = seen.last_seen.since(self.started_at) < 0;
+        if seen.incarnation <= peer.ended || seen.incarnation < peer.incarnation || stale {
+            return;
+        }
+        let before = std::mem::replace(&mut peer.incarnation, seen.incarnation);
+        if before != seen.incarnation {
+            // What was known is of an earlier start; its claims stand until the new one speaks.
+            peer.links.values_mut().for_each(Detector::forget);
+            peer.fall_silent();
+        }
+        let Some(detector) = peer.links.get_mut(&link) else { return };
+        let newer = detector.last_seen().is_none_or(|last| seen.last_seen.since(last) > 0);
+        let transition = detector.seen(seen.last_seen);
+        if !newer {
+            return;
+        }
+        peer.generation = seen.generation;
+        peer.phase = Phase::from_wire(seen.phase);
+        peer.closing = peer.closing.filter(|it| seen.last_seen.since(it.at) <= grace);
+        let was = peer.state;
+        let (phase, state) = (peer.phase, peer.known.map_or(NodeState::Joining, |_| NodeState::Up));
+        peer.state = state;
+        peer.resend_at.get_or_insert(now);
+        if let Some(transition) = transition {
+            self.link_transition(node, link, transition);
+        }
+        if before != seen.incarnation && before != 0 {
+            let text =
+                format!("{} restarted: incarnation {}", self.node_name(node), seen.incarnation);
+            self.node_note(Severity::Warning, "node-restarted", node, text);
+        }
+        if phase == Phase::Leaving {
+            self.left(node);
+        } else if was == NodeState::Late && state == NodeState::Up {
+            let text = format!("{} is heard again in time", self.node_name(node));
+            self.node_note(Severity::Info, "node-up", node, text);
+        } else if matches!(was, NodeState::Dead | NodeState::DaemonGone | NodeState::Left) {
+            let text =
+                format!("{} is heard again after it was {}", self.node_name(node), word(was));
+            self.node_note(Severity::Warning, "node-returned", node, text);
+        }
+    }
+
+    /// Heartbeats that were under way when a connection closed do not contradict it.
+    fn grace(&self) -> i64 {
+        nanoseconds(self.config.cluster.keepalive) / 4
+    }
+
+    fn control(
+        &mut self,
+        node: NodeIndex,
+        incarnation: u64,
+        phase: Phase,
+        message: Message,
+        now: Moment,
+    ) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let ended = incarnation <= peer.ended;
+        if incarnation != peer.incarnation || !(peer.alive() || ended) {
+            // Control messages are no liveness; the sender repeats what was not acknowledged.
+            return;
+        }
+        match message {
+            Message::State(state) if phase == Phase::Leaving => {
+                self.send_state(node, Some((incarnation, state.generation)), false);
+                if !ended {
+                    self.left(node);
+                }
+            }
+            Message::State(state) if !ended => self.state(node, incarnation, &state, now),
+            Message::Obituary if !ended => {
+                self.end(node, NodeState::DaemonGone);
+                let text = format!(
+                    "the daemon of {} is gone; its keeper took the addresses off that host",
+                    self.node_name(node)
+                );
+                self.node_note(Severity::Error, "daemon-gone", node, text);
+            }
+            Message::State(_) | Message::Obituary => {}
+        }
+    }
+
+    fn state(&mut self, node: NodeIndex, incarnation: u64, state: &State, now: Moment) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let outrun = peer.known.is_some_and(|(known, generation)| {
+            known == incarnation && (state.generation.wrapping_sub(generation) as i32) < 0
+        });
+        if outrun {
+            return;
+        }
+        peer.learn(incarnation, state);
+        if state.known_incarnation == self.incarnation {
+            peer.acknowledged = Some(state.known_generation);
+        }
+        let joined = peer.state == NodeState::Joining;
+        if joined {
+            peer.state = NodeState::Up;
+        }
+        self.groups.learn(&self.config, &state.claims);
+        if state.answer {
+            let repeat = self.unacknowledged(node);
+            self.send_state(node, None, repeat);
+            self.schedule_resend(node, now);
+        }
+        if joined {
+            let text = format!("{} is up: incarnation {incarnation}", self.node_name(node));
+            self.node_note(Severity::Info, "node-up", node, text);
+        }
+    }
+
+    fn connection_closed(&mut self, node: NodeIndex, incarnation: u64, now: Moment) {
+        let wait = self.config.cluster.deadtime.min(self.config.cluster.keepalive * 2);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        // One connection for each link: the first one that closes starts the wait.
+        if incarnation != peer.incarnation || !peer.alive() || peer.closing.is_some() {
+            return;
+        }
+        peer.closing = Some(Closing { at: now, verdict_at: now.after(wait) });
+        let text = format!(
+            "the control connection of {} closed; without a heartbeat its daemon counts as gone in {}",
+            self.node_name(node),
+            milliseconds(nanoseconds(wait))
+        );
+        self.node_note(Severity::Warning, "connection-closed", node, text);
+    }
+
+    fn interface(&mut self, name: InterfaceName, up: bool) {
+        let (severity, state) =
+            if up { (Severity::Info, "up") } else { (Severity::Warning, "down") };
+        let changed = if up {
+            self.interfaces_down.remove(&name)
+        } else {
+            self.interfaces_down.insert(name.clone())
+        };
+        if changed {
+            self.note(
+                severity,
+                &format!("interface-{state}"),
+                format!("interface {name} is {state}"),
+            );
+        }
+    }
+
+    fn own_pause(&mut self, length_ns: i64, now: Moment) {
+        self.window_from = now;
+        self.pauses += 1;
+        if self.pause_noted.is_some_and(|noted| now < noted.after(PAUSE_NOTE_INTERVAL)) {
+            return;
+        }
+        self.pause_noted = Some(now);
+        let text = format!(
+            "this node did not run for {} (pause {} since its start); no verdict before a fresh \
+             window has passed",
+            milliseconds(length_ns),
+            self.pauses
+        );
+        self.note(Severity::Warning, "own-pause", text);
+    }
+
+    fn shutdown(&mut self, now: Moment) {
+        if self.leaving.is_none() {
+            self.leaving = Some(now.after(LEAVE_WAIT_MAX));
+            self.note(Severity::Info, "leaving", "this node leaves the cluster".to_owned());
+        }
+    }
+
+    // ---- membership ------------------------------------------------------------------------
+
+    /// Judges the silence of every link, and from that every peer.
+    fn judge(&mut self, now: Moment) {
+        let nodes: Vec<NodeIndex> = self.peers.keys().copied().collect();
+        for node in nodes {
+            self.judge_links(node, now);
+            self.judge_peer(node, now);
+        }
+    }
+
+    fn judge_links(&mut self, node: NodeIndex, now: Moment) {
+        let (window_from, thresholds) = (self.window_from, self.thresholds());
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let transitions: Vec<_> = peer
+            .links
+            .iter_mut()
+            .filter_map(|(link, it)| Some((*link, it.judge(now, window_from, thresholds)?)))
+            .collect();
+        for (link, transition) in transitions {
+            self.link_transition(node, link, transition);
+        }
+    }
+
+    fn link_transition(&mut self, node: NodeIndex, link: LinkIndex, transition: Transition) {
+        let (severity, kind) = match transition.to {
+            LinkState::Up => (Severity::Info, "link-up"),
+            LinkState::Late => (Severity::Warning, "link-late"),
+            LinkState::Dead => (Severity::Warning, "link-dead"),
+            LinkState::Unknown => return,
+        };
+        let name = format!("{}:{}", self.node_name(node), self.config.links[link.0].name);
+        let silence = milliseconds(transition.silence_ns);
+        let text = match (transition.from, transition.to) {
+            (LinkState::Unknown, _) => format!("link {name} up"),
+            (_, LinkState::Up) => format!("link {name} up after {silence} of silence"),
+            (_, LinkState::Late) => format!("late heartbeat on link {name}: silent for {silence}"),
+            _ => format!("link {name} dead: silent for {silence}"),
+        };
+        let note = self.note(severity, kind, text);
+        note.node = Some(node);
+        note.link = Some(link);
+    }
+
+    fn judge_peer(&mut self, node: NodeIndex, now: Moment) {
+        let initdead_at = self.initdead_at();
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.state == NodeState::Unknown {
+            if now >= initdead_at {
+                peer.state = NodeState::Dead;
+                let text = format!("{} was not heard within initdead", self.node_name(node));
+                self.node_note(Severity::Warning, "node-dead", node, text);
+            }
+            return;
+        }
+        if !peer.alive() || peer.any_link(LinkState::Up) && peer.closing.is_none() {
+            return;
+        }
+        let silence = peer.last_seen().map_or(0, |last| now.since(last));
+        if let Some(closing) = peer.closing.filter(|closing| now >= closing.verdict_at) {
+            self.end_unless_heard(node, NodeState::DaemonGone);
+            let text = format!(
+                "the daemon of {} is gone: its connection closed {} ago and no heartbeat came since; \
+                 nobody confirmed that its addresses are off",
+                self.node_name(node),
+                milliseconds(now.since(closing.at))
+            );
+            self.node_note(Severity::Error, "daemon-gone", node, text);
+        } else if !peer.any_link(LinkState::Up) && !peer.any_link(LinkState::Late) {
+            self.end_unless_heard(node, NodeState::Dead);
+            let (name, silence) = (self.node_name(node), milliseconds(silence));
+            let text = format!("node {name} is dead: silent on every link for {silence}");
+            self.node_note(Severity::Error, "node-dead", node, text);
+        } else if peer.state == NodeState::Up && !peer.any_link(LinkState::Up) {
+            peer.state = NodeState::Late;
+            let (name, silence) = (self.node_name(node), milliseconds(silence));
+            let text = format!("node {name} is late: silent on every link for {silence}");
+            self.node_note(Severity::Warning, "node-late", node, text);
+        }
+    }
+
+    /// A verdict on a peer that may be heard again with the same incarnation.
+    fn end_unless_heard(&mut self, node: NodeIndex, state: NodeState) {
+        let hold = state == NodeState::Dead && self.config.cluster.on_doubt == OnDoubt::Hold;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.state = state;
+        peer.fall_silent();
+        if !hold {
+            peer.claims.clear();
+        }
+    }
+
+    /// A peer ended this incarnation for good.
+    fn end(&mut self, node: NodeIndex, state: NodeState) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.end(state);
+        }
+    }
+
+    fn left(&mut self, node: NodeIndex) {
+        self.end(node, NodeState::Left);
+        let text =
+            format!("received shutdown notice from {}: it left cleanly", self.node_name(node));
+        self.node_note(Severity::Info, "node-left", node, text);
+    }
+
+    /// Ends the starting phase when every node is accounted for, or `initdead` has passed.
+    fn settle(&mut self, now: Moment) {
+        let accounted = self
+            .peers
+            .values()
+            .all(|peer| !matches!(peer.state, NodeState::Unknown | NodeState::Joining));
+        if self.phase == Phase::Starting && (accounted || now >= self.initdead_at()) {
+            self.phase = Phase::Active;
+            self.note(Severity::Info, "active", "this node takes part in the cluster".to_owned());
+        }
+    }
+
+    // ---- telling the peers -----------------------------------------------------------------
+
+    fn claims(&self) -> Vec<Claim> {
+        let able = self.leaving.is_none();
+        self.groups.claims(&self.config, self.own, able, &self.interfaces_down)
+    }
+
+    /// Gives this node's state a new number when it changed.
+    fn publish(&mut self, now: Moment) {
+        let state = (self.phase, self.claims());
+        if self.published.as_ref() == Some(&state) {
+            return;
+        }
+        self.published = Some(state);
+        self.generation = self.generation.wrapping_add(1);
+        let (generation, phase) = (self.generation, self.phase as u8);
+        self.actions.push(Action::Advertise { generation, phase });
+        for peer in self.peers.values_mut().filter(|peer| peer.alive()) {
+            peer.resend_at = Some(now);
+            peer.resend_pause = RESEND_FIRST;
+        }
+    }
+
+    fn unacknowledged(&self, node: NodeIndex) -> bool {
+        self.peers.get(&node).is_some_and(|peer| {
+            peer.alive() && (peer.acknowledged != Some(self.generation) || peer.outdated())
+        })
+    }
+
+    /// Sends this node's state to whoever has not acknowledged it, or whose own is not known.
+    fn send_states(&mut self, now: Moment) {
+        let nodes: Vec<NodeIndex> = self.peers.keys().copied().collect();
+        for node in nodes {
+            if !self.unacknowledged(node) {
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.resend_at = None;
+                    peer.resend_pause = RESEND_FIRST;
+                }
+                continue;
+            }
+            let due =
+                self.peers.get(&node).is_some_and(|peer| peer.resend_at.is_none_or(|at| now >= at));
+            if due {
+                self.send_state(node, None, true);
+                self.schedule_resend(node, now);
+            }
+        }
+    }
+
+    fn schedule_resend(&mut self, node: NodeIndex, now: Moment) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.resend_at = Some(now.after(peer.resend_pause));
+            peer.resend_pause = (peer.resend_pause * 2).min(RESEND_MAX);
+        }
+    }
+
+    fn send_state(&mut self, node: NodeIndex, known: Option<(u64, u32)>, answer: bool) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let (known_incarnation, known_generation) = known.or(peer.known).unwrap_or((0, 0));
+        let state = State {
+            generation: self.generation,
+            answer,
+            known_incarnation,
+            known_generation,
+            claims: self.claims(),
+        };
+        self.actions.push(Action::SendState { peer: node, state });
+    }
+
+    /// Leaves when everything is released and the peers know, or the wait is over.
+    fn finish_leaving(&mut self, now: Moment) {
+        let Some(until) = self.leaving else { return };
+        if self.exited {
+            return;
+        }
+        if self.groups.all_stopped() && self.phase != Phase::Leaving {
+            self.phase = Phase::Leaving;
+            self.publish(now);
+            self.send_states(now);
+        }
+        let told = self
+            .peers
+            .values()
+            .all(|peer| !peer.alive() || peer.acknowledged == Some(self.generation));
+        if self.phase == Phase::Leaving && told || now >= until {
+            self.exited = true;
+            self.leaving = None;
+            self.actions.push(Action::Exit);
+        }
+    }
+}
+
+fn word(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Unknown => "unknown",
+        NodeState::Joining => "joining",
+        NodeState::Up => "up",
+        NodeState::Late => "late",
+        NodeState::DaemonGone => "without daemon",
+        NodeState::Dead => "dead",
+        NodeState::Left => "gone",
+    }
+}
+
+/// Position of a group with that identifier.
+fn group_with_id(config: &Config, id: u32) -> Option<GroupIndex> {
+    config.groups.iter().position(|group| group.id == id).map(GroupIndex)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! Ownership of groups: who should own what, decided by every node from what it knows, and carried
+//! out one resource at a time.
+//!
+//! A group is released by its owner only, or lost with its owner's death; so a node takes a group
+//! when nobody who is alive claims it and it is itself the first eligible candidate.
+
+use std::collections::BTreeSet;
+
+use crate::config::{Group, NodeIndex, Resource};
+use crate::core::message::ClaimState;
+use crate::core::time::Moment;
+use crate::names::InterfaceName;
+use crate::snapshot::ResourceState;
+
+/// What this node wants with a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// Not to own it.
+    Release,
+    /// To own it.
+    Own,
+}
+
+/// This node's part in one group.
+#[derive(Debug, Clone)]
+pub struct LocalGroup {
+    /// What is wanted.
+    pub goal: Goal,
+    /// Resources here, in starting order.
+    pub resources: Vec<ResourceState>,
+    /// The highest term known; this node's own while it owns the group.
+    pub term: u64,
+    /// A start failed here; not eligible again before that.
+    pub failed_until: Option<Moment>,
+}
+
+/// The next thing to do for a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Start the resource in that position.
+    Start(usize),
+    /// Stop the resource in that position.
+    Stop(usize),
+}
+
+impl LocalGroup {
+    /// A group of which nothing is here.
+    #[must_use]
+    pub fn new(group: &Group) -> Self {
+        Self {
+            goal: Goal::Release,
+            resources: vec![ResourceState::Stopped; group.resources.len()],
+            term: 0,
+            failed_until: None,
+        }
+    }
+
+    /// How far it is here.
+    #[must_use]
+    pub fn claim_state(&self) -> ClaimState {
+        let all = |state| self.resources.iter().all(|resource| *resource == state);
+        let any = |state| self.resources.contains(&state);
+        match self.goal {
+            Goal::Own if all(ResourceState::Started) => ClaimState::Started,
+            Goal::Own => ClaimState::Starting,
+            Goal::Release if all(ResourceState::Stopped) => ClaimState::Stopped,
+            Goal::Release if any(ResourceState::Failed) => ClaimState::Stuck,
+            Goal::Release => ClaimState::Stopping,
+        }
+    }
+
+    /// The next step towards the goal; one resource at a time, started in order, stopped in reverse.
+    #[must_use]
+    pub fn step(&self) -> Option<Step> {
+        let busy = |state: &ResourceState| {
+            matches!(state, ResourceState::Starting | ResourceState::Stopping)
+        };
+        if self.resources.iter().any(busy) {
+            return None;
+        }
+        match self.goal {
+            Goal::Own => self
+                .resources
+                .iter()
+                .position(|state| *state == ResourceState::Stopped)
+                .map(Step::Start),
+            Goal::Release => self
+                .resources
+                .iter()
+                .rposition(|state| *state == ResourceState::Started)
+                .map(Step::Stop),
+        }
+    }
+
+    /// Whether this node could own it.
+    #[must_use]
+    pub fn eligible(&self, group: &Group, own: NodeIndex, down: &BTreeSet<InterfaceName>) -> bool {
+        let usable = |resource: &Resource| match resource {
+            Resource::Address { interface, .. } => !down.contains(interface),
+        };
+        group.nodes.contains(&own)
+            && self.failed_until.is_none()
+            && group.resources.iter().all(usable)
+    }
+}
+
+/// One candidate as the deciding node sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// The node.
+    pub node: NodeIndex,
+    /// Its claim and term, when it owns the group.
+    pub claim: Option<u64>,
+    /// Whether it could own the group.
+    pub eligible: bool,
+}
+
+/// What a node should do about a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing.
+    Keep,
+    /// Take it: nobody owns it and this node comes first.
+    Take,
+    /// Give it back to a more preferred node.
+    GiveBack(NodeIndex),
+    /// Two own it, and the other one's right is the better one.
+    Yield(NodeIndex),
+    /// This node cannot own it any more.
+    Abandon,
+}
+
+/// Decides about one group. `candidates` are all nodes that are alive and known, in preferred order,
+/// the deciding node `own` among them; nodes that are not candidates come last.
+#[must_use]
+pub fn decide(candidates: &[Candidate], own: NodeIndex, failback: bool) -> Decision {
+    let position = |node: NodeIndex| candidates.iter().position(|it| it.node == node);
+    let Some(mine) = position(own) else { return Decision::Keep };
+    let me = candidates[mine];
+    let better = |at: usize, it: &Candidate| match (it.claim, me.claim) {
+        // The higher term is the later ownership; equal ones go by preference.
+        (Some(theirs), Some(term)) => theirs > term || (theirs == term && at < mine),
+        _ => false,
+    };
+    if me.claim.is_some() {
+        if let Some((_, rival)) = candidates.iter().enumerate().find(|(at, it)| better(*at, it)) {
+            return Decision::Yield(rival.node);
+        }
+        if !me.eligible {
+            return Decision::Abandon;
+        }
+        let preferred = candidates[..mine].iter().find(|it| it.eligible && it.claim.is_none());
+        return match preferred {
+            Some(preferred) if failback => Decision::GiveBack(preferred.node),
+            _ => Decision::Keep,
+        };
+    }
+    if candidates.iter().any(|it| it.claim.is_some()) {
+        return Decision::Keep;
+    }
+    match candidates.iter().find(|it| it.eligible) {
+        Some(first) if first.node == own => Decision::Take,
+        _ => Decision::Keep,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn candidate(node: usize, claim: Option<u64>, eligible: bool) -> Candidate {
+        Candidate { node: NodeIndex(node), claim, eligible }
+    }
+
+    #[test]
+    fn decision_table() {
+        let own = NodeIndex(1);
+        let table: [(&[Candidate], bool, Decision); 11] = [
+            (&[candidate(1, None, true)], true, Decision::Take),
+            (&[candidate(0, None, true), candidate(1, None, true)], true, Decision::Keep),
+            (&[candidate(0, None, false), candidate(1, None, true)], true, Decision::Take),
+            (&[candidate(0, Some(1), true), candidate(1, None, true)], true, Decision::Keep),
+            (&[candidate(1, None, true), candidate(2, Some(1), true)], true, Decision::Keep),
+            (
+                &[candidate(0, None, true), candidate(1, Some(1), true)],
+                true,
+                Decision::GiveBack(NodeIndex(0)),
+            ),
+            (&[candidate(0, None, true), candidate(1, Some(1), true)], false, Decision::Keep),
+            (&[candidate(0, None, false), candidate(1, Some(1), true)], true, Decision::Keep),
+            (
+                &[candidate(0, Some(1), true), candidate(1, Some(1), true)],
+                false,
+                Decision::Yield(NodeIndex(0)),
+            ),
+            (&[candidate(0, Some(1), true), candidate(1, Some(2), true)], false, Decision::Keep),
+            (&[candidate(1, Some(2), false), candidate(2, None, true)], false, Decision::Abandon),
+        ];
+        for (number, (candidates, failback, expected)) in table.into_iter().enumerate() {
+            assert_eq!(decide(candidates, own, failback), expected, "row {number}");
+        }
+    }
+
+    proptest! {
+        /// Nodes that see the same picture never decide that two of them take a group, and of two
+        /// owners exactly one stays.
+        #[test]
+        fn one_picture_leads_to_at_most_one_owner(
+            picture in proptest::collection::vec((proptest::option::of(1u64..4), any::<bool>()), 1..5),
+            failback in any::<bool>(),
+        ) {
+            let candidates: Vec<_> = picture.iter().enumerate()
+                .map(|(node, (claim, eligible))| candidate(node, *claim, *eligible)).collect();
+            let mut owners = 0;
+            for it in &candidates {
+                owners += match decide(&candidates, it.node, failback) {
+                    Decision::Take => 1,
+                    Decision::Keep => usize::from(it.claim.is_some()),
+                    Decision::GiveBack(_) | Decision::Yield(_) | Decision::Abandon => 0,
+                };
+            }
+            prop_assert!(owners <= 1);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Carrying out the core's actions, and what comes back of them.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ha_common::wire::{Header, Kind, Phase, SEQUENCE_LAST};
+
+use super::{Driver, record};
+use crate::config::{GroupIndex, NodeIndex, Resource};
+use crate::control::event_log::EventDraft;
+use crate::core::io::{Action, Input, Note};
+use crate::core::message::{Message, State};
+use crate::core::time::Moment;
+use crate::io::address::{AddressCommand, AddressReport};
+use crate::io::clock::{monotonic_ns, unix_us};
+use crate::io::keeper::Datagram;
+use crate::io::socket::scoped;
+use crate::snapshot::{LinkState, Severity};
+
+/// A resource's number in commands to the address worker.
+fn token(group: GroupIndex, resource: usize) -> u64 {
+    (group.0 as u64) << 32 | resource as u64
+}
+
+fn of_token(token: u64) -> (GroupIndex, usize) {
+    (GroupIndex((token >> 32) as usize), (token & u64::from(u32::MAX)) as usize)
+}
+
+impl Driver {
+    pub(super) fn carry_out(&mut self, action: Action, now: Moment) {
+        match action {
+            Action::StartResource { group, resource } => self.start_resource(group, resource),
+            Action::StopResource { group, resource } => self.stop_resource(group, resource),
+            Action::Announce { group } => self.announce(group),
+            Action::SendState { peer, state } => self.send_state(peer, state),
+            Action::Advertise { generation, phase } => {
+                self.parts.shared.generation.store(generation, Relaxed);
+                self.parts.shared.phase.store(phase, Relaxed);
+            }
+            Action::Event(note) => self.event(now, note),
+            Action::Exit => self.exit = true,
+        }
+    }
+
+    fn start_resource(&mut self, group: GroupIndex, resource: usize) {
+        let Some(Resource::Address { address, interface }) = self.resource(group, resource) else {
+            return;
+        };
+        // The keeper knows of it before the kernel does: there is no moment at which nobody would
+        // remove it.
+        let held = match self.parts.keeper.hold(address, &interface) {
+            Ok(()) | Err(crate::io::keeper::KeeperError::Gone { .. }) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        };
+        let command = AddressCommand::Add { token: token(group, resource), address, interface };
+        let sent = held
+            .and_then(|()| self.parts.addresses.send(command).map_err(|error| error.to_string()));
+        if let Err(error) = sent {
+            self.handle(Input::ResourceStarted { group, resource, error: Some(error) });
+        }
+    }
+
+    fn stop_resource(&mut self, group: GroupIndex, resource: usize) {
+        let Some(Resource::Address { address, interface }) = self.resource(group, resource) else {
+            return;
+        };
+        let command = AddressCommand::Remove { token: token(group, resource), address, interface };
+        if let Err(error) = self.parts.addresses.send(command) {
+            let error = Some(error.to_string());
+            self.handle(Input::ResourceStopped { group, resource, error });
+        }
+    }
+
+    fn announce(&mut self, group: GroupIndex) {
+        let count = self.parts.config.groups[group.0].resources.len();
+        for resource in 0..count {
+            if let Some(Resource::Address { address, interface }) = self.resource(group, resource) {
+                let command = AddressCommand::Announce { address, interface };
+                if let Err(error) = self.parts.addresses.send(command) {
+                    self.driver_note(Severity::Warning, "not-announced", error.to_string());
+                }
+            }
+        }
+    }
+
+    fn resource(&self, group: GroupIndex, resource: usize) -> Option<Resource> {
+        self.parts.config.groups.get(group.0)?.resources.get(resource).cloned()
+    }
+
+    fn resource_at(&self, wanted: &Resource) -> Option<(GroupIndex, usize)> {
+        self.parts.config.groups.iter().enumerate().find_map(|(group, it)| {
+            let resource = it.resources.iter().position(|resource| resource == wanted)?;
+            Some((GroupIndex(group), resource))
+        })
+    }
+
+    /// What the address worker says, as an input of the core; noted on the way.
+    pub(super) fn resource_report(&mut self, report: AddressReport) -> Option<Input> {
+        match report {
+            AddressReport::Added { token, outcome, at_ns, first_announced_ns } => {
+                let (group, resource) = of_token(token);
+                if outcome.is_ok() {
+                    self.note_address(group, resource, "address-added", at_ns);
+                    if let Some(at_ns) = first_announced_ns {
+                        self.note_address(group, resource, "address-announced", at_ns);
+                    }
+                }
+                Some(Input::ResourceStarted { group, resource, error: outcome.err() })
+            }
+            AddressReport::Removed { token, outcome, at_ns } => {
+                let (group, resource) = of_token(token);
+                if let (Ok(()), Some(Resource::Address { address, interface })) =
+                    (&outcome, self.resource(group, resource))
+                {
+                    // A keeper that is gone is started again with what is held then.
+                    let _ = self.parts.keeper.release(address, &interface);
+                    self.note_address(group, resource, "address-removed", at_ns);
+                }
+                Some(Input::ResourceStopped { group, resource, error: outcome.err() })
+            }
+            AddressReport::Conflict { address, interface, mac } => {
+                let (group, resource) =
+                    self.resource_at(&Resource::Address { address, interface })?;
+                Some(Input::AddressConflict { group, resource, mac })
+            }
+            AddressReport::Lapsed { address, interface, silent_ns } => {
+                let _ = self.parts.keeper.release(address, &interface);
+                let (group, resource) =
+                    self.resource_at(&Resource::Address { address, interface })?;
+                let seconds = silent_ns as f64 / 1e9;
+                let cause = format!("not renewed for {seconds:.3} s, longer than its lifetime");
+                Some(Input::ResourceLost { group, resource, cause })
+            }
+            AddressReport::RenewFailed { address, interface, cause } => {
+                let text = format!("{address} on {interface} is not renewed: {cause}");
+                self.driver_note(Severity::Error, "renew-failed", text);
+                None
+            }
+        }
+    }
+
+    fn note_address(&self, group: GroupIndex, resource: usize, kind: &str, at_ns: u64) {
+        let label = self.resource(group, resource).map_or_else(String::new, |it| it.label());
+        let word = kind.rsplit('-').next().unwrap_or(kind);
+        let note = Note {
+            severity: Severity::Info,
+            kind: kind.to_owned(),
+            node: None,
+            link: None,
+            group: Some(group),
+            message: format!("address {label} {word}"),
+        };
+        self.event(Moment(at_ns), note);
+    }
+
+    pub(super) fn driver_note(&self, severity: Severity, kind: &str, message: String) {
+        let note =
+            Note { severity, kind: kind.to_owned(), node: None, link: None, group: None, message };
+        self.event(Moment(monotonic_ns()), note);
+    }
+
+    pub(super) fn event(&self, at: Moment, note: Note) {
+        let config = &self.parts.config;
+        let age_us = monotonic_ns().saturating_sub(at.0) / 1_000;
+        self.parts.events.push(EventDraft {
+            monotonic_ns: at.0,
+            unix_us: unix_us().saturating_sub(age_us),
+            severity: note.severity,
+            kind: note.kind,
+            node: note.node.map(|node| config.nodes[node.0].name.clone()),
+            link: note.link.map(|link| config.links[link.0].name.clone()),
+            group: note.group.map(|group| config.groups[group.0].name.clone()),
+            message: note.message,
+        });
+    }
+
+    pub(super) fn note_receptions(&self) {
+        let mut noted: Vec<&str> = Vec::new();
+        for (path, reception) in self.parts.paths.iter().zip(&self.parts.receptions) {
+            if noted.contains(&path.interface.as_str()) {
+                continue;
+            }
+            noted.push(path.interface.as_str());
+            let via = super::view::via_word(reception.via);
+            let (severity, text) = if reception.reason.is_empty() {
+                (Severity::Info, format!("heartbeats on {} arrive via {via}", path.interface))
+            } else {
+                let reason = &reception.reason;
+                (
+                    Severity::Warning,
+                    format!("heartbeats on {} arrive via {via}: {reason}", path.interface),
+                )
+            };
+            self.driver_note(severity, "reception", text);
+        }
+    }
+
+    fn send_state(&mut self, peer: NodeIndex, state: State) {
+        let body = Message::State(state).encode();
+        for slot in 0..self.parts.paths.len() {
+            if self.parts.paths[slot].peer != peer {
+                continue;
+            }
+            self.control_sequences[slot] += 1;
+            let datagram = self.control_datagram(slot, self.control_sequences[slot], &body);
+            let path = &self.parts.paths[slot];
+            let remote = scoped(path.remote, path.interface_index).into();
+            let socket = self.parts.sockets.iter().find(|socket| socket.local == path.local);
+            // What does not leave is sent again until the peer acknowledges it.
+            if let Some(Err(_)) = socket.map(|socket| socket.send(&datagram, &remote)) {
+                self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn control_datagram(&self, slot: usize, sequence: u64, body: &[u8]) -> Vec<u8> {
+        let path = &self.parts.paths[slot];
+        let shared = &self.parts.shared;
+        let header = Header {
+            kind: Kind::Control,
+            receiver: self.parts.config.nodes[path.peer.0].id,
+            link: path.key.link,
+            echo: shared.paths[slot].echo.load(Relaxed),
+            body_bytes: body.len() as u16,
+            sequence,
+            sent_ns: monotonic_ns(),
+            generation: shared.generation.load(Relaxed),
+            phase: Phase::from_wire(shared.phase.load(Relaxed)),
+            ..self.parts.header
+        };
+        let mut fixed = header.encode();
+        self.parts.key.sign(&mut fixed);
+        let mut datagram = fixed.to_bytes().to_vec();
+        datagram.extend(self.parts.key.body_tag(&fixed, body));
+        datagram.extend(body);
+        datagram
+    }
+
+    /// Takes note of newly heard incarnations (which heartbeats echo, so that the peers can prove
+    /// themselves) and of the links that are heard.
+    pub(super) fn update_echoes(&mut self) {
+        let heard: Vec<u64> = (0..self.parts.paths.len()).map(|slot| self.heard(slot)).collect();
+        for (slot, path) in self.parts.paths.iter().enumerate() {
+            let words = &self.parts.shared.paths[slot];
+            words.echo.store(heard[slot], Relaxed);
+            let link =
+                self.core.peers().get(&path.peer).and_then(|peer| peer.links.get(&path.link));
+            let hears =
+                link.is_some_and(|link| matches!(link.state(), LinkState::Up | LinkState::Late));
+            words.hears.store(hears, Relaxed);
+        }
+        if heard != self.obituary_echoes {
+            self.obituary_echoes.clone_from(&heard);
+            self.parts.heard.send_replace(heard);
+            self.write_obituary();
+        }
+    }
+
+    /// The highest incarnation of the slot's peer that was heard on any link.
+    fn heard(&self, slot: usize) -> u64 {
+        let peer = self.parts.paths[slot].peer;
+        let slots = (0..self.parts.paths.len()).filter(|it| self.parts.paths[*it].peer == peer);
+        slots.filter_map(|it| record(&self.parts, it)).map(|it| it.heard()).max().unwrap_or(0)
+    }
+
+    /// Gives the keeper what it is to send when this daemon dies: signed beforehand, so that it
+    /// holds no key, and with the last sequence number, so that nothing of this incarnation follows.
+    fn write_obituary(&mut self) {
+        let body = Message::Obituary.encode();
+        let datagrams = (0..self.parts.paths.len())
+            .filter(|slot| self.obituary_echoes[*slot] != 0)
+            .map(|slot| {
+                let path = &self.parts.paths[slot];
+                let any_port = SocketAddr::new(path.local.ip(), 0);
+                Datagram {
+                    local: scoped(any_port, path.interface_index),
+                    interface: path.interface.clone(),
+                    remote: scoped(path.remote, path.interface_index),
+                    payload: self.control_datagram(slot, SEQUENCE_LAST, &body),
+                }
+            })
+            .collect();
+        if let Err(error) = self.parts.keeper.obituary(datagrams) {
+            self.driver_note(Severity::Warning, "keeper-behind", error.to_string());
+        }
+    }
+}

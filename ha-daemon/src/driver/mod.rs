@@ -1,0 +1,422 @@
+//! The driver: the one thread that owns the core. It sleeps until the core's next deadline (a timer
+//! on absolute time) or until something happened, looks at the records, gives the core its inputs
+//! and hands the actions to I/O that cannot block it.
+
+mod carry;
+mod view;
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ha_common::auth::Key;
+use ha_common::wire::{DATAGRAM_BYTES_MAX, Header};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use tokio::sync::watch;
+
+use crate::config::{Config, NodeIndex};
+use crate::control::event_log::EventLog;
+use crate::core::Core;
+use crate::core::io::{Input, Observation, Sighting};
+use crate::core::message::Message;
+use crate::core::time::{Moment, nanoseconds};
+use crate::io::address::{AddressReport, AddressSender};
+use crate::io::clock::monotonic_ns;
+use crate::io::keeper::Keeper;
+use crate::io::kernel::Kernel;
+use crate::io::mailbox::{Inbox, Letter, Mailbox};
+use crate::io::paths::Path;
+use crate::io::sender::Shared;
+use crate::io::socket::LinkSocket;
+use crate::io::table::{Received, Table};
+use crate::snapshot::{Severity, Via};
+
+/// The driver wakes at least this often, to renew the daemon's lease in its heartbeats.
+pub const WAKE_MAX: Duration = Duration::from_millis(250);
+/// Most datagrams that are taken from one socket before the others get their turn.
+const DATAGRAMS_PER_TURN: usize = 64;
+
+/// How heartbeats of one interface reach the daemon.
+#[derive(Debug, Clone)]
+pub struct Reception {
+    /// How.
+    pub via: Via,
+    /// Why not better; empty for the best way.
+    pub reason: String,
+}
+
+/// What the driver is made of.
+pub struct Parts {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// This node.
+    pub own: NodeIndex,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// Its paths, by slot.
+    pub paths: Vec<Path>,
+    /// How each is received, by slot.
+    pub receptions: Vec<Reception>,
+    /// The kernel side, when any path uses it.
+    pub kernel: Option<Kernel>,
+    /// The daemon's own tables.
+    pub table: Table,
+    /// Sockets, one per local endpoint.
+    pub sockets: Vec<LinkSocket>,
+    /// Cluster, sender, key number and incarnation of this node's datagrams.
+    pub header: Header,
+    /// The key that signs.
+    pub key: Key,
+    /// What is shared with the sender.
+    pub shared: Arc<Shared>,
+    /// The keeper.
+    pub keeper: Keeper,
+    /// The address worker.
+    pub addresses: AddressSender,
+    /// The event log.
+    pub events: Arc<EventLog>,
+    /// Letters for the driver.
+    pub inbox: Inbox,
+    /// Where others post them.
+    pub mailbox: Mailbox,
+    /// Incarnations of the peers as last heard, by slot; for the control connections.
+    pub heard: watch::Sender<Vec<u64>>,
+    /// Starts another keeper, away from this thread.
+    pub respawn_keeper: Box<dyn Fn() + Send>,
+    /// Whether memory is locked.
+    pub memory: String,
+    /// Whether no resource was left behind when the driver ended.
+    pub all_released: bool,
+}
+
+/// The driver.
+pub struct Driver {
+    parts: Parts,
+    core: Core,
+    epoll: Epoll,
+    timer: TimerFd,
+    /// What the core was told last, by slot.
+    told: Vec<Observation>,
+    control_sequences: Vec<u64>,
+    /// Number of the datagrams in the keeper's hands: the incarnations that they echo.
+    obituary_echoes: Vec<u64>,
+    pause_handled_ns: u64,
+    lateness_max_ns: u64,
+    scheduling: Vec<(&'static str, String)>,
+    exit: bool,
+}
+
+/// What woke the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Timer,
+    Changes,
+    Letters,
+    Keeper,
+    Socket(usize),
+}
+
+impl Source {
+    fn number(self) -> u64 {
+        match self {
+            Self::Timer => 0,
+            Self::Changes => 1,
+            Self::Letters => 2,
+            Self::Keeper => 3,
+            Self::Socket(position) => 4 + position as u64,
+        }
+    }
+
+    fn numbered(number: u64) -> Self {
+        match number {
+            0 => Self::Timer,
+            1 => Self::Changes,
+            2 => Self::Letters,
+            3 => Self::Keeper,
+            more => Self::Socket((more - 4) as usize),
+        }
+    }
+}
+
+impl Driver {
+    /// Prepares the driver; nothing runs yet.
+    ///
+    /// # Errors
+    /// The kernel refused a descriptor.
+    pub fn new(mut parts: Parts) -> Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("no epoll")?;
+        let timer = TimerFd::new(
+            ClockId::CLOCK_MONOTONIC,
+            TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
+        );
+        let timer = timer.context("no timer")?;
+        let watch = |source: Source| EpollEvent::new(EpollFlags::EPOLLIN, source.number());
+        epoll.add(timer.as_fd(), watch(Source::Timer))?;
+        epoll.add(parts.inbox.as_fd(), watch(Source::Letters))?;
+        epoll.add(parts.keeper.as_fd(), watch(Source::Keeper))?;
+        if let Some(kernel) = &mut parts.kernel {
+            epoll.add(kernel.changes().as_fd(), watch(Source::Changes))?;
+        }
+        for (position, socket) in parts.sockets.iter().enumerate() {
+            epoll.add(socket.as_fd(), watch(Source::Socket(position)))?;
+        }
+        let now = Moment(monotonic_ns());
+        let core = Core::new(Arc::clone(&parts.config), parts.own, parts.incarnation, now);
+        let slots = parts.paths.len();
+        Ok(Self {
+            core,
+            epoll,
+            timer,
+            told: vec![Observation::default(); slots],
+            control_sequences: vec![0; slots],
+            obituary_echoes: vec![0; slots],
+            pause_handled_ns: 0,
+            lateness_max_ns: 0,
+            scheduling: Vec::new(),
+            exit: false,
+            parts,
+        })
+    }
+
+    /// Runs until the node has left. Gives back what has to be torn down.
+    ///
+    /// # Errors
+    /// Only when the kernel refuses to wait.
+    pub fn run(mut self) -> Result<Parts> {
+        self.note_receptions();
+        while !self.exit {
+            let deadline_ns = self.arm()?;
+            let mut events = [EpollEvent::empty(); 16];
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(error).context("cannot wait for events"),
+            };
+            let sources: Vec<Source> =
+                events[..count].iter().map(|event| Source::numbered(event.data())).collect();
+            self.turn(deadline_ns, &sources);
+        }
+        self.parts.all_released = self.core.all_released();
+        Ok(self.parts)
+    }
+
+    /// Starts a thread that passes the kernel side's log lines on.
+    ///
+    /// # Errors
+    /// Its buffer is missing.
+    pub fn start_kernel_log(&mut self) -> Result<()> {
+        let Some(kernel) = &mut self.parts.kernel else { return Ok(()) };
+        let logger = kernel.logger()?;
+        let pass_on = move || {
+            use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+            let mut logger = logger;
+            loop {
+                let mut waiting = [PollFd::new(logger.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut waiting, PollTimeout::NONE).is_ok() {
+                    logger.flush();
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("ha-kernel-log".to_owned());
+        thread.spawn(pass_on).context("cannot start the thread of the kernel log")?;
+        Ok(())
+    }
+
+    /// Sets the timer to the next deadline.
+    fn arm(&mut self) -> Result<u64> {
+        let latest = Moment(monotonic_ns()).after(WAKE_MAX);
+        let deadline = self.core.deadline().map_or(latest, |deadline| deadline.min(latest));
+        // Zero would disarm the timer.
+        let at = TimeSpec::from_duration(Duration::from_nanos(deadline.0.max(1)));
+        self.timer
+            .set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+            .context("cannot set the timer")?;
+        Ok(deadline.0)
+    }
+
+    /// One turn: what happened, in an order in which nothing is judged by old news.
+    fn turn(&mut self, deadline_ns: u64, sources: &[Source]) {
+        let now_ns = monotonic_ns();
+        let shared = &self.parts.shared;
+        shared.driver_ran_ns.store(now_ns, Relaxed);
+        let lateness_ns = now_ns.saturating_sub(deadline_ns);
+        self.lateness_max_ns = self.lateness_max_ns.max(lateness_ns);
+        if sources.contains(&Source::Timer) {
+            // Set again before the next wait; until then it must not stay readable.
+            let _ = self.timer.wait();
+        }
+        if let Some(length_ns) = self.own_pause(now_ns, lateness_ns) {
+            self.handle(Input::OwnPause { length_ns });
+        }
+        if sources.contains(&Source::Changes)
+            && let Some(kernel) = &mut self.parts.kernel
+        {
+            // Each is only a reason to look; the records say what there is to see.
+            let _ = kernel.take_changes();
+        }
+        let messages = self.receive(sources);
+        self.observe();
+        for input in messages {
+            self.handle(input);
+        }
+        if sources.contains(&Source::Letters) {
+            self.parts.inbox.acknowledge();
+            while let Some(letter) = self.parts.inbox.take() {
+                self.letter(letter);
+            }
+        }
+        if sources.contains(&Source::Keeper) {
+            self.keeper_died();
+        }
+        self.update_echoes();
+    }
+
+    /// Whether this node did not run: its driver or its sender was late, or its sender is overdue.
+    fn own_pause(&mut self, now_ns: u64, lateness_ns: u64) -> Option<i64> {
+        let cluster = &self.parts.config.cluster;
+        let limit_ns = (nanoseconds(cluster.deadtime) / 4) as u64;
+        let shared = &self.parts.shared;
+        let ended_ns = shared.pause_end_ns.load(Relaxed);
+        if ended_ns != self.pause_handled_ns {
+            self.pause_handled_ns = ended_ns;
+            return Some(shared.pause_ns.load(Relaxed) as i64);
+        }
+        let beat_ns = nanoseconds(cluster.keepalive) as u64;
+        let overdue_ns = now_ns.saturating_sub(shared.sender_ran_ns.load(Relaxed) + beat_ns);
+        let length_ns = lateness_ns.max(overdue_ns);
+        (length_ns > limit_ns).then_some(length_ns as i64)
+    }
+
+    /// Takes datagrams from the sockets: heartbeats into the records, control messages as inputs.
+    fn receive(&mut self, sources: &[Source]) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        let mut buffer = [0; DATAGRAM_BYTES_MAX];
+        let positions = sources.iter().filter_map(|source| match source {
+            Source::Socket(position) => Some(*position),
+            Source::Timer | Source::Changes | Source::Letters | Source::Keeper => None,
+        });
+        for position in positions {
+            let Some(socket) = self.parts.sockets.get(position) else { continue };
+            let interface = socket.interface_index;
+            let slots = self.parts.paths.iter().zip(&self.parts.receptions);
+            let heartbeats = slots
+                .filter(|(path, _)| path.local == socket.local)
+                .all(|(_, reception)| reception.via == Via::Socket);
+            for _ in 0..DATAGRAMS_PER_TURN {
+                // An error here is one of an earlier send (ICMP): it is counted there.
+                let Ok(Some((length, at_ns))) = socket.receive(&mut buffer) else { break };
+                let datagram = &buffer[..length];
+                let received = self.parts.table.receive(datagram, interface, at_ns, heartbeats);
+                if let Received::Control { slot, header, body } = received {
+                    inputs.extend(self.control_input(slot, &header, &body));
+                }
+            }
+        }
+        inputs
+    }
+
+    fn control_input(&self, slot: u32, header: &Header, body: &[u8]) -> Option<Input> {
+        let path = self.parts.paths.get(usize::try_from(slot).ok()?)?;
+        let peer = &self.parts.config.nodes[path.peer.0].name;
+        match Message::decode(body) {
+            Ok(message) => Some(Input::Control {
+                peer: path.peer,
+                incarnation: header.incarnation,
+                phase: header.phase as u8,
+                message,
+            }),
+            Err(error) => {
+                tracing::warn!(
+                    "control message of {peer} ignored: {error}; is it of a newer version?"
+                );
+                None
+            }
+        }
+    }
+
+    /// Looks at every record and tells the core what changed.
+    fn observe(&mut self) {
+        let mut sightings = Vec::new();
+        for (slot, path) in self.parts.paths.iter().enumerate() {
+            let Some(record) = record(&self.parts, slot) else { continue };
+            let observation = Observation {
+                // Loaded first: who sees a new stamp also sees what came with it.
+                last_seen: Moment(record.last_seen_ns()),
+                incarnation: record.believed(),
+                generation: record.generation(),
+                phase: record.phase() as u8,
+            };
+            if observation != self.told[slot] && observation.last_seen.0 != 0 {
+                self.told[slot] = observation;
+                sightings.push(Sighting { peer: path.peer, link: path.link, observation });
+            }
+        }
+        self.handle(Input::Observed(sightings));
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = Moment(monotonic_ns());
+        let actions = self.core.handle(input, now);
+        for action in actions {
+            self.carry_out(action, now);
+        }
+    }
+
+    fn letter(&mut self, letter: Letter) {
+        match letter {
+            Letter::Address(report) => self.address_report(report),
+            Letter::ConnectionClosed { peer, incarnation } => {
+                self.handle(Input::ConnectionClosed { peer, incarnation });
+            }
+            Letter::Interface { name, up } => self.handle(Input::Interface { name, up }),
+            Letter::Scheduling { thread, granted } => self.scheduling.push((thread, granted)),
+            Letter::Snapshot(answer) => {
+                // Who asked may have gone away meanwhile.
+                let _ = answer.send(self.snapshot());
+            }
+            Letter::Keeper(keeper) => self.keeper_started(keeper),
+            Letter::Shutdown => self.handle(Input::Shutdown),
+        }
+    }
+
+    fn keeper_died(&mut self) {
+        let _ = self.epoll.delete(self.parts.keeper.as_fd());
+        let text = format!("the keeper (pid {}) died; starting another", self.parts.keeper.pid());
+        self.driver_note(Severity::Error, "keeper-died", text);
+        (self.parts.respawn_keeper)();
+    }
+
+    fn keeper_started(&mut self, keeper: Result<Keeper, crate::io::keeper::KeeperError>) {
+        let outcome = keeper.and_then(|keeper| self.parts.keeper.succeed(keeper));
+        if let Err(error) = outcome {
+            self.driver_note(Severity::Error, "keeper-failed", error.to_string());
+            return;
+        }
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Keeper.number());
+        let watched = self.epoll.add(self.parts.keeper.as_fd(), event);
+        let text = match watched {
+            Ok(()) => format!("another keeper runs (pid {})", self.parts.keeper.pid()),
+            Err(error) => format!("another keeper runs, but its end will not be noticed: {error}"),
+        };
+        self.driver_note(Severity::Info, "keeper-started", text);
+    }
+
+    fn address_report(&mut self, report: AddressReport) {
+        if let Some(input) = self.resource_report(report) {
+            self.handle(input);
+        }
+    }
+}
+
+/// The record of a slot: the kernel's where a program is attached, else the daemon's own.
+fn record(parts: &Parts, slot: usize) -> Option<ha_common::record::Record<'_>> {
+    let number = u32::try_from(slot).ok()?;
+    match (&parts.kernel, parts.receptions.get(slot)?.via) {
+        (_, Via::Socket | Via::Serial) | (None, _) => parts.table.record(number),
+        (Some(kernel), Via::XdpNative | Via::XdpGeneric | Via::Tc) => kernel.record(number),
+    }
+}

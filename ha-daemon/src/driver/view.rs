@@ -1,0 +1,154 @@
+//! The snapshot: what the core, the records and the threads say at one moment.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ha_common::reason::Reason;
+
+use super::{Driver, record};
+use crate::config::{GroupIndex, LinkKind, NodeIndex};
+use crate::core::detector::Detector;
+use crate::core::peer::Peer;
+use crate::io::clock::monotonic_ns;
+use crate::snapshot::{
+    GroupStatus, LinkState, LinkStatus, NodeState, NodeStatus, Quorum, ResourceStatus, Snapshot,
+    ThreadStatus, Via,
+};
+
+/// The way as the contract spells it.
+pub(super) fn via_word(via: Via) -> &'static str {
+    match via {
+        Via::XdpNative => "xdp-native",
+        Via::XdpGeneric => "xdp-generic",
+        Via::Tc => "tc",
+        Via::Socket => "socket",
+        Via::Serial => "serial",
+    }
+}
+
+impl Driver {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let parts = &self.parts;
+        let config = &parts.config;
+        let nodes: Vec<NodeStatus> =
+            (0..config.nodes.len()).map(|node| self.node(NodeIndex(node))).collect();
+        let votes =
+            nodes.iter().filter(|node| matches!(node.state, NodeState::Up | NodeState::Late));
+        let (votes, of) = (votes.count() as u32, nodes.len() as u32);
+        Snapshot {
+            cluster: config.cluster.name.clone(),
+            node: config.nodes[parts.own.0].name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            keeper_pid: Some(parts.keeper.pid()),
+            incarnation: parts.incarnation,
+            keepalive_us: config.cluster.keepalive.as_micros() as u64,
+            deadtime_us: config.cluster.deadtime.as_micros() as u64,
+            memory: parts.memory.clone(),
+            threads: self.threads(),
+            groups: (0..config.groups.len()).map(|group| self.group(GroupIndex(group))).collect(),
+            quorum: Quorum { votes, of, majority: votes * 2 > of },
+            packets: self.packets(),
+            events: parts.events.last_id(),
+            nodes,
+        }
+    }
+
+    fn threads(&self) -> Vec<ThreadStatus> {
+        let thread = |(name, granted): &(&'static str, String)| ThreadStatus {
+            name: (*name).to_owned(),
+            scheduling: granted.clone(),
+            lateness_max_us: match *name {
+                "driver" => self.lateness_max_ns / 1_000,
+                "sender" => self.parts.shared.lateness_max_ns.load(Relaxed) / 1_000,
+                _ => 0,
+            },
+        };
+        self.scheduling.iter().map(thread).collect()
+    }
+
+    fn node(&self, node: NodeIndex) -> NodeStatus {
+        let name = self.parts.config.nodes[node.0].name.clone();
+        let Some(peer) = self.core.peers().get(&node) else {
+            let incarnation = self.parts.incarnation;
+            return NodeStatus {
+                name,
+                local: true,
+                state: NodeState::Up,
+                incarnation,
+                links: Vec::new(),
+            };
+        };
+        let slots = (0..self.parts.paths.len()).filter(|slot| self.parts.paths[*slot].peer == node);
+        NodeStatus {
+            name,
+            local: false,
+            state: peer.state,
+            incarnation: peer.incarnation,
+            links: slots.filter_map(|slot| self.link(slot, peer)).collect(),
+        }
+    }
+
+    fn link(&self, slot: usize, peer: &Peer) -> Option<LinkStatus> {
+        let path = &self.parts.paths[slot];
+        let reception = &self.parts.receptions[slot];
+        let link = &self.parts.config.links[path.link.0];
+        let record = record(&self.parts, slot)?;
+        let words = &self.parts.shared.paths[slot];
+        let last_seen_ns = record.last_seen_ns();
+        let age_ns = monotonic_ns().saturating_sub(last_seen_ns);
+        Some(LinkStatus {
+            name: link.name.clone(),
+            kind: match link.kind {
+                LinkKind::Ucast => "ucast".to_owned(),
+            },
+            interface: path.interface.clone(),
+            via: reception.via,
+            via_reason: reception.reason.clone(),
+            state: peer.links.get(&path.link).map_or(LinkState::Unknown, Detector::state),
+            last_seen_us: (last_seen_ns != 0).then_some(age_ns / 1_000),
+            peer_keepalive_us: u64::from(record.keepalive_us()),
+            received: record.received(),
+            lost: record.lost(),
+            rejected: record.rejected(),
+            sent: words.sent.load(Relaxed),
+            send_errors: words.errors.load(Relaxed),
+        })
+    }
+
+    fn group(&self, index: GroupIndex) -> GroupStatus {
+        let config = &self.parts.config;
+        let group = &config.groups[index.0];
+        let view = self.core.group(index);
+        let name_of = |node: &NodeIndex| config.nodes[node.0].name.clone();
+        let resources = group.resources.iter().zip(view.resources);
+        GroupStatus {
+            name: group.name.clone(),
+            owner: view.owner.as_ref().map(name_of),
+            state: view.state,
+            term: view.term,
+            nodes: group.nodes.iter().map(name_of).collect(),
+            resources: resources
+                .map(|(resource, state)| ResourceStatus {
+                    name: resource.label(),
+                    kind: resource.kind().to_owned(),
+                    state,
+                })
+                .collect(),
+        }
+    }
+
+    fn packets(&self) -> BTreeMap<String, u64> {
+        let kernel = self.parts.kernel.as_ref().map(|kernel| kernel.counters()).unwrap_or_default();
+        let count = |reason: &Reason| {
+            let own = self.parts.table.counters().get(reason).copied().unwrap_or(0);
+            // A control message is judged twice, in the kernel and here: counted once.
+            if kernel.is_empty() || *reason != Reason::Control {
+                own + kernel.get(reason).copied().unwrap_or(0)
+            } else {
+                kernel.get(reason).copied().unwrap_or(0).max(own)
+            }
+        };
+        Reason::ALL.iter().map(|reason| (reason.name().to_owned(), count(reason))).collect()
+    }
+}

@@ -1,0 +1,493 @@
+//! The worker's thread: one loop over commands, due tasks and heard claims.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::Handle;
+use tokio::sync::mpsc::Receiver;
+
+use super::link::{Link, LinkState, acknowledged, link_named, local_macs};
+use super::packet::{Claim, FrameSender, Hearing, Listeners};
+use super::schedule::{Agenda, Announcements, Task, nanoseconds};
+use super::{
+    AddressCommand, AddressOptions, AddressReport, CONFLICT_WINDOW, DEFEND_INTERVAL, Floating,
+    RENEW_INTERVAL, ReportAddress, StartError,
+};
+use crate::config::AnnouncePlan;
+use crate::io::clock::{boottime_ns, monotonic_ns};
+use crate::io::frames::{self, Mac};
+use crate::io::netlink::{Removal, delete_address, new_address};
+
+/// Most other owners of an address that are told apart in one window.
+const CLAIMANTS_MAX: usize = 16;
+
+/// The thread's whole life. `ready` is told once whether it could start.
+pub(super) fn run(
+    mut options: AddressOptions,
+    commands: Receiver<AddressCommand>,
+    ready: &SyncSender<Result<(), StartError>>,
+) {
+    if let Some(at_start) = options.at_start.take() {
+        at_start();
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => {
+            let _ = ready.send(Err(StartError { what: "no runtime", cause }));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        match Worker::open(options) {
+            Ok(mut worker) => {
+                let _ = ready.send(Ok(()));
+                worker.serve(commands).await;
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    });
+}
+
+struct Worker {
+    plan: AnnouncePlan,
+    lifetime: Duration,
+    report: ReportAddress,
+    netlink: Handle,
+    frames: FrameSender,
+    listeners: Listeners,
+    owned: BTreeMap<Floating, Owned>,
+    agenda: Agenda,
+}
+
+/// What is known of an address that this node owns.
+struct Owned {
+    link: Link,
+    /// When its lifetime was last set, by a clock that also runs in suspend.
+    renewed_boot_ns: u64,
+    renewal: Renewal,
+    announcements: Announcements,
+    /// How many announcements were sent.
+    announced: u32,
+    /// MAC addresses that claimed it in the open window; `None` when no window is open.
+    claimants: Option<Vec<Mac>>,
+    defended_ns: Option<u64>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Renewal {
+    Works,
+    Fails,
+}
+
+impl Worker {
+    fn open(options: AddressOptions) -> Result<Self, StartError> {
+        let failed = |what| move |cause| StartError { what, cause };
+        let (connection, netlink, _) =
+            rtnetlink::new_connection().map_err(failed("cannot open rtnetlink"))?;
+        tokio::spawn(connection);
+        Ok(Self {
+            plan: options.plan,
+            lifetime: options.address_lifetime,
+            report: options.report,
+            netlink,
+            frames: FrameSender::open().map_err(failed("cannot open a packet socket"))?,
+            listeners: Listeners::open().map_err(failed("cannot listen for ARP"))?,
+            owned: BTreeMap::new(),
+            agenda: Agenda::default(),
+        })
+    }
+
+    async fn serve(&mut self, mut commands: Receiver<AddressCommand>) {
+        loop {
+            let due_ns = self.agenda.next_ns();
+            tokio::select! {
+                // A takeover never waits for a renewal or a repeat.
+                biased;
+                command = commands.recv() => match command {
+                    None | Some(AddressCommand::Shutdown) => return,
+                    Some(command) => self.carry_out(command).await,
+                },
+                () = sleep_until(due_ns) => self.do_due().await,
+                claims = self.listeners.hear() => for claim in claims {
+                    self.judge(claim).await;
+                },
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, command: AddressCommand) {
+        match command {
+            AddressCommand::Add { token, address, interface } => {
+                self.add(token, Floating { address, interface }).await;
+            }
+            AddressCommand::Remove { token, address, interface } => {
+                self.remove(token, &Floating { address, interface }).await;
+            }
+            AddressCommand::Announce { address, interface } => {
+                self.announce_again(&Floating { address, interface }).await;
+            }
+            AddressCommand::Shutdown => {}
+        }
+    }
+
+    async fn do_due(&mut self) {
+        let Some((due_ns, floating, task)) = self.agenda.take_due(monotonic_ns()) else {
+            return;
+        };
+        match task {
+            Task::Probe => self.probe(&floating),
+            Task::Renew => self.renew(&floating).await,
+            Task::Announce => self.announce_due(&floating, due_ns).await,
+            Task::EndProbe => self.end_probe(&floating),
+        }
+    }
+
+    async fn add(&mut self, token: u64, floating: Floating) {
+        let renewed_boot_ns = boottime_ns();
+        let outcome = self.bring_up(&floating).await;
+        let at_ns = monotonic_ns();
+        let (outcome, first_announced_ns) = match outcome {
+            Ok(link) => {
+                let (sent, first_ns) = self.burst(&floating, &link, 0);
+                self.own(floating, link, renewed_boot_ns, sent);
+                (Ok(()), first_ns)
+            }
+            Err(cause) => (Err(cause), None),
+        };
+        (self.report)(AddressReport::Added { token, outcome, at_ns, first_announced_ns });
+    }
+
+    async fn bring_up(&mut self, floating: &Floating) -> Result<Link, String> {
+        let refused = |error| explain("add", floating, &error);
+        let link = link_named(&self.netlink, &floating.interface).await.map_err(refused)?;
+        if link.state == LinkState::Down {
+            return Err(format!(
+                "cannot add {floating}: the interface is down; bring it up (ip link set {} up)",
+                floating.interface
+            ));
+        }
+        self.set_address(floating, link.index).await.map_err(refused)?;
+        Ok(link)
+    }
+
+    /// Adds the address, or renews it.
+    async fn set_address(&mut self, floating: &Floating, ifindex: u32) -> io::Result<()> {
+        let message = new_address(floating.address, ifindex, self.lifetime);
+        let message = RouteNetlinkMessage::NewAddress(message);
+        acknowledged(&mut self.netlink, message, NLM_F_CREATE | NLM_F_REPLACE).await
+    }
+
+    async fn delete(&mut self, floating: &Floating) -> io::Result<Removal> {
+        let link = match link_named(&self.netlink, &floating.interface).await {
+            Ok(link) => link,
+            Err(error) => return Removal::from_answer(Err(error)),
+        };
+        let message = RouteNetlinkMessage::DelAddress(delete_address(floating.address, link.index));
+        Removal::from_answer(acknowledged(&mut self.netlink, message, 0).await)
+    }
+
+    fn own(&mut self, floating: Floating, link: Link, renewed_boot_ns: u64, announced: u32) {
+        let now_ns = monotonic_ns();
+        let announcements = Announcements::start(&self.plan, now_ns);
+        self.agenda.set(
+            &floating,
+            Task::Announce,
+            announcements.due_ns().filter(|_| link.mac.is_some()),
+        );
+        self.agenda.set(&floating, Task::Renew, Some(now_ns + nanoseconds(RENEW_INTERVAL)));
+        self.agenda.set(&floating, Task::Probe, link.mac.map(|_| now_ns));
+        let defended_ns = self.owned.get(&floating).and_then(|owned| owned.defended_ns);
+        let owned = Owned {
+            link,
+            renewed_boot_ns,
+            renewal: Renewal::Works,
+            announcements,
+            announced,
+            claimants: None,
+            defended_ns,
+        };
+        self.owned.insert(floating, owned);
+    }
+
+    fn forget(&mut self, floating: &Floating) {
+        self.agenda.forget(floating);
+        self.owned.remove(floating);
+        self.mute_if_idle();
+    }
+
+    async fn remove(&mut self, token: u64, floating: &Floating) {
+        // First of all: whatever comes of it, it is neither renewed nor announced any more.
+        self.forget(floating);
+        let outcome = self.delete(floating).await;
+        let at_ns = monotonic_ns();
+        let outcome = outcome.map(drop).map_err(|error| explain("remove", floating, &error));
+        (self.report)(AddressReport::Removed { token, outcome, at_ns });
+        self.restore_secondaries(floating);
+    }
+
+    /// Has the other owned addresses of a subnet renewed at once: without `promote_secondaries`
+    /// the kernel removes them together with the first one, and renewing adds them again.
+    fn restore_secondaries(&mut self, removed: &Floating) {
+        let IpNet::V4(network) = removed.address else {
+            return;
+        };
+        let network = IpNet::V4(network).trunc();
+        let is_sibling = |other: &Floating| {
+            other.interface == removed.interface && other.address.trunc() == network
+        };
+        let now_ns = monotonic_ns();
+        for sibling in self.owned.keys().filter(|other| is_sibling(other)) {
+            self.agenda.set(sibling, Task::Renew, Some(now_ns));
+        }
+    }
+
+    async fn renew(&mut self, floating: &Floating) {
+        let Some(owned) = self.owned.get(floating) else {
+            return;
+        };
+        let (before_ns, last_ns, ifindex) =
+            (boottime_ns(), owned.renewed_boot_ns, owned.link.index);
+        let lifetime_ns = nanoseconds(self.lifetime);
+        if before_ns.saturating_sub(last_ns) >= lifetime_ns {
+            return self.lapse(floating, before_ns.saturating_sub(last_ns)).await;
+        }
+        let outcome = self.set_address(floating, ifindex).await;
+        // Again after the request: stopped in between, it would have brought the address back.
+        let silent_ns = boottime_ns().saturating_sub(last_ns);
+        if silent_ns >= lifetime_ns {
+            return self.lapse(floating, silent_ns).await;
+        }
+        self.agenda.set(floating, Task::Renew, Some(monotonic_ns() + nanoseconds(RENEW_INTERVAL)));
+        let Some(owned) = self.owned.get_mut(floating) else {
+            return;
+        };
+        match outcome {
+            Ok(()) => {
+                owned.renewed_boot_ns = before_ns;
+                owned.renewal = Renewal::Works;
+            }
+            Err(error) if owned.renewal == Renewal::Works => {
+                owned.renewal = Renewal::Fails;
+                let cause = explain("renew", floating, &error);
+                let Floating { address, interface } = floating.clone();
+                (self.report)(AddressReport::RenewFailed { address, interface, cause });
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn lapse(&mut self, floating: &Floating, silent_ns: u64) {
+        self.forget(floating);
+        if let Err(error) = self.delete(floating).await {
+            tracing::warn!("{}", explain("remove", floating, &error));
+        }
+        let Floating { address, interface } = floating.clone();
+        (self.report)(AddressReport::Lapsed { address, interface, silent_ns });
+        self.restore_secondaries(floating);
+    }
+
+    /// Sends the announcements of a takeover; gives their number, and when the first had left.
+    fn burst(&self, floating: &Floating, link: &Link, announced: u32) -> (u32, Option<u64>) {
+        let mut first_ns = None;
+        for count in 0..self.plan.burst {
+            if self.announce(floating, link, announced.wrapping_add(count)) {
+                first_ns = first_ns.or_else(|| Some(monotonic_ns()));
+            }
+        }
+        (announced.wrapping_add(self.plan.burst), first_ns)
+    }
+
+    /// Sends one announcement; whether it left.
+    fn announce(&self, floating: &Floating, link: &Link, count: u32) -> bool {
+        let Some(mac) = link.mac else { return false };
+        let frame = frames::announcement(mac, floating.address.addr(), link.role, count);
+        match self.frames.send(link.index, &frame) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "cannot announce {floating}");
+                false
+            }
+        }
+    }
+
+    /// The interface of an address that is owned and alive, as it is now: the MAC address of a
+    /// bond may have changed since the last announcement.
+    async fn link_to_announce(&mut self, floating: &Floating) -> Option<Link> {
+        let owned = self.owned.get(floating)?;
+        if boottime_ns().saturating_sub(owned.renewed_boot_ns) >= nanoseconds(self.lifetime) {
+            return None; // the renewal that is due will find that it has lapsed
+        }
+        let link = link_named(&self.netlink, &floating.interface).await.ok()?;
+        let same = owned.link.index == link.index && link.state == LinkState::Up;
+        same.then(|| {
+            if let Some(owned) = self.owned.get_mut(floating) {
+                owned.link = link;
+            }
+            link
+        })
+    }
+
+    async fn announce_again(&mut self, floating: &Floating) {
+        let Some(link) = self.link_to_announce(floating).await else {
+            tracing::debug!("not announcing {floating}: it is not owned, or its interface is down");
+            return;
+        };
+        let announced = self.owned.get(floating).map_or(0, |owned| owned.announced);
+        let (announced, _) = self.burst(floating, &link, announced);
+        let Some(owned) = self.owned.get_mut(floating) else {
+            return;
+        };
+        owned.announced = announced;
+        owned.announcements = Announcements::start(&self.plan, monotonic_ns());
+        let due_ns = owned.announcements.due_ns().filter(|_| link.mac.is_some());
+        self.agenda.set(floating, Task::Announce, due_ns);
+    }
+
+    async fn announce_due(&mut self, floating: &Floating, due_ns: u64) {
+        let now_ns = monotonic_ns();
+        let Some(owned) = self.owned.get_mut(floating) else {
+            return;
+        };
+        if owned.announcements.is_timely(due_ns, now_ns) {
+            owned.announcements.advance(&self.plan, now_ns);
+            self.announce_one(floating).await;
+        }
+        let next_ns = self.owned.get(floating).and_then(|owned| owned.announcements.due_ns());
+        self.agenda.set(floating, Task::Announce, next_ns);
+    }
+
+    async fn announce_one(&mut self, floating: &Floating) {
+        let Some(link) = self.link_to_announce(floating).await else {
+            return;
+        };
+        let Some(owned) = self.owned.get_mut(floating) else {
+            return;
+        };
+        let count = owned.announced;
+        owned.announced = count.wrapping_add(1);
+        self.announce(floating, &link, count);
+    }
+
+    /// Asks whether somebody else has the address, and listens for the answer.
+    fn probe(&mut self, floating: &Floating) {
+        let Some(owned) = self.owned.get_mut(floating) else {
+            return;
+        };
+        let (Some(mac), ifindex) = (owned.link.mac, owned.link.index) else {
+            return;
+        };
+        if let Err(error) = self.listeners.set(Hearing::Open) {
+            tracing::warn!(%error, "cannot listen for another owner of {floating}");
+            return;
+        }
+        owned.claimants = Some(Vec::new());
+        let end_ns = monotonic_ns() + nanoseconds(CONFLICT_WINDOW);
+        self.agenda.set(floating, Task::EndProbe, Some(end_ns));
+        let frame = frames::probe(mac, floating.address.addr());
+        if let Err(error) = self.frames.send(ifindex, &frame) {
+            tracing::warn!(%error, "cannot ask for another owner of {floating}");
+        }
+    }
+
+    fn end_probe(&mut self, floating: &Floating) {
+        if let Some(owned) = self.owned.get_mut(floating) {
+            owned.claimants = None;
+        }
+        self.mute_if_idle();
+    }
+
+    fn mute_if_idle(&mut self) {
+        if self.owned.values().all(|owned| owned.claimants.is_none())
+            && let Err(error) = self.listeners.set(Hearing::Muted)
+        {
+            tracing::warn!(%error, "cannot stop listening for ARP");
+        }
+    }
+
+    /// Somebody claims an address: is it one of ours, and is it somebody else?
+    async fn judge(&mut self, claim: Claim) {
+        let contested: Vec<Floating> = self
+            .owned
+            .iter()
+            .filter(|(floating, owned)| {
+                floating.address.addr() == claim.address && owned.is_contested_by(&claim)
+            })
+            .map(|(floating, _)| floating.clone())
+            .collect();
+        if contested.is_empty() {
+            return;
+        }
+        // This host itself may answer through another interface on the same link (arp(7)).
+        let own = local_macs(&self.netlink).await.is_ok_and(|macs| macs.contains(&claim.mac));
+        for floating in contested {
+            if let Some(owned) = self.owned.get_mut(&floating) {
+                owned.claimants.get_or_insert_default().push(claim.mac);
+            }
+            if !own {
+                self.contest(floating, claim.mac).await;
+            }
+        }
+    }
+
+    /// Reports another owner and defends the address, which RFC 5227 2.4 (b) allows once in
+    /// [`DEFEND_INTERVAL`].
+    async fn contest(&mut self, floating: Floating, mac: Mac) {
+        let now_ns = monotonic_ns();
+        let Some(owned) = self.owned.get_mut(&floating) else {
+            return;
+        };
+        let rested = owned
+            .defended_ns
+            .is_none_or(|last_ns| now_ns.saturating_sub(last_ns) >= nanoseconds(DEFEND_INTERVAL));
+        if rested {
+            owned.defended_ns = Some(now_ns);
+            self.announce_one(&floating).await;
+        }
+        let Floating { address, interface } = floating;
+        (self.report)(AddressReport::Conflict { address, interface, mac });
+    }
+}
+
+impl Owned {
+    /// Whether this claim is news: a window is open, on that interface, for a MAC address that is
+    /// not the interface's own and was not heard before.
+    fn is_contested_by(&self, claim: &Claim) -> bool {
+        self.link.index == claim.ifindex
+            && self.link.mac != Some(claim.mac)
+            && self.claimants.as_ref().is_some_and(|claimants| {
+                claimants.len() < CLAIMANTS_MAX && !claimants.contains(&claim.mac)
+            })
+    }
+}
+
+async fn sleep_until(due_ns: Option<u64>) {
+    match due_ns {
+        Some(due_ns) => {
+            tokio::time::sleep(Duration::from_nanos(due_ns.saturating_sub(monotonic_ns()))).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// What failed, on what, why, and what the operator can do.
+fn explain(action: &str, floating: &Floating, error: &io::Error) -> String {
+    let interface = &floating.interface;
+    let cause = match error.raw_os_error() {
+        Some(libc::ENODEV) => format!(
+            "there is no interface {interface}; create it, or correct `interface` in the configuration"
+        ),
+        Some(libc::EPERM) => "not permitted; the daemon needs CAP_NET_ADMIN".to_owned(),
+        Some(libc::EACCES) if matches!(floating.address, IpNet::V6(_)) => {
+            format!("IPv6 is disabled there; set net.ipv6.conf.{interface}.disable_ipv6 to 0")
+        }
+        _ => error.to_string(),
+    };
+    format!("cannot {action} {floating}: {cause}")
+}

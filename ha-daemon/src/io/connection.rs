@@ -1,0 +1,261 @@
+//! Control connections: a TCP connection between two daemons that carries nothing but its own end.
+//!
+//! When a daemon dies, its kernel closes its sockets, and the peer learns of it at once instead of
+//! after deadtime. Only the peer's kernel can say so: a connection that times out (a cut link) is
+//! not reported, and one that closes while heartbeats go on leads to nothing (the core waits for
+//! their absence), so that forged resets cause no failover.
+//!
+//! Of two nodes the one with the smaller name connects. Both sides first show a signed header that
+//! echoes the other's incarnation, so that an old recording opens nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ha_common::auth::Key;
+use ha_common::wire::{FIXED_BYTES, Fixed, Header, Kind, Phase};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::mailbox::{Letter, Mailbox};
+use super::paths::Path;
+use super::socket::scoped;
+use crate::config::NodeIndex;
+use crate::names::InterfaceName;
+
+/// Longest wait for the other side's header.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(2);
+/// Pause after an attempt that failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Unanswered data ends a connection after this time (without a report).
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Most connections that were accepted and have not shown a header yet.
+const STRANGERS_MAX: usize = 64;
+
+/// What every task of this module needs.
+struct Shared {
+    paths: Vec<Path>,
+    own: NodeIndex,
+    header: Header,
+    receivers: Vec<u32>,
+    key: Key,
+    accepted_keys: Vec<(u8, Key)>,
+    heard: watch::Receiver<Vec<u64>>,
+    mailbox: Mailbox,
+    strangers: AtomicUsize,
+}
+
+/// How control connections are made.
+pub struct Connections {
+    /// All paths of this node.
+    pub paths: Vec<Path>,
+    /// This node.
+    pub own: NodeIndex,
+    /// Cluster, sender, key number and incarnation of this node's datagrams.
+    pub header: Header,
+    /// Identifiers of the peers, by path.
+    pub receivers: Vec<u32>,
+    /// The key that signs.
+    pub key: Key,
+    /// The keys that are accepted.
+    pub accepted_keys: Vec<(u8, Key)>,
+    /// Incarnations of the peers as last heard, by path.
+    pub heard: watch::Receiver<Vec<u64>>,
+    /// Where ends are reported.
+    pub mailbox: Mailbox,
+}
+
+impl Connections {
+    /// Listens on every local endpoint and connects to every peer with a greater name. The tasks
+    /// run on the current runtime until it ends.
+    ///
+    /// # Errors
+    /// An endpoint that cannot be bound.
+    pub fn start(self) -> Result<()> {
+        let Self { paths, own, header, receivers, key, accepted_keys, heard, mailbox } = self;
+        let strangers = AtomicUsize::new(0);
+        let context =
+            Shared { paths, own, header, receivers, key, accepted_keys, heard, mailbox, strangers };
+        let context = Arc::new(context);
+        let mut bound: Vec<SocketAddr> = Vec::new();
+        for (slot, path) in context.paths.iter().enumerate() {
+            if !bound.contains(&path.local) {
+                bound.push(path.local);
+                let listener = listen(path)?;
+                tokio::spawn(accept(Arc::clone(&context), listener, path.interface_index));
+            }
+            if context.own < path.peer {
+                tokio::spawn(connect(Arc::clone(&context), slot));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn socket(domain: SocketAddr, interface: &InterfaceName) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(domain), Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind_device(Some(interface.as_str().as_bytes()))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_user_timeout(Some(SILENCE_MAX))?;
+    let keepalive =
+        TcpKeepalive::new().with_time(SILENCE_MAX).with_interval(Duration::from_secs(2));
+    socket.set_tcp_keepalive(&keepalive)?;
+    Ok(socket)
+}
+
+fn listen(path: &Path) -> Result<TcpListener> {
+    let bind = || {
+        let socket = socket(path.local, &path.interface)?;
+        // A restarted daemon must not wait for the old connections' TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        if path.local.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&scoped(path.local, path.interface_index).into())?;
+        socket.listen(128)?;
+        TcpListener::from_std(socket.into())
+    };
+    bind().with_context(|| format!("cannot listen on TCP {} of {}", path.local, path.interface))
+}
+
+async fn accept(context: Arc<Shared>, listener: TcpListener, interface_index: u32) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(RETRY_PAUSE).await;
+            continue;
+        };
+        if context.strangers.fetch_add(1, Relaxed) >= STRANGERS_MAX {
+            context.strangers.fetch_sub(1, Relaxed);
+            continue;
+        }
+        let context = Arc::clone(&context);
+        tokio::spawn(async move {
+            let accepted = welcome(&context, stream, interface_index).await;
+            context.strangers.fetch_sub(1, Relaxed);
+            if let Some((slot, incarnation, stream)) = accepted {
+                watch_end(&context, slot, incarnation, stream).await;
+            }
+        });
+    }
+}
+
+/// The accepting side of the handshake: reads a header, answers with one.
+async fn welcome(
+    context: &Shared,
+    mut stream: TcpStream,
+    interface_index: u32,
+) -> Option<(usize, u64, TcpStream)> {
+    let header = timeout(HANDSHAKE_MAX, read_header(context, &mut stream)).await.ok()??;
+    let slot = context.paths.iter().position(|path| {
+        path.key.sender == header.sender
+            && path.key.link == header.link
+            && path.interface_index == interface_index
+    })?;
+    // It echoes this node's incarnation: it was made after this daemon started.
+    let fresh = header.echo == context.header.incarnation;
+    let known = context.heard.borrow()[slot] == header.incarnation;
+    if !fresh || !known {
+        return None;
+    }
+    send_header(context, &mut stream, slot, header.incarnation).await.ok()?;
+    Some((slot, header.incarnation, stream))
+}
+
+async fn connect(context: Arc<Shared>, slot: usize) {
+    let mut heard = context.heard.clone();
+    loop {
+        let incarnation = heard.borrow_and_update()[slot];
+        if incarnation == 0 {
+            if heard.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        if let Some(stream) = introduce(&context, slot, incarnation).await {
+            watch_end(&context, slot, incarnation, stream).await;
+        }
+        // After a failure, and after an end: whoever restarts takes a moment.
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// The connecting side of the handshake: sends a header, reads one.
+async fn introduce(context: &Shared, slot: usize, incarnation: u64) -> Option<TcpStream> {
+    let path = &context.paths[slot];
+    let attempt = async {
+        let socket = socket(path.local, &path.interface).ok()?;
+        let local = SocketAddr::new(path.local.ip(), 0);
+        socket.bind(&scoped(local, path.interface_index).into()).ok()?;
+        let socket = TcpSocket::from_std_stream(socket.into());
+        let remote = scoped(path.remote, path.interface_index);
+        let mut stream = socket.connect(remote).await.ok()?;
+        send_header(context, &mut stream, slot, incarnation).await.ok()?;
+        let header = read_header(context, &mut stream).await?;
+        let right = header.sender == path.key.sender
+            && header.link == path.key.link
+            && header.incarnation == incarnation
+            && header.echo == context.header.incarnation;
+        right.then_some(stream)
+    };
+    timeout(HANDSHAKE_MAX, attempt).await.ok()?
+}
+
+async fn send_header(
+    context: &Shared,
+    stream: &mut TcpStream,
+    slot: usize,
+    echo: u64,
+) -> io::Result<()> {
+    let header = Header {
+        kind: Kind::Control,
+        receiver: context.receivers[slot],
+        link: context.paths[slot].key.link,
+        echo,
+        phase: Phase::Starting,
+        ..context.header
+    };
+    let mut fixed = header.encode();
+    context.key.sign(&mut fixed);
+    stream.write_all(&fixed.to_bytes()).await
+}
+
+async fn read_header(context: &Shared, stream: &mut TcpStream) -> Option<Header> {
+    let mut bytes = [0; FIXED_BYTES];
+    stream.read_exact(&mut bytes).await.ok()?;
+    let fixed = Fixed::read(&bytes[..], 0)?;
+    let header = Header::decode(&fixed).ok()?;
+    let key = context.accepted_keys.iter().find(|(number, _)| *number == header.key)?.1;
+    let ours = header.cluster == context.header.cluster && header.receiver == context.header.sender;
+    (ours && header.kind == Kind::Control && key.verify(&fixed)).then_some(header)
+}
+
+/// Waits until the connection ends; reports it when it was the peer's kernel that ended it, and
+/// gives it up when the peer has started anew.
+async fn watch_end(context: &Shared, slot: usize, incarnation: u64, mut stream: TcpStream) {
+    let mut heard = context.heard.clone();
+    let mut rest = [0; 64];
+    loop {
+        tokio::select! {
+            read = stream.read(&mut rest) => match read {
+                // Newer versions may say something here; this one has nothing to read.
+                Ok(1..) => {}
+                Ok(0) => break,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+                Err(_) => return,
+            },
+            changed = heard.changed() => {
+                if changed.is_err() || heard.borrow()[slot] != incarnation {
+                    return;
+                }
+            }
+        }
+    }
+    let peer = context.paths[slot].peer;
+    context.mailbox.post(Letter::ConnectionClosed { peer, incarnation });
+}

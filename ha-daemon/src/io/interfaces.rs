@@ -1,0 +1,66 @@
+//! Watches the interfaces that carry floating addresses: an address behind a dead carrier serves
+//! nobody.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use futures_util::stream::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+
+use super::mailbox::{Letter, Mailbox};
+use crate::names::InterfaceName;
+
+/// Watches `interfaces` until the runtime ends. The first report of each comes before this returns.
+///
+/// # Errors
+/// Netlink is not available.
+pub async fn watch(interfaces: Vec<InterfaceName>, mailbox: Mailbox) -> Result<()> {
+    let (connection, handle, mut messages) =
+        new_multicast_connection(&[MulticastGroup::Link]).context("cannot watch interfaces")?;
+    tokio::spawn(connection);
+    let mut known: BTreeMap<InterfaceName, bool> =
+        interfaces.into_iter().map(|interface| (interface, false)).collect();
+    let mut links = handle.link().get().execute();
+    while let Some(link) = links.try_next().await.context("cannot list interfaces")? {
+        if let Some((name, up)) = state(&link)
+            && let Some(entry) = known.get_mut(&name)
+        {
+            *entry = up;
+        }
+    }
+    for (name, up) in &known {
+        mailbox.post(Letter::Interface { name: name.clone(), up: *up });
+    }
+    tokio::spawn(async move {
+        // The handle keeps the connection alive.
+        let _handle = handle;
+        while let Some((message, _)) = messages.next().await {
+            let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
+            let (link, exists) = match message {
+                RouteNetlinkMessage::NewLink(link) => (link, true),
+                RouteNetlinkMessage::DelLink(link) => (link, false),
+                _ => continue,
+            };
+            let Some((name, up)) = state(&link) else { continue };
+            let Some(entry) = known.get_mut(&name) else { continue };
+            let up = up && exists;
+            if std::mem::replace(entry, up) != up {
+                mailbox.post(Letter::Interface { name, up });
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Name of an interface, and whether it is up with a carrier (`IFF_RUNNING`, RFC 2863 `ifOperStatus`).
+fn state(link: &LinkMessage) -> Option<(InterfaceName, bool)> {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => name.parse().ok(),
+        _ => None,
+    })?;
+    let up = LinkFlags::Up | LinkFlags::Running;
+    Some((name, link.header.flags.contains(up)))
+}

@@ -1,0 +1,293 @@
+//! The keeper: a small process that removes this node's addresses when the daemon dies, whatever
+//! killed it, and tells the peers so.
+//!
+//! The daemon holds one end of a socket pair, the keeper the other. The kernel closes the
+//! daemon's end when the daemon is gone, which wakes the keeper; it needs no timer. It lives in
+//! its own session, ignores signals and is the same executable (`ha-daemon keeper NODE`), so that
+//! there is nothing more to install. When the keeper dies, the daemon starts another one; when
+//! both die at once, the lifetime of the addresses in the kernel removes them.
+//!
+//! A process closes its files only after it has written its core: a daemon that dumps core must
+//! limit that to zero (`RLIMIT_CORE`), or the keeper waits for the dump.
+
+pub mod message;
+mod process;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, send, setsockopt, socketpair, sockopt,
+};
+
+pub use message::{Datagram, Held, MessageError};
+pub use process::keeper_main;
+
+use crate::names::{InterfaceName, NodeName};
+use message::{HELD_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX, Message};
+
+/// Send buffer of the daemon's end in bytes: several of the longest messages.
+const SEND_BUFFER_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
+/// Where the keeper finds its end: its standard input, so that no descriptor has to survive exec
+/// by itself (and be inherited by another child that starts at the same moment).
+const SOCKET_FD: &str = "0";
+
+/// Lowest number of the daemon's end: above everything else that it opens.
+const HIGH_FD: RawFd = 900;
+
+/// How to start the keeper.
+#[derive(Debug, Clone)]
+pub struct KeeperOptions {
+    /// The executable: `/proc/self/exe` is this one even after an upgrade replaced its file.
+    pub program: PathBuf,
+    /// This node, shown in the keeper's command line and in what it logs.
+    pub node: NodeName,
+    /// `SCHED_FIFO` priority of the keeper, 1..=99.
+    pub priority: Option<u8>,
+}
+
+/// Why the keeper could not be started or told something.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// It could not be started.
+    #[error("cannot start the keeper ({}): {cause}; until it runs, only the address lifetime protects against a dead daemon", program.display())]
+    Start {
+        /// The executable.
+        program: PathBuf,
+        /// What failed.
+        cause: io::Error,
+    },
+    /// The message exceeds a limit.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// It does not keep up: its queue is full. Nothing was sent.
+    #[error(
+        "the keeper (pid {pid}) does not read its messages: is it stopped? Kill it, it will be started again"
+    )]
+    Full {
+        /// Its process.
+        pid: u32,
+    },
+    /// It is gone. Call [`Keeper::respawn`]; it resends everything.
+    #[error("the keeper (pid {pid}) is gone: {cause}")]
+    Gone {
+        /// Its process.
+        pid: u32,
+        /// What sending said.
+        cause: io::Error,
+    },
+}
+
+/// The daemon's handle on its keeper. No call but [`Keeper::spawn`] and [`Keeper::respawn`]
+/// blocks. Its descriptor ([`AsFd`]) becomes readable when the keeper has died, and never before.
+///
+/// Dropping it without [`Keeper::farewell`] is a death of the daemon: the addresses go.
+#[derive(Debug)]
+pub struct Keeper {
+    options: KeeperOptions,
+    socket: OwnedFd,
+    child: Child,
+    held: BTreeSet<Held>,
+    obituary: Vec<Datagram>,
+}
+
+impl Keeper {
+    /// Starts a keeper that holds nothing yet. It forks and waits for exec (about a millisecond):
+    /// not for the real-time thread. The keeper lives in the network namespace of the caller.
+    ///
+    /// # Errors
+    /// [`KeeperError::Start`].
+    pub fn spawn(options: KeeperOptions) -> Result<Self, KeeperError> {
+        match start(&options) {
+            Ok((socket, child)) => {
+                Ok(Self { options, socket, child, held: BTreeSet::new(), obituary: Vec::new() })
+            }
+            Err(cause) => Err(KeeperError::Start { program: options.program, cause }),
+        }
+    }
+
+    /// Has the address removed should the daemon die: call before it is added, so that there is
+    /// no moment at which nobody would remove it.
+    ///
+    /// # Errors
+    /// [`KeeperError::Full`] or [`KeeperError::Gone`]. In the latter case it is remembered and
+    /// held after a respawn; in the former the caller must not add the address.
+    pub fn hold(&mut self, address: IpNet, interface: &InterfaceName) -> Result<(), KeeperError> {
+        let held = Held { address, interface: interface.clone() };
+        let outcome = self.tell(&Message::Hold(vec![held.clone()]));
+        if matches!(outcome, Ok(()) | Err(KeeperError::Gone { .. })) {
+            self.held.insert(held);
+        }
+        outcome
+    }
+
+    /// Holds the address no longer: call after it is removed.
+    ///
+    /// # Errors
+    /// [`KeeperError::Full`] or [`KeeperError::Gone`]. It is forgotten here all the same: that the
+    /// keeper may still remove what is not there does no harm.
+    pub fn release(
+        &mut self,
+        address: IpNet,
+        interface: &InterfaceName,
+    ) -> Result<(), KeeperError> {
+        let held = Held { address, interface: interface.clone() };
+        self.held.remove(&held);
+        self.tell(&Message::Release(held))
+    }
+
+    /// Replaces the datagrams that are sent, twice each, after the addresses are removed.
+    ///
+    /// # Errors
+    /// They exceed a limit, or [`KeeperError::Full`]: the earlier ones stay. With
+    /// [`KeeperError::Gone`] they are sent after a respawn.
+    pub fn obituary(&mut self, datagrams: Vec<Datagram>) -> Result<(), KeeperError> {
+        let message = Message::Obituary(datagrams);
+        let outcome = self.tell(&message);
+        if let (Ok(()) | Err(KeeperError::Gone { .. }), Message::Obituary(datagrams)) =
+            (&outcome, message)
+        {
+            self.obituary = datagrams;
+        }
+        outcome
+    }
+
+    /// Leaves cleanly: the keeper exits and does nothing, whatever it still holds.
+    ///
+    /// # Errors
+    /// [`KeeperError::Full`] or [`KeeperError::Gone`]: then a living keeper removes everything.
+    pub fn farewell(mut self) -> Result<(), KeeperError> {
+        self.tell(&Message::Farewell)
+    }
+
+    /// The keeper's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Starts another keeper in place of one that died and tells it everything again. Blocks as
+    /// [`Keeper::spawn`] does; a caller that must not block spawns elsewhere and calls
+    /// [`Keeper::succeed`].
+    ///
+    /// # Errors
+    /// [`KeeperError::Start`], and those of [`Keeper::succeed`].
+    pub fn respawn(&mut self) -> Result<(), KeeperError> {
+        let successor = Self::spawn(self.options.clone())?;
+        self.succeed(successor)
+    }
+
+    /// Makes a freshly spawned keeper this one and tells it everything again.
+    ///
+    /// # Errors
+    /// As those of [`Keeper::hold`] and [`Keeper::obituary`].
+    pub fn succeed(&mut self, successor: Self) -> Result<(), KeeperError> {
+        // The old one, should it live after all, must not take this for the daemon's death.
+        let _ = self.tell(&Message::Farewell);
+        self.options = successor.options;
+        self.socket = successor.socket;
+        reap(std::mem::replace(&mut self.child, successor.child));
+        let held: Vec<Held> = self.held.iter().cloned().collect();
+        for part in held.chunks(HELD_PER_MESSAGE_MAX) {
+            self.tell(&Message::Hold(part.to_vec()))?;
+        }
+        self.obituary(self.obituary.clone())
+    }
+
+    fn tell(&mut self, message: &Message) -> Result<(), KeeperError> {
+        let bytes = message.encode()?;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        match send(self.socket.as_raw_fd(), &bytes, flags) {
+            Ok(_) => Ok(()),
+            Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::EMSGSIZE) => {
+                Err(KeeperError::Full { pid: self.pid() })
+            }
+            Err(errno) => Err(KeeperError::Gone { pid: self.pid(), cause: errno.into() }),
+        }
+    }
+}
+
+impl AsFd for Keeper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn start(options: &KeeperOptions) -> io::Result<(OwnedFd, Child)> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    // SO_SNDBUFFORCE needs CAP_NET_ADMIN, as adding an address does.
+    setsockopt(&ours, sockopt::SndBufForce, &SEND_BUFFER_BYTES)
+        .or_else(|_| setsockopt(&ours, sockopt::SndBuf, &SEND_BUFFER_BYTES))?;
+    let child = Command::new(&options.program)
+        .arg0("ha-daemon")
+        .args(arguments(options))
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .spawn()?;
+    Ok((last_to_open(ours), child))
+}
+
+/// Gives the descriptor a high number. A dying process closes its files in the order of their
+/// numbers, but the kernel finishes them in the opposite one (task work is a stack, since Linux
+/// 4.3), and BPF objects and packet sockets take milliseconds each: the keeper must not learn of
+/// the death after them.
+fn last_to_open(socket: OwnedFd) -> OwnedFd {
+    // A lower limit of open files refuses it: then it stays where it is, only slower.
+    match fcntl(&socket, FcntlArg::F_DUPFD_CLOEXEC(HIGH_FD)) {
+        Ok(high) => super::sys::adopt(high).unwrap_or(socket),
+        Err(_) => socket,
+    }
+}
+
+fn arguments(options: &KeeperOptions) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> =
+        vec!["keeper".into(), options.node.as_str().into(), "--fd".into(), SOCKET_FD.into()];
+    if let Some(priority) = options.priority {
+        arguments.extend(["--priority".into(), priority.to_string().into()]);
+    }
+    arguments
+}
+
+/// Waits for a process that is gone or is about to be, elsewhere: a zombie otherwise stays.
+fn reap(mut child: Child) {
+    if matches!(child.try_wait(), Ok(None)) {
+        let _ = std::thread::Builder::new().name("ha-reap".to_owned()).spawn(move || child.wait());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_shows_keeper_and_node_first() {
+        let options = KeeperOptions {
+            program: "/proc/self/exe".into(),
+            node: "alpha".parse().unwrap(),
+            priority: Some(60),
+        };
+        let expected = ["keeper", "alpha", "--fd", "0", "--priority", "60"];
+        assert_eq!(arguments(&options), expected.map(OsString::from));
+    }
+
+    #[test]
+    fn a_keeper_that_cannot_start_is_an_error_that_names_it() {
+        let options = KeeperOptions {
+            program: "/nonexistent/ha-daemon".into(),
+            node: "alpha".parse().unwrap(),
+            priority: None,
+        };
+        let error = Keeper::spawn(options).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/ha-daemon"), "{error}");
+    }
+}

@@ -1,0 +1,337 @@
+//! What the daemon tells its keeper: one message per packet of a `SOCK_SEQPACKET` pair.
+//!
+//! Both ends are the same executable, so the encoding has no version. A length is always checked
+//! before what it counts is read.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use ipnet::IpNet;
+
+use crate::names::InterfaceName;
+
+/// Longest message in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Most addresses in one message; more take several.
+pub const HELD_PER_MESSAGE_MAX: usize = 256;
+/// Most datagrams of an obituary.
+pub const DATAGRAMS_MAX: usize = 1024;
+/// Longest payload of a datagram: it must not be fragmented on Ethernet.
+pub const PAYLOAD_BYTES_MAX: usize = 1400;
+
+const HOLD: u8 = 1;
+const RELEASE: u8 = 2;
+const OBITUARY: u8 = 3;
+const FAREWELL: u8 = 4;
+const FAMILY_IPV4: u8 = 4;
+const FAMILY_IPV6: u8 = 6;
+
+/// An address of this node that the keeper has to remove when the daemon dies.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Held {
+    /// Address and prefix length.
+    pub address: IpNet,
+    /// The interface that carries it.
+    pub interface: InterfaceName,
+}
+
+/// A UDP datagram that the keeper sends when the daemon has died. Its payload is opaque here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// Source. Port 0 takes any free port and is bound beforehand. Another port is bound only
+    /// when the daemon is dead: until then that socket would take the daemon's own packets.
+    pub local: SocketAddr,
+    /// The interface it leaves through.
+    pub interface: InterfaceName,
+    /// Destination.
+    pub remote: SocketAddr,
+    /// At most [`PAYLOAD_BYTES_MAX`] bytes.
+    pub payload: Vec<u8>,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Hold these too.
+    Hold(Vec<Held>),
+    /// Hold this one no longer.
+    Release(Held),
+    /// These datagrams replace all earlier ones.
+    Obituary(Vec<Datagram>),
+    /// The daemon leaves cleanly: do nothing when it is gone.
+    Farewell,
+}
+
+/// Why a message cannot be sent or understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Something in it exceeds its limit.
+    #[error("{what}: {actual}, at most {max} are allowed")]
+    TooMuch {
+        /// What is counted.
+        what: &'static str,
+        /// How much there is.
+        actual: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// It ends early, or says something that cannot be.
+    #[error("malformed message to the keeper: {0}")]
+    Malformed(&'static str),
+}
+
+impl Message {
+    /// The message in bytes.
+    ///
+    /// # Errors
+    /// A limit is exceeded.
+    pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
+        let mut bytes = Vec::new();
+        match self {
+            Self::Hold(held) => {
+                bytes.push(HOLD);
+                put_count(&mut bytes, "addresses", held.len(), HELD_PER_MESSAGE_MAX)?;
+                held.iter().for_each(|held| put_held(&mut bytes, held));
+            }
+            Self::Release(held) => {
+                bytes.push(RELEASE);
+                put_held(&mut bytes, held);
+            }
+            Self::Obituary(datagrams) => {
+                bytes.push(OBITUARY);
+                put_count(&mut bytes, "datagrams", datagrams.len(), DATAGRAMS_MAX)?;
+                for datagram in datagrams {
+                    put_datagram(&mut bytes, datagram)?;
+                }
+            }
+            Self::Farewell => bytes.push(FAREWELL),
+        }
+        match limit("bytes", bytes.len(), MESSAGE_BYTES_MAX) {
+            Ok(()) => Ok(bytes),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// It is cut, too long, or contains what [`Message::encode`] does not write.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader(bytes);
+        let message = match reader.byte()? {
+            HOLD => {
+                let count = reader.count("addresses", HELD_PER_MESSAGE_MAX)?;
+                Self::Hold((0..count).map(|_| reader.held()).collect::<Result<_, _>>()?)
+            }
+            RELEASE => Self::Release(reader.held()?),
+            OBITUARY => {
+                let count = reader.count("datagrams", DATAGRAMS_MAX)?;
+                Self::Obituary((0..count).map(|_| reader.datagram()).collect::<Result<_, _>>()?)
+            }
+            FAREWELL => Self::Farewell,
+            _ => return Err(MessageError::Malformed("unknown kind")),
+        };
+        if reader.0.is_empty() {
+            Ok(message)
+        } else {
+            Err(MessageError::Malformed("bytes after its end"))
+        }
+    }
+}
+
+fn limit(what: &'static str, actual: usize, max: usize) -> Result<(), MessageError> {
+    if actual > max { Err(MessageError::TooMuch { what, actual, max }) } else { Ok(()) }
+}
+
+fn put_count(
+    bytes: &mut Vec<u8>,
+    what: &'static str,
+    count: usize,
+    max: usize,
+) -> Result<(), MessageError> {
+    limit(what, count, max)?;
+    bytes.extend((count as u16).to_be_bytes());
+    Ok(())
+}
+
+fn put_ip(bytes: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            bytes.push(FAMILY_IPV4);
+            bytes.extend(address.octets());
+        }
+        IpAddr::V6(address) => {
+            bytes.push(FAMILY_IPV6);
+            bytes.extend(address.octets());
+        }
+    }
+}
+
+fn put_interface(bytes: &mut Vec<u8>, interface: &InterfaceName) {
+    // At most 15 bytes: checked when the name entered.
+    bytes.push(interface.as_str().len() as u8);
+    bytes.extend(interface.as_str().as_bytes());
+}
+
+fn put_held(bytes: &mut Vec<u8>, held: &Held) {
+    put_ip(bytes, held.address.addr());
+    bytes.push(held.address.prefix_len());
+    put_interface(bytes, &held.interface);
+}
+
+fn put_socket(bytes: &mut Vec<u8>, address: SocketAddr) {
+    put_ip(bytes, address.ip());
+    bytes.extend(address.port().to_be_bytes());
+    let scope = match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
+    };
+    bytes.extend(scope.to_be_bytes());
+}
+
+fn put_datagram(bytes: &mut Vec<u8>, datagram: &Datagram) -> Result<(), MessageError> {
+    put_socket(bytes, datagram.local);
+    put_interface(bytes, &datagram.interface);
+    put_socket(bytes, datagram.remote);
+    put_count(bytes, "bytes of payload", datagram.payload.len(), PAYLOAD_BYTES_MAX)?;
+    bytes.extend(&datagram.payload);
+    Ok(())
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], MessageError> {
+        let Some((head, tail)) = self.0.split_at_checked(count) else {
+            return Err(MessageError::Malformed("it ends early"));
+        };
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], MessageError> {
+        let malformed = |_| MessageError::Malformed("it ends early");
+        self.bytes(N)?.try_into().map_err(malformed)
+    }
+
+    fn byte(&mut self) -> Result<u8, MessageError> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn count(&mut self, what: &'static str, max: usize) -> Result<usize, MessageError> {
+        let count = usize::from(u16::from_be_bytes(self.array()?));
+        limit(what, count, max).map(|()| count)
+    }
+
+    fn ip(&mut self) -> Result<IpAddr, MessageError> {
+        match self.byte()? {
+            FAMILY_IPV4 => Ok(Ipv4Addr::from(self.array::<4>()?).into()),
+            FAMILY_IPV6 => Ok(Ipv6Addr::from(self.array::<16>()?).into()),
+            _ => Err(MessageError::Malformed("unknown address family")),
+        }
+    }
+
+    fn interface(&mut self) -> Result<InterfaceName, MessageError> {
+        let length = usize::from(self.byte()?);
+        std::str::from_utf8(self.bytes(length)?)
+            .ok()
+            .and_then(|name| name.parse().ok())
+            .ok_or(MessageError::Malformed("not the name of an interface"))
+    }
+
+    fn held(&mut self) -> Result<Held, MessageError> {
+        let (address, prefix) = (self.ip()?, self.byte()?);
+        let malformed = |_| MessageError::Malformed("prefix longer than its address");
+        let address = IpNet::new(address, prefix).map_err(malformed)?;
+        Ok(Held { address, interface: self.interface()? })
+    }
+
+    fn socket(&mut self) -> Result<SocketAddr, MessageError> {
+        let (address, port) = (self.ip()?, u16::from_be_bytes(self.array()?));
+        let scope = u32::from_be_bytes(self.array()?);
+        Ok(match address {
+            IpAddr::V4(_) => SocketAddr::new(address, port),
+            IpAddr::V6(address) => SocketAddrV6::new(address, port, 0, scope).into(),
+        })
+    }
+
+    fn datagram(&mut self) -> Result<Datagram, MessageError> {
+        let (local, interface, remote) = (self.socket()?, self.interface()?, self.socket()?);
+        let length = self.count("bytes of payload", PAYLOAD_BYTES_MAX)?;
+        Ok(Datagram { local, interface, remote, payload: self.bytes(length)?.to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(address: &str) -> Held {
+        Held { address: address.parse().unwrap(), interface: "eth0".parse().unwrap() }
+    }
+
+    fn datagram(local: &str, remote: &str, bytes: usize) -> Datagram {
+        Datagram {
+            local: local.parse().unwrap(),
+            interface: "eth1".parse().unwrap(),
+            remote: remote.parse().unwrap(),
+            payload: vec![7; bytes],
+        }
+    }
+
+    fn samples() -> Vec<Message> {
+        vec![
+            Message::Hold(vec![held("192.0.2.10/24"), held("2001:db8::10/64")]),
+            Message::Hold(vec![]),
+            Message::Release(held("192.0.2.10/32")),
+            Message::Obituary(vec![
+                datagram("192.0.2.1:0", "192.0.2.2:694", 0),
+                datagram("[2001:db8::1%4]:694", "[2001:db8::2%4]:694", PAYLOAD_BYTES_MAX),
+            ]),
+            Message::Farewell,
+        ]
+    }
+
+    #[test]
+    fn hold_has_these_bytes() {
+        let bytes = Message::Hold(vec![held("192.0.2.10/24")]).encode().unwrap();
+        assert_eq!(bytes, [&[1, 0, 1, 4, 192, 0, 2, 10, 24, 4], b"eth0".as_slice()].concat());
+    }
+
+    #[test]
+    fn every_message_is_read_back() {
+        for message in samples() {
+            assert_eq!(Message::decode(&message.encode().unwrap()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn no_cut_or_prolonged_message_is_accepted() {
+        for message in samples() {
+            let mut bytes = message.encode().unwrap();
+            for length in 0..bytes.len() {
+                assert!(Message::decode(&bytes[..length]).is_err(), "{length} of {message:?}");
+            }
+            bytes.push(0);
+            assert!(Message::decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let long = datagram("192.0.2.1:0", "192.0.2.2:694", PAYLOAD_BYTES_MAX + 1);
+        assert!(Message::Obituary(vec![long]).encode().is_err());
+        let many = vec![held("192.0.2.10/24"); HELD_PER_MESSAGE_MAX + 1];
+        assert!(Message::Hold(many).encode().is_err());
+        let big = datagram("192.0.2.1:0", "192.0.2.2:694", PAYLOAD_BYTES_MAX);
+        assert!(Message::Obituary(vec![big; DATAGRAMS_MAX]).encode().is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_input_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            if let Ok(message) = Message::decode(&bytes) {
+                proptest::prop_assert_eq!(message.encode().unwrap(), bytes);
+            }
+        }
+    }
+}

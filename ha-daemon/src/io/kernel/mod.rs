@@ -1,0 +1,267 @@
+//! The kernel side as the daemon sees it: loading, pinned maps, attached programs.
+//!
+//! Maps, programs and links are pinned, so that they outlive the daemon: the next instance finds
+//! them, goes on with the records and replaces the programs without a gap.
+
+mod attach;
+mod mapped;
+mod pins;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::{SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use ha_common::auth::{KEYS_MAX, Key};
+use ha_common::maps::{Change, Endpoint, NodeIdentity, Path as PeerPath};
+use ha_common::reason::Reason;
+use ha_common::record::Record;
+
+pub use attach::Attachment;
+pub use mapped::read_change;
+use mapped::{MappedRecords, Plain};
+
+/// The compiled kernel side, built by `cargo xtask build-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/ha-ebpf.o");
+
+/// Name of the XDP program in the object.
+const XDP_PROGRAM: &str = "ha_xdp";
+/// Name of the TC program in the object.
+const TC_PROGRAM: &str = "ha_tc";
+/// Maps that are pinned by their names.
+const PINNED_MAPS: &[&str] =
+    &["node", "endpoints", "paths", "links", "keys", "counters", "changes"];
+
+fn pinned_names() -> Vec<&'static str> {
+    PINNED_MAPS.iter().copied().chain([XDP_PROGRAM, TC_PROGRAM]).collect()
+}
+
+/// The loaded kernel side.
+pub struct Kernel {
+    ebpf: Ebpf,
+    directory: PathBuf,
+    records: MappedRecords,
+    counters: PerCpuArray<MapData, u64>,
+    changes: RingBuf<MapData>,
+    attachments: Vec<Attachment>,
+}
+
+/// What user space writes into the maps.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    /// Who this node is.
+    pub identity: NodeIdentity,
+    /// Where its heartbeats arrive.
+    pub endpoints: Vec<Endpoint>,
+    /// Which peer and link has which slot.
+    pub paths: Vec<(PeerPath, u32)>,
+    /// Keys by number.
+    pub keys: Vec<(u8, Key)>,
+    /// Slot, peer, link, interface, silence after which a return is reported.
+    pub slots: Vec<Slot>,
+}
+
+/// What user space writes into one record.
+#[derive(Debug, Clone, Copy)]
+pub struct Slot {
+    /// Position in the `links` map.
+    pub slot: u32,
+    /// Identifier of the peer.
+    pub peer: u32,
+    /// Identifier of the link.
+    pub link: u32,
+    /// Index of the interface.
+    pub interface: u32,
+    /// Silence after which a return is reported, nanoseconds.
+    pub silence_ns: u64,
+}
+
+impl Kernel {
+    /// Loads the programs, with their maps pinned in `directory`. `log` = level of the kernel side's
+    /// own log lines, 0 = none (then they cost nothing).
+    ///
+    /// # Errors
+    /// What failed, on what, and what helps.
+    pub fn load(directory: &Path, log: u8) -> Result<Self> {
+        pins::prepare(directory)?;
+        let mut ebpf = match Self::load_object(directory, log) {
+            Ok(ebpf) => ebpf,
+            Err(error) => {
+                // Pinned maps of another version do not fit this one's programs: start afresh.
+                tracing::warn!("the pinned maps do not fit, making new ones: {error:#}");
+                pins::remove_all(directory, &pinned_names())?;
+                Self::load_object(directory, log)?
+            }
+        };
+        let records = MappedRecords::new(map(&mut ebpf, "links")?)?;
+        let counters =
+            PerCpuArray::try_from(ebpf.take_map("counters").context("no map counters")?)?;
+        let changes = RingBuf::try_from(ebpf.take_map("changes").context("no map changes")?)?;
+        let directory = directory.to_path_buf();
+        let mut kernel =
+            Self { ebpf, directory, records, counters, changes, attachments: Vec::new() };
+        kernel.load_programs()?;
+        Ok(kernel)
+    }
+
+    fn load_object(directory: &Path, log: u8) -> Result<Ebpf> {
+        let mut loader = EbpfLoader::new();
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, directory.join(name));
+        }
+        loader.override_global(aya_log::LEVEL, &log, false);
+        let mut ebpf = loader.load(OBJECT).context("the kernel refused the maps")?;
+        for name in PINNED_MAPS {
+            pins::check(map(&mut ebpf, name)?, OBJECT, name)?;
+        }
+        Ok(ebpf)
+    }
+
+    fn load_programs(&mut self) -> Result<()> {
+        let xdp = self.ebpf.program_mut(XDP_PROGRAM).context("no XDP program in the object")?;
+        let xdp: &mut Xdp = xdp.try_into()?;
+        xdp.load().context("the kernel refused the XDP program")?;
+        pins::replace(&self.directory.join(XDP_PROGRAM), |path| Ok(xdp.pin(path)?))?;
+        let tc = self.ebpf.program_mut(TC_PROGRAM).context("no TC program in the object")?;
+        let tc: &mut SchedClassifier = tc.try_into()?;
+        tc.load().context("the kernel refused the TC program")?;
+        pins::replace(&self.directory.join(TC_PROGRAM), |path| Ok(tc.pin(path)?))
+    }
+
+    /// Writes identity, endpoints, peers and keys. Entries of an earlier configuration that are not
+    /// in this one are removed; records of paths that stay keep what they know.
+    ///
+    /// # Errors
+    /// The map that could not be written.
+    pub fn configure(&mut self, tables: &Tables) -> Result<()> {
+        let wanted: BTreeMap<u32, &Slot> = tables.slots.iter().map(|it| (it.slot, it)).collect();
+        for slot in 0..self.records.len() {
+            let Some(record) = self.records.get(slot) else { continue };
+            match wanted.get(&slot) {
+                Some(it) if record.peer() == it.peer && record.link() == it.link => {}
+                _ if record.peer() == 0 && !wanted.contains_key(&slot) => continue,
+                _ => self.records.clear(slot),
+            }
+            if let Some(it) = wanted.get(&slot) {
+                record.set_peer(it.peer);
+                record.set_link(it.link);
+                record.set_interface(it.interface);
+                record.set_silence_ns(it.silence_ns);
+            }
+        }
+        let mut keys: Array<&mut MapData, Plain<Key>> = array(&mut self.ebpf, "keys")?;
+        for number in 0..KEYS_MAX as u8 {
+            let key = tables.keys.iter().find(|(it, _)| *it == number);
+            keys.set(u32::from(number), Plain(key.map_or_else(Key::default, |it| it.1)), 0)?;
+        }
+        let endpoints: Vec<_> = tables.endpoints.iter().map(|it| (*it, 1)).collect();
+        replace_entries(&mut self.ebpf, "endpoints", &endpoints)?;
+        replace_entries(&mut self.ebpf, "paths", &tables.paths)?;
+        // The identity comes last: with it the programs begin to judge.
+        let mut node: Array<&mut MapData, Plain<NodeIdentity>> = array(&mut self.ebpf, "node")?;
+        node.set(0, Plain(tables.identity), 0).context("cannot write map node")
+    }
+
+    /// The record in a slot.
+    #[must_use]
+    pub fn record(&self, slot: u32) -> Option<Record<'_>> {
+        self.records.get(slot)
+    }
+
+    /// The ring buffer of changes.
+    pub fn changes(&mut self) -> &mut RingBuf<MapData> {
+        &mut self.changes
+    }
+
+    /// Takes the changes that are waiting.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        let mut taken = Vec::new();
+        while let Some(item) = self.changes.next() {
+            taken.extend(read_change(&item));
+        }
+        taken
+    }
+
+    /// Packets judged so far, by reason, summed over all CPUs.
+    #[must_use]
+    pub fn counters(&self) -> BTreeMap<Reason, u64> {
+        let sum = |reason: Reason| {
+            let values = self.counters.get(&(reason as u32), 0);
+            values.map_or(0, |values| values.iter().sum())
+        };
+        Reason::ALL.iter().map(|reason| (*reason, sum(*reason))).collect()
+    }
+
+    /// The kernel side's own log, for a task that reads it.
+    ///
+    /// # Errors
+    /// When the log buffer is missing.
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| anyhow!(error))
+    }
+
+    /// The XDP program, for measuring and testing it.
+    ///
+    /// # Errors
+    /// Never after a successful load.
+    pub fn xdp(&mut self) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(XDP_PROGRAM).context("no XDP program in the object")?;
+        Ok(program.try_into()?)
+    }
+
+    /// Detaches what this instance attached and removes every pin. Goes on past failures and
+    /// returns all of them.
+    pub fn teardown(mut self) -> Vec<String> {
+        let mut failures = Vec::new();
+        for attachment in std::mem::take(&mut self.attachments) {
+            failures.extend(attachment.detach().err().map(|error| format!("{error:#}")));
+        }
+        failures.extend(
+            pins::remove_all(&self.directory, &pinned_names())
+                .err()
+                .map(|error| format!("{error:#}")),
+        );
+        failures
+    }
+}
+
+fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a MapData> {
+    use aya::maps::Map;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only the kinds in the object can occur")]
+    match ebpf.map(name).with_context(|| format!("no map {name} in the object"))? {
+        Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) | Map::RingBuf(map) => Ok(map),
+        _ => Err(anyhow!("map {name} has an unexpected type")),
+    }
+}
+
+fn array<'a, T: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Result<Array<&'a mut MapData, T>> {
+    let map = ebpf.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
+    Array::try_from(map).with_context(|| format!("map {name} is not what it should be"))
+}
+
+/// Makes a hash map hold exactly these entries, without an unneeded gap for those that stay.
+fn replace_entries<K: Copy + PartialEq>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    entries: &[(K, u32)],
+) -> Result<()>
+where
+    Plain<K>: aya::Pod,
+{
+    let map = ebpf.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
+    let mut map: HashMap<&mut MapData, Plain<K>, u32> = HashMap::try_from(map)?;
+    for (key, value) in entries {
+        map.insert(Plain(*key), value, 0).with_context(|| format!("cannot write map {name}"))?;
+    }
+    let stale: Vec<_> = map
+        .keys()
+        .filter_map(Result::ok)
+        .filter(|key| !entries.iter().any(|(wanted, _)| *wanted == key.0))
+        .collect();
+    for key in stale {
+        map.remove(&key).with_context(|| format!("cannot clear map {name}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Pins: files of a bpf file system that keep maps, programs and links alive without a process.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use aya::maps::MapData;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{FsType, statfs};
+
+/// `BPF_FS_MAGIC` (linux/magic.h).
+const BPF_FS: FsType = FsType(0xcafe_4a11);
+/// Where systems mount it.
+const STANDARD_MOUNT: &str = "/sys/fs/bpf";
+
+/// What the pins of attachments begin with.
+pub(super) const LINK_PREFIX: &str = "link-";
+
+/// Makes sure that `directory` exists on a bpf file system; mounts the standard one when it is
+/// missing there.
+pub(super) fn prepare(directory: &Path) -> Result<()> {
+    let standard = Path::new(STANDARD_MOUNT);
+    if directory.starts_with(standard) && !is_bpf_fs(standard) {
+        mount(Some("bpf"), standard, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount the bpf file system on {STANDARD_MOUNT}"))?;
+        tracing::info!("mounted the bpf file system on {STANDARD_MOUNT}");
+    }
+    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !is_bpf_fs(existing) {
+        let place = directory.display();
+        bail!(
+            "{place} is not on a bpf file system: `mount -t bpf bpf {place}`, or choose another --bpffs"
+        );
+    }
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))
+}
+
+fn is_bpf_fs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|info| info.filesystem_type() == BPF_FS)
+}
+
+/// Refuses a pinned map whose shape is not that in the object.
+pub(super) fn check(map: &MapData, object: &[u8], name: &str) -> Result<()> {
+    let info = map.info().with_context(|| format!("cannot look at map {name}"))?;
+    let object = aya_obj::Object::parse(object).context("the embedded object is damaged")?;
+    let wanted = object.maps.get(name).with_context(|| format!("no map {name} in the object"))?;
+    let found = (info.key_size(), info.value_size(), info.max_entries());
+    let expected = (wanted.key_size(), wanted.value_size(), wanted.max_entries());
+    if found != expected {
+        bail!("map {name} has (key, value, entries) {found:?} instead of {expected:?}");
+    }
+    Ok(())
+}
+
+/// Pins anew what may be pinned by an earlier instance.
+pub(super) fn replace(path: &Path, pin: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    remove(path)?;
+    pin(path).with_context(|| format!("cannot pin {}", path.display()))
+}
+
+/// Removes one pin; a missing one is fine.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes these pins, every attachment's, and the directory unless that is a mount point or holds
+/// something else. Collects failures.
+pub(super) fn remove_all(directory: &Path, names: &[&str]) -> Result<()> {
+    let mut failures = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
+        let name = entry.file_name();
+        let ours =
+            name.to_str().is_some_and(|it| names.contains(&it) || it.starts_with(LINK_PREFIX));
+        if ours {
+            failures.extend(remove(&entry.path()).err().map(|error| format!("{error:#}")));
+        }
+    }
+    let _ = fs::remove_dir(directory);
+    if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("; ")) }
+}

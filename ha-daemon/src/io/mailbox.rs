@@ -1,0 +1,119 @@
+//! The mailbox of the driver: everything that is not a heartbeat reaches it through here, from
+//! threads and tasks that must not wait for it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use anyhow::{Context, Result};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::address::AddressReport;
+use crate::config::NodeIndex;
+use crate::names::InterfaceName;
+use crate::snapshot::Snapshot;
+
+/// Most letters that wait; one more is dropped and counted.
+const LETTERS_MAX: usize = 8_192;
+
+/// A letter to the driver.
+#[derive(Debug)]
+pub enum Letter {
+    /// Of the address worker.
+    Address(AddressReport),
+    /// The peer's kernel closed a control connection.
+    ConnectionClosed {
+        /// The peer.
+        peer: NodeIndex,
+        /// The incarnation that held the other end.
+        incarnation: u64,
+    },
+    /// An interface went up or down.
+    Interface {
+        /// The interface.
+        name: InterfaceName,
+        /// Whether it can carry addresses now.
+        up: bool,
+    },
+    /// What scheduling a thread was granted.
+    Scheduling {
+        /// The thread.
+        thread: &'static str,
+        /// What it got.
+        granted: String,
+    },
+    /// Somebody wants to know the state.
+    Snapshot(tokio::sync::oneshot::Sender<Snapshot>),
+    /// A keeper was started in place of the one that died.
+    Keeper(Result<super::keeper::Keeper, super::keeper::KeeperError>),
+    /// Leave the cluster.
+    Shutdown,
+}
+
+/// The sending side; any number of them.
+#[derive(Debug, Clone)]
+pub struct Mailbox {
+    letters: SyncSender<Letter>,
+    wake: Arc<EventFd>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The receiving side.
+#[derive(Debug)]
+pub struct Inbox {
+    letters: Receiver<Letter>,
+    wake: Arc<EventFd>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// A new mailbox.
+///
+/// # Errors
+/// No descriptor is left.
+pub fn mailbox() -> Result<(Mailbox, Inbox)> {
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    let wake = Arc::new(EventFd::from_flags(flags).context("cannot make an eventfd")?);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let (sender, receiver) = sync_channel(LETTERS_MAX);
+    let mailbox =
+        Mailbox { letters: sender, wake: Arc::clone(&wake), dropped: Arc::clone(&dropped) };
+    Ok((mailbox, Inbox { letters: receiver, wake, dropped }))
+}
+
+impl Mailbox {
+    /// Posts a letter; never waits. Says whether it was taken.
+    pub fn post(&self, letter: Letter) -> bool {
+        let taken = self.letters.try_send(letter).is_ok();
+        if !taken {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+        // Adding to an eventfd only fails when it is at its limit, and then the driver wakes anyway.
+        let _ = self.wake.write(1);
+        taken
+    }
+}
+
+impl Inbox {
+    /// Takes a letter that is waiting.
+    pub fn take(&self) -> Option<Letter> {
+        self.letters.try_recv().ok()
+    }
+
+    /// Takes note that the driver is awake.
+    pub fn acknowledge(&self) {
+        let _ = self.wake.read();
+    }
+
+    /// Letters that found no room.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}

@@ -1,0 +1,22 @@
+//! Everything that touches the world: sockets, netlink, processes, clocks.
+//!
+//! The core decides, what is here carries out and reports back. Nothing here may block the
+//! thread that asks: a worker has a thread of its own, takes commands from a bounded queue and
+//! answers through a callback.
+
+pub mod address;
+pub mod clock;
+pub mod connection;
+pub mod frames;
+pub mod incarnation;
+pub mod interfaces;
+pub mod keeper;
+pub mod kernel;
+pub mod mailbox;
+pub mod netlink;
+pub mod paths;
+pub mod realtime;
+pub mod sender;
+pub mod socket;
+pub mod sys;
+pub mod table;

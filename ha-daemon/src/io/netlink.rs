@@ -1,0 +1,221 @@
+//! Addresses by netlink: the messages that every caller shares, and a small blocking socket for
+//! callers that want no runtime: the keeper, and the daemon before it starts.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{
+    AddressFamily as SocketFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
+};
+
+use crate::names::InterfaceName;
+
+/// Longest answer that is read: an error echoes the request, whose size is fixed.
+const ANSWER_BYTES_MAX: usize = 4096;
+/// Prefixes from this length on have no broadcast address (RFC 3021).
+const PREFIX_WITHOUT_BROADCAST: u8 = 31;
+
+/// What removing an address did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// The address was there and is gone.
+    Removed,
+    /// There was nothing to remove: no such address, or no such interface.
+    NotThere,
+}
+
+impl Removal {
+    /// What an answer to RTM_DELADDR means.
+    ///
+    /// # Errors
+    /// The answer is another failure than "not there".
+    pub fn from_answer(answer: io::Result<()>) -> io::Result<Self> {
+        match answer {
+            Ok(()) => Ok(Self::Removed),
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) =>
+            {
+                Ok(Self::NotThere)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// RTM_NEWADDR for an address with a lifetime; also renews it.
+///
+/// It has no label; an IPv4 address has the broadcast address of its prefix, as `ip addr add
+/// ADDRESS brd +` gives it; an IPv6 address skips duplicate address detection, which would keep
+/// it unusable for a second or more. The kernel makes the route of its prefix.
+#[must_use]
+pub fn new_address(address: IpNet, ifindex: u32, lifetime: Duration) -> AddressMessage {
+    let mut message = address_message(address, ifindex);
+    if let IpNet::V4(network) = address
+        && let Some(broadcast) = broadcast(network)
+    {
+        message.attributes.push(AddressAttribute::Broadcast(broadcast));
+    }
+    if let IpNet::V6(_) = address {
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    let seconds = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX).max(1);
+    let mut cache_info = CacheInfo::default();
+    cache_info.ifa_valid = seconds;
+    cache_info.ifa_preferred = seconds;
+    message.attributes.push(AddressAttribute::CacheInfo(cache_info));
+    message
+}
+
+/// RTM_DELADDR for exactly this address, prefix and interface.
+#[must_use]
+pub fn delete_address(address: IpNet, ifindex: u32) -> AddressMessage {
+    address_message(address, ifindex)
+}
+
+fn address_message(address: IpNet, ifindex: u32) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = match address {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.prefix_len = address.prefix_len();
+    message.header.scope = AddressScope::Universe;
+    message.header.index = ifindex;
+    let own: IpAddr = address.addr();
+    message.attributes = vec![AddressAttribute::Local(own), AddressAttribute::Address(own)];
+    message
+}
+
+fn broadcast(network: Ipv4Net) -> Option<std::net::Ipv4Addr> {
+    (network.prefix_len() < PREFIX_WITHOUT_BROADCAST).then(|| network.broadcast())
+}
+
+/// The bytes of a request that asks for an acknowledgement; made beforehand by whoever has to be
+/// quick later.
+#[must_use]
+pub fn serialized(message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    header.sequence_number = 1;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    bytes
+}
+
+/// A blocking rtnetlink socket for one request at a time.
+#[derive(Debug)]
+pub struct RouteSocket(OwnedFd);
+
+impl RouteSocket {
+    /// Opens it, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Those of socket(2).
+    pub fn open() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let protocol = SockProtocol::NetlinkRoute;
+        Ok(Self(socket(SocketFamily::Netlink, SockType::Raw, flags, protocol)?))
+    }
+
+    /// Sends a request made by [`serialized`] and waits for its acknowledgement. The kernel
+    /// carries a request out within send(2), so this does not sleep.
+    ///
+    /// # Errors
+    /// What the kernel answered, as an OS error.
+    pub fn exchange(&self, request: &[u8]) -> io::Result<()> {
+        let fd = self.0.as_raw_fd();
+        send(fd, request, MsgFlags::empty())?;
+        let mut answer = [0; ANSWER_BYTES_MAX];
+        let length = loop {
+            match recv(fd, &mut answer, MsgFlags::empty()) {
+                Ok(length) => break length,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        let answer = answer.get(..length).unwrap_or_default();
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        if let NetlinkPayload::Error(error) = message.payload
+            && error.code.is_some()
+        {
+            return Err(error.to_io());
+        }
+        Ok(())
+    }
+
+    /// Removes an address, looking its interface up by name.
+    ///
+    /// # Errors
+    /// The kernel refused for another reason than that it is not there.
+    pub fn remove(&self, address: IpNet, interface: &InterfaceName) -> io::Result<Removal> {
+        let Ok(ifindex) = if_nametoindex(interface.as_str()) else {
+            return Ok(Removal::NotThere);
+        };
+        let message = RouteNetlinkMessage::DelAddress(delete_address(address, ifindex));
+        Removal::from_answer(self.exchange(&serialized(message, 0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(address: &str) -> Vec<u8> {
+        let message = new_address(address.parse().unwrap(), 7, Duration::from_secs(5));
+        serialized(RouteNetlinkMessage::NewAddress(message), 0x500)
+    }
+
+    #[test]
+    fn ipv4_request_has_broadcast_and_lifetime_and_no_label() {
+        let expected: &[&[u8]] = &[
+            &[64, 0, 0, 0, 20, 0, 5, 5, 1, 0, 0, 0, 0, 0, 0, 0],
+            &[2, 24, 0, 0, 7, 0, 0, 0],
+            &[8, 0, 2, 0, 192, 0, 2, 10],
+            &[8, 0, 1, 0, 192, 0, 2, 10],
+            &[8, 0, 4, 0, 192, 0, 2, 255],
+            &[20, 0, 6, 0, 5, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        let mut expected = expected.concat();
+        expected[0] = expected.len() as u8;
+        assert_eq!(golden("192.0.2.10/24"), expected);
+    }
+
+    #[test]
+    fn host_and_point_to_point_prefixes_have_no_broadcast() {
+        let length = golden("192.0.2.10/30").len();
+        assert_eq!(golden("192.0.2.10/31").len(), length - 8);
+        assert_eq!(golden("192.0.2.10/32").len(), length - 8);
+    }
+
+    #[test]
+    fn ipv6_request_skips_duplicate_address_detection() {
+        let request = golden("2001:db8::10/64");
+        assert_eq!(request[16..20], [10, 64, 2, 0]);
+        let flags = [8, 0, 8, 0, 2, 0, 0, 0];
+        assert!(request.windows(8).any(|window| window == flags));
+    }
+
+    #[test]
+    fn what_is_not_there_counts_as_removed() {
+        let answer = |code: i32| Removal::from_answer(Err(io::Error::from_raw_os_error(code)));
+        assert_eq!(answer(libc::EADDRNOTAVAIL).unwrap(), Removal::NotThere);
+        assert_eq!(answer(libc::ENODEV).unwrap(), Removal::NotThere);
+        assert!(answer(libc::EPERM).is_err());
+    }
+}

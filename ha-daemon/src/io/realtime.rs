@@ -1,0 +1,39 @@
+//! Real-time scheduling and locked memory, where they are permitted; reported where they are not.
+
+use nix::sys::mman::{MlockAllFlags, mlockall};
+
+use super::sys;
+
+/// The sender: above everything else of this daemon, since its silence is its node's death.
+pub const SENDER_PRIORITY: u8 = 62;
+/// The driver.
+pub const DRIVER_PRIORITY: u8 = 61;
+/// The address worker and the keeper.
+pub const ADDRESS_PRIORITY: u8 = 60;
+
+/// Puts the calling thread under `SCHED_FIFO`; says what was granted.
+#[must_use]
+pub fn take_fifo(priority: u8) -> String {
+    match sys::set_fifo(priority) {
+        Ok(()) => format!("SCHED_FIFO {priority}"),
+        Err(error) => format!(
+            "SCHED_OTHER: SCHED_FIFO {priority} was refused ({error}); grant CAP_SYS_NICE, and a \
+             real-time budget to the control group (cpu.rt_runtime_us)"
+        ),
+    }
+}
+
+/// Locks this process's memory as it is touched; says what was granted.
+#[must_use]
+pub fn lock_memory() -> String {
+    // ONFAULT: a page stays once it was used, but reserved stacks and untouched code cost nothing.
+    let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
+    let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    match mlockall(flags | on_fault) {
+        Ok(()) => "locked".to_owned(),
+        Err(error) => format!(
+            "not locked ({error}); grant CAP_IPC_LOCK or raise RLIMIT_MEMLOCK, or the daemon waits \
+             for the disk when memory is short"
+        ),
+    }
+}

@@ -1,0 +1,140 @@
+//! UDP sockets of the heartbeat links: one per local endpoint, for sending, for control messages,
+//! and for heartbeats where no program is attached.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use anyhow::{Context, Result};
+use ha_common::wire::{DATAGRAM_BYTES_MAX, TRAFFIC_CLASS};
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::clock;
+use crate::names::InterfaceName;
+
+/// Receive buffer: room for a burst of control messages from every peer, and for what hostile
+/// senders put in front of them.
+const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
+
+/// A bound, non-blocking UDP socket.
+#[derive(Debug)]
+pub struct LinkSocket {
+    socket: Socket,
+    /// Index of its interface.
+    pub interface_index: u32,
+    /// Address and port that it is bound to.
+    pub local: SocketAddr,
+}
+
+impl LinkSocket {
+    /// Binds to `local` on one interface.
+    ///
+    /// # Errors
+    /// What could not be done, with the address and what helps.
+    pub fn bind(
+        local: SocketAddr,
+        interface: &InterfaceName,
+        interface_index: u32,
+    ) -> Result<Self> {
+        let socket = open(local, interface)
+            .and_then(|socket| bind(&socket, local, interface_index).map(|()| socket))
+            .with_context(|| {
+                format!(
+                    "cannot bind UDP {local} on {interface}: is the address there (`ip addr show dev \
+                     {interface}`), and no other daemon on the port?"
+                )
+            })?;
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true)
+            .context("cannot get time stamps of the kernel")?;
+        Ok(Self { socket, interface_index, local })
+    }
+
+    /// Sends a datagram; never blocks.
+    ///
+    /// # Errors
+    /// Those of sendto(2).
+    pub fn send(&self, datagram: &[u8], remote: &socket2::SockAddr) -> io::Result<()> {
+        self.socket.send_to(datagram, remote).map(|_| ())
+    }
+
+    /// Receives one datagram into `buffer`: its length, and when the kernel received it
+    /// (`CLOCK_MONOTONIC`). `None`: nothing is waiting.
+    ///
+    /// # Errors
+    /// Those of recvmsg(2), such as an asynchronous error of an earlier send.
+    pub fn receive(
+        &self,
+        buffer: &mut [u8; DATAGRAM_BYTES_MAX],
+    ) -> io::Result<Option<(usize, u64)>> {
+        let mut parts = [io::IoSliceMut::new(buffer)];
+        let mut control = cmsg_space!(TimeSpec);
+        let received = recvmsg::<()>(
+            self.socket.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::MSG_DONTWAIT,
+        );
+        let message = match received {
+            Ok(message) => message,
+            Err(nix::errno::Errno::EAGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let stamp = message.cmsgs().ok().into_iter().flatten().find_map(|it| match it {
+            ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp),
+            _ => None,
+        });
+        Ok(Some((message.bytes, clock::monotonic_of_stamp(stamp))))
+    }
+
+    /// Another handle of the same socket, for another thread.
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub fn duplicate(&self) -> io::Result<Self> {
+        let socket = self.socket.try_clone()?;
+        Ok(Self { socket, interface_index: self.interface_index, local: self.local })
+    }
+}
+
+impl AsFd for LinkSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn open(local: SocketAddr, interface: &InterfaceName) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    socket.bind_device(Some(interface.as_str().as_bytes()))?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    // Heartbeats go first in every queue on the way: network control (RFC 4594 3.1), and the
+    // highest priority that needs no privilege (tc-prio(8)).
+    socket.set_priority(6)?;
+    match local {
+        SocketAddr::V4(_) => socket.set_tos_v4(u32::from(TRAFFIC_CLASS))?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_tclass_v6(u32::from(TRAFFIC_CLASS))?;
+        }
+    }
+    Ok(socket)
+}
+
+fn bind(socket: &Socket, local: SocketAddr, interface_index: u32) -> io::Result<()> {
+    socket.bind(&scoped(local, interface_index).into())
+}
+
+/// A link-local IPv6 address means nothing without its interface (RFC 4007 6).
+#[must_use]
+pub fn scoped(address: SocketAddr, interface_index: u32) -> SocketAddr {
+    match address {
+        SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
+            v6.set_scope_id(interface_index);
+            SocketAddr::V6(v6)
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,177 @@
+//! The daemon's own tables: the same judge as in the kernel, for datagrams that come up to a
+//! socket. Control messages always do; heartbeats do where no program is attached.
+
+use std::cell::{Cell, UnsafeCell};
+use std::collections::{BTreeMap, HashMap};
+use std::ptr::NonNull;
+
+use ha_common::auth::Key;
+use ha_common::judge::{Judgement, Tables, judge_payload};
+use ha_common::maps::{Change, Endpoint, LinkRecord, NodeIdentity, Path as PathKey};
+use ha_common::reason::Reason;
+use ha_common::record::Record;
+use ha_common::wire::{BODY_BYTES_MAX, FIXED_BYTES, Fixed, Header, Kind, TAG_BYTES};
+
+use super::paths::Path;
+
+/// What became of a datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Received {
+    /// Nothing for the daemon to do.
+    Nothing,
+    /// A heartbeat changed something.
+    Change(Change),
+    /// An authentic control message.
+    Control {
+        /// Slot of its path.
+        slot: u32,
+        /// Its header.
+        header: Header,
+        /// Its body.
+        body: Vec<u8>,
+    },
+}
+
+/// Records, identity and keys of user space.
+pub struct Table {
+    identity: NodeIdentity,
+    slots: HashMap<PathKey, u32>,
+    keys: HashMap<u8, Key>,
+    records: Box<[UnsafeCell<LinkRecord>]>,
+    counters: BTreeMap<Reason, u64>,
+    now_ns: Cell<u64>,
+}
+
+impl Table {
+    /// Empty records for these paths.
+    #[must_use]
+    pub fn new(
+        identity: NodeIdentity,
+        paths: &[Path],
+        keys: &[(u8, Key)],
+        silence_ns: u64,
+    ) -> Self {
+        let record = |path: &Path| {
+            UnsafeCell::new(LinkRecord {
+                peer: path.key.sender,
+                link: path.key.link,
+                interface: path.interface_index,
+                silence_ns,
+                ..LinkRecord::default()
+            })
+        };
+        Self {
+            identity,
+            slots: paths.iter().zip(0..).map(|(path, slot)| (path.key, slot)).collect(),
+            keys: keys.iter().copied().collect(),
+            records: paths.iter().map(record).collect(),
+            counters: BTreeMap::new(),
+            now_ns: Cell::new(0),
+        }
+    }
+
+    /// The record in a slot.
+    #[must_use]
+    pub fn record(&self, slot: u32) -> Option<Record<'_>> {
+        let cell = self.records.get(usize::try_from(slot).ok()?)?;
+        let pointer = NonNull::new(cell.get())?;
+        // SAFETY: the cell lives as long as `self`; `Table` is not `Sync`, so nobody else is there.
+        Some(unsafe { Record::new(pointer) })
+    }
+
+    /// Packets judged so far, by reason.
+    #[must_use]
+    pub fn counters(&self) -> &BTreeMap<Reason, u64> {
+        &self.counters
+    }
+
+    /// Judges a datagram that arrived at `now_ns` on an interface. With `heartbeats` off, heartbeats
+    /// are the kernel's business and one that comes up here anyway is ignored.
+    pub fn receive(
+        &mut self,
+        datagram: &[u8],
+        interface: u32,
+        now_ns: u64,
+        heartbeats: bool,
+    ) -> Received {
+        let Some(fixed) = Fixed::read(datagram, 0) else {
+            return self.count(Reason::Truncated);
+        };
+        let header = Header::decode(&fixed);
+        if !heartbeats && header.is_ok_and(|header| header.kind == Kind::Heartbeat) {
+            return Received::Nothing;
+        }
+        self.now_ns.set(now_ns);
+        // The body is checked first: a window must not move for a message that is then refused.
+        if let Ok(header) = header
+            && header.body_bytes != 0
+            && !self.body_is_authentic(&fixed, &header, datagram)
+        {
+            return self.count(Reason::BadTag);
+        }
+        let Judgement { reason, change } = judge_payload(self, &fixed, datagram.len(), interface);
+        let outcome = self.count(reason);
+        match (reason, header, change) {
+            (Reason::Control, Ok(header), _) => self.control(header, datagram).unwrap_or(outcome),
+            (_, _, Some(change)) => Received::Change(change),
+            _ => outcome,
+        }
+    }
+
+    fn control(&self, header: Header, datagram: &[u8]) -> Option<Received> {
+        let slot = *self.slots.get(&PathKey { sender: header.sender, link: header.link })?;
+        Some(Received::Control { slot, header, body: body(&header, datagram)?.to_vec() })
+    }
+
+    fn body_is_authentic(&self, fixed: &Fixed, header: &Header, datagram: &[u8]) -> bool {
+        let Some(key) = self.keys.get(&header.key) else { return false };
+        let tag = datagram.get(FIXED_BYTES..FIXED_BYTES + TAG_BYTES);
+        match (tag, body(header, datagram)) {
+            (Some(tag), Some(body)) if body.len() <= BODY_BYTES_MAX => {
+                // Compared as one number: its time tells nothing about how much was right.
+                let number = |bytes: &[u8]| bytes.try_into().map(u128::from_ne_bytes).ok();
+                number(tag) == number(&key.body_tag(fixed, body))
+            }
+            _ => false,
+        }
+    }
+
+    fn count(&mut self, reason: Reason) -> Received {
+        *self.counters.entry(reason).or_default() += 1;
+        Received::Nothing
+    }
+}
+
+fn body<'a>(header: &Header, datagram: &'a [u8]) -> Option<&'a [u8]> {
+    match usize::from(header.body_bytes) {
+        0 => Some(&[]),
+        bytes => datagram.get(FIXED_BYTES + TAG_BYTES..FIXED_BYTES + TAG_BYTES + bytes),
+    }
+}
+
+impl Tables for Table {
+    fn node(&self) -> Option<NodeIdentity> {
+        Some(self.identity)
+    }
+
+    fn is_endpoint(&self, _: &Endpoint) -> bool {
+        // The socket is bound to the endpoint: whatever it receives is for it.
+        true
+    }
+
+    fn slot(&self, path: &PathKey) -> Option<u32> {
+        self.slots.get(path).copied()
+    }
+
+    fn record(&self, slot: u32) -> Option<Record<'_>> {
+        Self::record(self, slot)
+    }
+
+    fn key(&self, number: u8) -> Option<Key> {
+        self.keys.get(&number).copied()
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+}

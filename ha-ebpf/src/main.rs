@@ -1,0 +1,39 @@
+//! The kernel side: one entry per hook; the path of a heartbeat itself is `ha_common::judge`.
+
+#![no_std]
+#![no_main]
+
+mod maps;
+mod packet;
+mod verdict;
+
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+
+/// XDP entry: native or generic.
+#[xdp]
+pub fn ha_xdp(context: XdpContext) -> u32 {
+    let reason = verdict::judge(&packet::XdpPacket::new(&context), &context, context.ingress_ifindex() as u32);
+    verdict::xdp_action(reason)
+}
+
+/// TC ingress entry, where XDP cannot be attached.
+#[classifier]
+pub fn ha_tc(context: TcContext) -> i32 {
+    let interface = packet::tc_ingress_interface(&context);
+    let reason = verdict::judge(&packet::TcPacket::new(&context), &context, interface);
+    verdict::tc_action(reason)
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: no panic path survives the build, or the verifier would refuse the loop.
+    loop {}
+}
+
+// GPL helpers are not needed by the maps and helpers in use, but aya-log's ring buffer output on
+// some kernels is; the kernel treats this combination as GPL compatible.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

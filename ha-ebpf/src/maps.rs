@@ -1,0 +1,89 @@
+//! The maps, and [`Tables`] over them: the place of raw pointers into map values.
+
+use core::ptr::NonNull;
+
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::macros::btf_map;
+use ha_common::auth::{KEYS_MAX, Key};
+use ha_common::judge::Tables;
+use ha_common::maps::{
+    CHANGES_BYTES, Change, ENDPOINTS_MAX, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX,
+};
+use ha_common::reason::{REASONS, Reason};
+use ha_common::record::Record;
+
+/// `BPF_F_MMAPABLE`: the daemon reads the records without a system call (kernel 5.5).
+const MMAPABLE: usize = 1 << 10;
+
+#[btf_map(name = "node")]
+static NODE: Array<NodeIdentity, 1> = Array::new();
+#[btf_map(name = "endpoints")]
+static ENDPOINTS: HashMap<Endpoint, u32, ENDPOINTS_MAX> = HashMap::new();
+#[btf_map(name = "paths")]
+static PATHS: HashMap<Path, u32, SLOTS_MAX> = HashMap::new();
+#[btf_map(name = "links")]
+static LINKS: Array<LinkRecord, SLOTS_MAX, MMAPABLE> = Array::new();
+#[btf_map(name = "keys")]
+static KEYS: Array<Key, KEYS_MAX> = Array::new();
+#[btf_map(name = "counters")]
+static COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
+#[btf_map(name = "changes")]
+static CHANGES: RingBuf<Change, CHANGES_BYTES> = RingBuf::new();
+
+/// The maps as the judge sees them.
+pub struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn node(&self) -> Option<NodeIdentity> {
+        let identity = *NODE.get(0)?;
+        if identity.incarnation == 0 { None } else { Some(identity) }
+    }
+
+    #[inline(always)]
+    fn is_endpoint(&self, endpoint: &Endpoint) -> bool {
+        ENDPOINTS.get_ptr(endpoint).is_some()
+    }
+
+    #[inline(always)]
+    fn slot(&self, path: &Path) -> Option<u32> {
+        // SAFETY: a u32 is loaded whole; the daemon replaces entries only, never frees the map.
+        PATHS.get_ptr(path).map(|slot| unsafe { *slot })
+    }
+
+    #[inline(always)]
+    fn record(&self, slot: u32) -> Option<Record<'_>> {
+        let pointer = NonNull::new(LINKS.get_ptr_mut(slot)?)?;
+        // SAFETY: array values are aligned to 8 bytes and live as long as the program.
+        Some(unsafe { Record::new(pointer) })
+    }
+
+    #[inline(always)]
+    fn key(&self, number: u8) -> Option<Key> {
+        let key = KEYS.get(u32::from(number))?;
+        if key.method == ha_common::auth::method::NONE { None } else { Some(*key) }
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: no arguments, no side effects.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
+
+/// Moves the counter of `reason`.
+#[inline(always)]
+pub fn count(reason: Reason) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+        // SAFETY: a per-CPU value; programs of one CPU do not interrupt each other here.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Wakes the daemon. A full buffer loses nothing but the wake-up: the daemon also reads the records
+/// at its next deadline.
+#[inline(always)]
+pub fn announce(change: Change) {
+    let _ = CHANGES.output(change, 0);
+}
