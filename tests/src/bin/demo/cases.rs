@@ -126,11 +126,18 @@ pub(crate) fn run_all(cluster: &mut Cluster) -> Result<Report> {
     };
     println!("Heartbeats arrive by {}.", report.via.join(", "));
     for fault in Fault::ALL {
-        if report.cases.last().is_some_and(|case| case.failback_gap_ns.is_none()) {
-            report.not_run.push(fault.name());
+        if !report.came_back() {
+            report.not_run.push((fault.name(), "the cluster did not come back".to_owned()));
             continue;
         }
-        let case = run(fault, cluster, &observers)?;
+        let case = match run(fault, cluster, &observers) {
+            Ok(case) => case,
+            Err(error) => {
+                report.not_run.push((fault.name(), format!("{error:#}")));
+                show_logs(cluster);
+                continue;
+            }
+        };
         print!("{}", case.text());
         if !case.failures.is_empty() {
             show_logs(cluster);

@@ -53,14 +53,20 @@ pub(crate) struct Report {
     pub(crate) via: Vec<String>,
     /// The cases that ran.
     pub(crate) cases: Vec<CaseReport>,
-    /// Cases that did not run, since the cluster did not come back.
-    pub(crate) not_run: Vec<&'static str>,
+    /// Cases that did not run, and why.
+    pub(crate) not_run: Vec<(&'static str, String)>,
 }
 
 impl Report {
     /// Whether every case ran and passed.
     pub(crate) fn passed(&self) -> bool {
         self.not_run.is_empty() && self.cases.iter().all(|case| case.failures.is_empty())
+    }
+
+    /// Whether the cluster is whole again after the cases so far.
+    pub(crate) fn came_back(&self) -> bool {
+        self.not_run.is_empty()
+            && self.cases.last().is_none_or(|case| case.failback_gap_ns.is_some())
     }
 
     /// The summary of all cases.
@@ -85,8 +91,8 @@ impl Report {
             );
             text.push_str(&line);
         }
-        for name in &self.not_run {
-            text.push_str(&format!("{name:<28} did not run\n"));
+        for (name, cause) in &self.not_run {
+            text.push_str(&format!("{name:<28} did not run: {cause}\n"));
         }
         text
     }
@@ -140,4 +146,32 @@ fn signed_ms(ns: i64) -> String {
     let sign = if ns < 0 { "-" } else { "" };
     let ns = ns.unsigned_abs();
     format!("{sign}{}.{:03}", ns / MS_NS, ns % MS_NS / 1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_that_did_not_run_fails_the_report_and_is_named() {
+        let mut report = Report {
+            keepalive_us: 10_000,
+            deadtime_us: 30_000,
+            scheduling: String::new(),
+            via: Vec::new(),
+            cases: Vec::new(),
+            not_run: Vec::new(),
+        };
+        assert!(report.came_back() && report.passed());
+        report.not_run.push(("owner cut off", "the daemon is not reachable".to_owned()));
+        assert!(!report.came_back() && !report.passed());
+        assert!(report.table().contains("owner cut off"));
+        assert!(report.table().contains("did not run: the daemon is not reachable"));
+    }
+
+    #[test]
+    fn times_before_the_event_are_negative() {
+        assert_eq!(signed_ms(since(2_000_000, 500_000)), "-1.500");
+        assert_eq!(signed_ms(since(500_000, 2_000_000)), "1.500");
+    }
 }
