@@ -7,13 +7,14 @@ use super::*;
 pub struct Mutator {
     state: u64,
     sequence: u64,
+    incarnation: u64,
 }
 
 impl Mutator {
     /// The same seed gives the same frames.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { state: seed | 1, sequence: 0 }
+        Self { state: seed | 1, sequence: 0, incarnation: 20 }
     }
 
     /// A number below `bound`. Marsaglia, "Xorshift RNGs", 2003; good enough to choose damage by.
@@ -27,7 +28,7 @@ impl Mutator {
     /// A frame, never shorter than 15 bytes: the kernel runs no program on less.
     pub fn frame(&mut self) -> Vec<u8> {
         let mut frame = self.packet().frame();
-        for _ in 0..self.below(4) {
+        for _ in 0..[0, 0, 0, 1, 1, 3][self.below(6)] {
             self.damage(&mut frame);
         }
         let missing = 15_usize.saturating_sub(frame.len());
@@ -36,27 +37,29 @@ impl Mutator {
     }
 
     fn one_of<T: Copy>(&mut self, choices: &[T], otherwise: T) -> T {
-        let choice = self.below(choices.len() * 3);
+        let choice = self.below(choices.len() * 8);
         choices.get(choice).copied().unwrap_or(otherwise)
     }
 
     /// Most often the next valid heartbeat.
     fn packet(&mut self) -> Packet {
         self.sequence += [0, 1, 1, 1, 2, 7][self.below(6)];
+        if self.below(200) == 0 {
+            (self.incarnation, self.sequence) = (self.incarnation + 1, 1);
+        }
         let mut packet = Packet::heartbeat(self.sequence);
         packet.vlan = self.one_of(&[Vlan::Customer, Vlan::Service, Vlan::Both], Vlan::Untagged);
         packet.v6 = self.below(3) == 0;
         packet.destination = self.one_of(&[3, 9], 2);
-        let header = &mut packet.header;
-        header.kind = if self.below(4) == 0 { Kind::Control } else { Kind::Heartbeat };
+        packet.header.kind = if self.below(4) == 0 { Kind::Control } else { Kind::Heartbeat };
         let sender = self.one_of(&["gamma", "delta", "eve"], "alpha");
-        header.sender = name_id(sender);
-        header.link = name_id(if self.below(12) == 0 { "svc" } else { "hb0" });
-        header.incarnation = 20 + self.below(40) as u64 / 39;
-        header.echo = self.one_of(&[0, OWN - 1], OWN);
-        header.key = self.one_of(&[3, 2], 1);
-        header.generation = 7 + self.below(20) as u32 / 19;
-        let signed_by = if self.below(8) == 0 { 3 } else { header.key };
+        packet.header.sender = name_id(sender);
+        packet.header.link = name_id(if self.below(12) == 0 { "svc" } else { "hb0" });
+        packet.header.incarnation = self.incarnation - u64::from(self.below(20) == 0);
+        packet.header.echo = self.one_of(&[0, OWN - 1], OWN);
+        packet.header.key = self.one_of(&[3, 2], 1);
+        packet.header.generation = 7 + self.below(20) as u32 / 19;
+        let signed_by = if self.below(8) == 0 { 3 } else { packet.header.key };
         packet.key = key(signed_by);
         if self.below(6) == 0 {
             packet.rest = vec![0x5a; self.below(60)];
