@@ -1,6 +1,7 @@
 //! Attaching: native XDP, else generic XDP, else TC ingress; and which and why.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::programs::links::{FdLink, PinnedLink};
@@ -19,6 +20,9 @@ use crate::io::netlink::{RouteSocket, serialized};
 use crate::names::InterfaceName;
 use crate::snapshot::Via;
 
+/// How long to wait for the kernel to detach after the last reference is gone.
+const DETACH_TIME_MAX: Duration = Duration::from_millis(500);
+
 /// What can be attached, the best first.
 const WAYS: [Via; 3] = [Via::XdpNative, Via::XdpGeneric, Via::Tc];
 
@@ -27,6 +31,8 @@ const WAYS: [Via; 3] = [Via::XdpNative, Via::XdpGeneric, Via::Tc];
 pub struct Attachment {
     /// The interface.
     pub interface: InterfaceName,
+    /// Its index.
+    index: u32,
     /// How.
     pub via: Via,
     /// Why no better way is used; empty for the best one.
@@ -55,7 +61,7 @@ impl Kernel {
             Receive::Socket => bail!("the socket is configured"),
         };
         for other in WAYS.iter().filter(|via| !ways.contains(via)) {
-            pins::remove(&self.pin_path(index, *other))?;
+            unpin(&self.pin_path(index, *other), index)?;
         }
         // The kernel has native or generic XDP on an interface, not both: an earlier instance's
         // generic attachment would have to go before native can be tried, and heartbeats with it.
@@ -85,7 +91,7 @@ impl Kernel {
         reason: String,
         pin: Option<PathBuf>,
     ) -> Result<Attachment> {
-        let attachment = Attachment { interface: interface.clone(), via, reason, pin };
+        let attachment = Attachment { interface: interface.clone(), index, via, reason, pin };
         self.attachments.push(attachment.clone());
         for other in WAYS.iter().filter(|other| **other != via) {
             pins::remove(&self.pin_path(index, *other))?;
@@ -182,7 +188,7 @@ impl Attachment {
     /// Detaches. The pin held the last reference, unless the interface is gone already.
     pub(super) fn detach(self) -> Result<()> {
         match self.pin {
-            Some(pin) => pins::remove(&pin),
+            Some(pin) => unpin(&pin, self.index),
             None => {
                 qdisc_detach_program(self.interface.as_str(), TcAttachType::Ingress, TC_PROGRAM)
                     .with_context(|| {
@@ -191,6 +197,24 @@ impl Attachment {
             }
         }
     }
+}
+
+/// Removes the pin that holds an attachment, and waits until the kernel has let the interface go,
+/// which it does a little later: whoever attaches next would find it taken.
+fn unpin(pin: &Path, index: u32) -> Result<()> {
+    if !pin.exists() {
+        return Ok(());
+    }
+    // With TC, the XDP program there is somebody else's and stays.
+    let is_tc = pin.to_string_lossy().ends_with(name(Via::Tc));
+    let attached = xdp_program_id(index).filter(|_| !is_tc);
+    pins::remove(pin)?;
+    let deadline = Instant::now() + DETACH_TIME_MAX;
+    // Another program than before is none of ours.
+    while attached.is_some() && xdp_program_id(index) == attached && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
 }
 
 fn left_by_earlier_instance(pin: &Path) -> Result<Option<FdLink>> {
