@@ -3,6 +3,7 @@
 //! object does not hold, small programs made of single instructions.
 
 use std::ffi::CString;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +14,7 @@ use aya::programs::{ProgramError, TestRun, TestRunOptions, TestRunResult};
 use ha_common::vectors::World;
 use ha_daemon::io::kernel::{Kernel, Slot, Tables};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 
 use crate::sys;
 
@@ -110,6 +112,20 @@ where
 {
     run(program, frame, repeat)
         .map(|result| u64::try_from(Duration::as_nanos(&result.duration)).unwrap_or(u64::MAX))
+}
+
+/// Sends a datagram whose payload the packet refers to instead of holding it (`MSG_ZEROCOPY`), as
+/// many drivers deliver packets too.
+///
+/// # Errors
+/// The kernel does not do that, or cannot send.
+pub fn send_as_page(socket: &UdpSocket, payload: &[u8], destination: SocketAddr) -> Result<()> {
+    sys::allow_zerocopy(socket).context("cannot send without copying")?;
+    let flags = MsgFlags::from_bits_retain(libc::MSG_ZEROCOPY);
+    sendto(socket.as_raw_fd(), payload, &SockaddrStorage::from(destination), flags)?;
+    // The payload must stay as it is until the packet is gone.
+    std::thread::sleep(Duration::from_millis(20));
+    Ok(())
 }
 
 /// Kinds of maps (linux/bpf.h).

@@ -89,3 +89,19 @@ pub(crate) unsafe fn own(fd: c_int) -> OwnedFd {
     // SAFETY: the caller's promise.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
+
+/// Lets `MSG_ZEROCOPY` be used on a socket.
+pub(crate) fn allow_zerocopy(socket: &impl AsRawFd) -> io::Result<()> {
+    let on: c_int = 1;
+    // SAFETY: the option takes a c_int, which lives across the call, with its length.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ZEROCOPY,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
