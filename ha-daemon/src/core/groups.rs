@@ -260,7 +260,7 @@ impl Core {
             if node == self.own {
                 let local = &self.groups.entries[index.0].local;
                 let claim = local.claim_state().owns().then_some(local.term);
-                let eligible = local.eligible(group, self.own, &self.interfaces_down);
+                let eligible = local.eligible(group, self.own, self.interfaces.unusable());
                 return Some(Candidate { node, claim, eligible });
             }
             let peer = self.peers.get(&node)?;

@@ -6,6 +6,7 @@
 
 pub mod detector;
 mod groups;
+mod interfaces;
 pub mod io;
 pub mod message;
 pub mod ownership;
@@ -23,6 +24,7 @@ use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
 use detector::{Detector, Thresholds, Transition};
 use groups::Groups;
+use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
 use message::{Claim, Message, State};
 use peer::{Closing, Peer, RESEND_FIRST, RESEND_MAX};
@@ -51,7 +53,7 @@ pub struct Core {
     exited: bool,
     peers: BTreeMap<NodeIndex, Peer>,
     groups: Groups,
-    interfaces_down: BTreeSet<InterfaceName>,
+    interfaces: Interfaces,
     generation: u32,
     published: Option<(Phase, Vec<Claim>)>,
     actions: Vec<Action>,
@@ -84,7 +86,7 @@ impl Core {
             leaving: None,
             exited: false,
             peers,
-            interfaces_down: BTreeSet::new(),
+            interfaces: Interfaces::default(),
             generation: 0,
             published: None,
             actions: Vec::new(),
@@ -135,11 +137,12 @@ impl Core {
             Input::AddressConflict { group, resource, mac } => {
                 self.address_conflict(group, resource, mac);
             }
-            Input::Interface { name, up } => self.interface(name, up),
+            Input::Interface { name, up } => self.interface(name, up, now),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
             Input::Shutdown => self.shutdown(now),
         }
         self.judge(now);
+        self.interfaces.admit(self.peers.values().all(Peer::synced), now);
         self.settle(now);
         self.run_groups(now);
         self.publish(now);
@@ -161,7 +164,12 @@ impl Core {
         });
         let unheard = self.peers.values().any(|peer| peer.state == NodeState::Unknown);
         let initdead = (self.phase == Phase::Starting || unheard).then(|| self.initdead_at());
-        peers.chain(initdead).chain(self.groups.deadline()).chain(self.leaving).min()
+        peers
+            .chain(initdead)
+            .chain(self.groups.deadline())
+            .chain(self.leaving)
+            .chain(self.interfaces.deadline())
+            .min()
     }
 
     fn thresholds(&self) -> Thresholds {
@@ -322,20 +330,17 @@ impl Core {
         self.node_note(Severity::Warning, "connection-closed", node, text);
     }
 
-    fn interface(&mut self, name: InterfaceName, up: bool) {
+    fn interface(&mut self, name: InterfaceName, up: bool, now: Moment) {
         let (severity, state) =
             if up { (Severity::Info, "up") } else { (Severity::Warning, "down") };
+        let text = format!("interface {name} is {state}");
         let changed = if up {
-            self.interfaces_down.remove(&name)
+            self.interfaces.up(name, now.after(self.config.cluster.initdead))
         } else {
-            self.interfaces_down.insert(name.clone())
+            self.interfaces.down(name)
         };
         if changed {
-            self.note(
-                severity,
-                &format!("interface-{state}"),
-                format!("interface {name} is {state}"),
-            );
+            self.note(severity, &format!("interface-{state}"), text);
         }
     }
 
@@ -484,7 +489,7 @@ impl Core {
 
     fn claims(&self) -> Vec<Claim> {
         let able = self.leaving.is_none();
-        self.groups.claims(&self.config, self.own, able, &self.interfaces_down)
+        self.groups.claims(&self.config, self.own, able, self.interfaces.unusable())
     }
 
     /// Gives this node's state a new number when it changed.
