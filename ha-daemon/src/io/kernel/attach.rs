@@ -9,6 +9,7 @@ use aya::programs::tc::{
     SchedClassifierLink, TcAttachType, qdisc_add_clsact, qdisc_detach_program,
 };
 use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::util::KernelVersion;
 
 use super::{Kernel, TC_PROGRAM, pins};
 use crate::config::Receive;
@@ -129,9 +130,12 @@ impl Kernel {
         let id = match taken_over {
             Some(id) => id,
             None => {
-                // Kernels before 6.6 need the qdisc, and keep the filter of an earlier instance.
-                let _ = qdisc_add_clsact(interface.as_str());
-                let _ = qdisc_detach_program(interface.as_str(), TcAttachType::Ingress, TC_PROGRAM);
+                if !has_tcx() {
+                    // They need the qdisc, and keep the filter of an earlier instance.
+                    let _ = qdisc_add_clsact(interface.as_str());
+                    let _ =
+                        qdisc_detach_program(interface.as_str(), TcAttachType::Ingress, TC_PROGRAM);
+                }
                 program
                     .attach(interface.as_str(), TcAttachType::Ingress)
                     .map_err(|error| explain(&error, interface))?
@@ -162,6 +166,12 @@ impl Attachment {
             }
         }
     }
+}
+
+/// Kernels from 6.6 on attach TC programs by links, without a queueing discipline, which would stay
+/// behind. aya decides in the same way.
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
 fn left_by_earlier_instance(pin: &Path) -> Result<Option<FdLink>> {
