@@ -15,6 +15,8 @@ use super::{Netns, Node};
 const GONE_TIME_MAX: Duration = Duration::from_secs(3);
 /// The socket is an invitation to ask; lock and incarnation stay on purpose.
 const CONTROL_SOCKET: &str = "control.sock";
+/// What the kernel itself puts into every bpf file system.
+const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
 
 impl Node {
     /// What is left of the daemon: processes, the control socket, pins, programs and queueing
@@ -29,7 +31,10 @@ impl Node {
             left.push(format!("{CONTROL_SOCKET} in {}", self.run_dir().display()));
         }
         for entry in fs::read_dir(self.bpffs())? {
-            left.push(format!("pin {}", entry?.path().display()));
+            let entry = entry?;
+            if !KERNELS_OWN.iter().any(|own| entry.file_name() == *own) {
+                left.push(format!("pin {}", entry.path().display()));
+            }
         }
         left.extend(programs(self.netns())?);
         let there = addresses_of(self.netns())?;
