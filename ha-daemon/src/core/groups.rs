@@ -274,7 +274,7 @@ impl Core {
                     node,
                     claim: state.owns().then_some(local.term),
                     releasing: state == ClaimState::Stopping,
-                    eligible: local.eligible(group, self.own, &self.interfaces_down),
+                    eligible: local.eligible(group, self.own, self.interfaces.unusable()),
                 });
             }
             let peer = self.peers.get(&node)?;

@@ -6,6 +6,7 @@
 
 pub mod detector;
 mod groups;
+mod interfaces;
 pub mod io;
 pub mod message;
 pub mod ownership;
@@ -24,6 +25,7 @@ use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
 use detector::{Detector, Thresholds, Transition};
 use groups::Groups;
+use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
 use message::{Claim, Message, State};
 use peer::{Closing, Peer};
@@ -54,7 +56,7 @@ pub struct Core {
     patient: bool,
     peers: BTreeMap<NodeIndex, Peer>,
     groups: Groups,
-    interfaces_down: BTreeSet<InterfaceName>,
+    interfaces: Interfaces,
     generation: u32,
     published: Option<(Phase, Vec<Claim>)>,
     actions: Vec<Action>,
@@ -88,7 +90,7 @@ impl Core {
             exited: false,
             patient: true,
             peers,
-            interfaces_down: BTreeSet::new(),
+            interfaces: Interfaces::default(),
             generation: 0,
             published: None,
             actions: Vec::new(),
@@ -139,11 +141,12 @@ impl Core {
             Input::AddressConflict { group, resource, mac } => {
                 self.address_conflict(group, resource, mac);
             }
-            Input::Interface { name, up } => self.interface(name, up),
+            Input::Interface { name, up } => self.interface(name, up, now),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
             Input::Shutdown => self.shutdown(now),
         }
         self.judge(now);
+        self.interfaces.admit(self.peers.values().all(Peer::synced), now);
         self.settle(now);
         self.run_groups(now);
         self.publish(now);
@@ -167,7 +170,13 @@ impl Core {
         let initdead = (self.phase == Phase::Starting || unheard).then(|| self.initdead_at());
         let patience = self.patient.then(|| self.patience_ends_at());
         let leaving = self.leaving.filter(|_| !self.exited);
-        peers.chain(initdead).chain(patience).chain(self.groups.deadline()).chain(leaving).min()
+        peers
+            .chain(initdead)
+            .chain(patience)
+            .chain(self.groups.deadline())
+            .chain(self.interfaces.deadline())
+            .chain(leaving)
+            .min()
     }
 
     fn thresholds(&self) -> Thresholds {
@@ -341,20 +350,17 @@ impl Core {
         self.node_note(Severity::Warning, "connection-closed", node, text);
     }
 
-    fn interface(&mut self, name: InterfaceName, up: bool) {
+    fn interface(&mut self, name: InterfaceName, up: bool, now: Moment) {
         let (severity, state) =
             if up { (Severity::Info, "up") } else { (Severity::Warning, "down") };
+        let text = format!("interface {name} is {state}");
         let changed = if up {
-            self.interfaces_down.remove(&name)
+            self.interfaces.up(name, now.after(self.config.cluster.initdead))
         } else {
-            self.interfaces_down.insert(name.clone())
+            self.interfaces.down(name)
         };
         if changed {
-            self.note(
-                severity,
-                &format!("interface-{state}"),
-                format!("interface {name} is {state}"),
-            );
+            self.note(severity, &format!("interface-{state}"), text);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::snapshot::Severity;
 impl Core {
     pub(super) fn claims(&self) -> Vec<Claim> {
         let able = self.leaving.is_none();
-        self.groups.claims(&self.config, self.own, able, &self.interfaces_down)
+        self.groups.claims(&self.config, self.own, able, self.interfaces.unusable())
     }
 
     /// Gives this node's state a new number when it changed.
