@@ -4,6 +4,8 @@
 //! - [`bed`] builds the world: namespaces, bridges, cables, configuration, daemons, faults.
 //! - [`observe`] watches it: addresses, announcements, a client's requests, stalls of the machine.
 //! - [`web`] is the service that fails over.
+//! - [`rogue`] is the hostile host: it captures, forges and replays.
+//! - [`figures`] tells what a process costs.
 //! - [`distribution`] turns many runs into percentiles.
 //!
 //! Everything needs root and touches nothing outside of namespaces of its own, apart from names
@@ -13,6 +15,8 @@
 pub mod bed;
 pub mod clock;
 pub mod distribution;
+pub mod figures;
 pub mod observe;
+pub mod rogue;
 mod sys;
 pub mod web;
