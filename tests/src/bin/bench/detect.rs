@@ -10,7 +10,7 @@ use ha_tests::clock::{MS_NS, as_ns, monotonic_ns};
 use ha_tests::observe::StallRecorder;
 
 use crate::fault::Fault;
-use crate::pair::{Pair, SURVIVOR, Timing};
+use crate::pair::{Pair, SURVIVOR, Strike, Timing};
 use crate::quiet;
 use crate::random::Random;
 use crate::report::Report;
@@ -143,7 +143,7 @@ fn measure(
     timing: &Timing,
     stalls: &StallRecorder,
 ) -> Result<Sample> {
-    let (at_ns, fault_ns) = pair.strike(fault, phase)?;
+    let Strike { at_ns, fault_ns } = pair.strike(fault, phase)?;
     thread::sleep(timing.deadtime + AFTERMATH);
     let mut remarks = Vec::new();
     if pair.survivor.wait(pair.floating, true, VERDICT_TIME_MAX).is_err() {

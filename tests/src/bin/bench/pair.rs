@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use ha_tests::bed::{Cluster, Event, FLOATING, Plan, program};
-use ha_tests::clock::{monotonic_ns, sleep_until_ns};
+use ha_tests::clock::{as_ns, monotonic_ns, sleep_until_ns};
 use ha_tests::observe::{AddressMonitor, Sniffer, urgently};
 
 use crate::fault::Fault;
@@ -22,6 +22,13 @@ pub(crate) const VERDICTS: [&str; 3] = ["node-dead", "daemon-gone", "node-left"]
 pub(crate) const STEP_TIME_MAX: Duration = Duration::from_secs(15);
 /// Quiet time before a fault: the control connections are made again within 200 ms.
 const SETTLE_TIME: Duration = Duration::from_millis(500);
+
+/// Before a fault: what the question for the processes has woken sleeps again.
+const REST_TIME: Duration = Duration::from_millis(20);
+
+/// The web servers: just below the client, far below any failover program. Others who work on this
+/// machine then do not make the service look silent.
+const WEB_PRIORITY: u8 = 9;
 
 /// How nodes watch each other.
 #[derive(Debug, Clone, clap::Args)]
@@ -59,6 +66,27 @@ impl Timing {
     }
 }
 
+/// A fault that has happened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Strike {
+    /// The moment just before it.
+    pub(crate) at_ns: u64,
+    /// How long it took.
+    pub(crate) fault_ns: u64,
+}
+
+/// Calls `fault`, which returns its moment, `phase` after what was done before has come to rest.
+pub(crate) fn at_random(
+    phase: Duration,
+    fault: impl FnOnce() -> Result<u64> + Send,
+) -> Result<Strike> {
+    urgently(|| {
+        sleep_until_ns(monotonic_ns() + as_ns(REST_TIME + phase));
+        let at_ns = fault()?;
+        Ok(Strike { at_ns, fault_ns: monotonic_ns() - at_ns })
+    })
+}
+
 /// Two nodes and who watches them.
 pub(crate) struct Pair {
     pub(crate) cluster: Cluster,
@@ -69,18 +97,25 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Builds it and waits until it is settled.
+    /// Builds it, with `web` servers or without; no daemon runs.
+    pub(crate) fn build(timing: &Timing, web: bool) -> Result<Self> {
+        let cluster = Cluster::build(Plan { web, ..timing.plan() })?;
+        for server in &cluster.webs {
+            server.prioritise(WEB_PRIORITY)?;
+        }
+        let owner = AddressMonitor::start(cluster.node(OWNER)?.netns())?;
+        let survivor = AddressMonitor::start(cluster.node(SURVIVOR)?.netns())?;
+        let sniffer = Sniffer::start(&*cluster.client()?)?;
+        Ok(Self { floating: FLOATING.parse()?, cluster, owner, survivor, sniffer })
+    }
+
+    /// Builds it, starts both daemons, and waits until it is settled.
     pub(crate) fn start(timing: &Timing, web: bool) -> Result<Self> {
         for name in ["ha-daemon", "hactl"] {
             program(name)?;
         }
-        let mut cluster = Cluster::build(Plan { web, ..timing.plan() })?;
-        let floating = FLOATING.parse()?;
-        let owner = AddressMonitor::start(cluster.node(OWNER)?.netns())?;
-        let survivor = AddressMonitor::start(cluster.node(SURVIVOR)?.netns())?;
-        let sniffer = Sniffer::start(&*cluster.client()?)?;
-        cluster.start().context("the pair does not come up")?;
-        let pair = Self { cluster, floating, owner, survivor, sniffer };
+        let mut pair = Self::build(timing, web)?;
+        pair.cluster.start().context("the pair does not come up")?;
         pair.settle()?;
         Ok(pair)
     }
@@ -114,18 +149,10 @@ impl Pair {
         self.owner.holds(self.floating) && !self.survivor.holds(self.floating)
     }
 
-    /// Lets a fault happen `phase` from now. Returns when it began and how long it took.
-    pub(crate) fn strike(&self, fault: Fault, phase: Duration) -> Result<(u64, u64)> {
+    /// Lets a fault happen. Returns when it began and how long it took.
+    pub(crate) fn strike(&self, fault: Fault, phase: Duration) -> Result<Strike> {
         let processes = self.cluster.node(OWNER)?.processes()?;
-        let bed = &self.cluster.bed;
-        urgently(|| {
-            // The question for the processes has passed by then.
-            thread::sleep(Duration::from_millis(20));
-            let due_ns = monotonic_ns() + ha_tests::clock::as_ns(phase);
-            sleep_until_ns(due_ns);
-            let at_ns = fault.inject(bed, &processes)?;
-            Ok((at_ns, monotonic_ns() - at_ns))
-        })
+        at_random(phase, || fault.inject(&self.cluster.bed, &processes))
     }
 
     /// The survivor's verdict on the owner, no earlier than `at_ns`.

@@ -75,6 +75,13 @@ impl Report {
     /// Takes over all runs.
     pub(crate) fn finish(&mut self, samples: Vec<Sample>) {
         self.rows = rows(&samples);
+        let slow = samples.iter().filter(|sample| sample.slow_fault()).count();
+        if slow > 0 {
+            self.notes.push(format!(
+                "{slow} runs are only in the first table because the fault itself took longer than \
+                 1 ms (others hold the kernel's network lock): its moment is not known"
+            ));
+        }
         self.samples = samples;
     }
 
@@ -93,8 +100,15 @@ impl Report {
 
     /// Lists quiet runs whose metric is above a limit.
     pub(crate) fn list_outliers(&mut self, metric: &str, limit_ns: u64) {
+        self.list_outliers_of("", metric, limit_ns);
+    }
+
+    /// As [`Report::list_outliers`], of the cases whose name begins so.
+    pub(crate) fn list_outliers_of(&mut self, case: &str, metric: &str, limit_ns: u64) {
         let over = |sample: &&Sample| {
-            sample.quiet() && sample.value(metric).is_some_and(|value| value > limit_ns)
+            sample.quiet()
+                && sample.case.starts_with(case)
+                && sample.value(metric).is_some_and(|value| value > limit_ns)
         };
         self.outliers.extend(self.samples.iter().filter(over).map(Sample::text));
         self.outliers.dedup();

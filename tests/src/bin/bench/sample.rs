@@ -37,8 +37,12 @@ impl Sample {
 
     /// Whether nothing but the programs under test had a part in the figures.
     pub(crate) fn quiet(&self) -> bool {
-        self.fault_ns <= FAULT_TIME_MAX_NS
-            && self.stalls.iter().all(|stall| stall.length_ns <= STOP_NS)
+        !self.slow_fault() && self.stalls.iter().all(|stall| stall.length_ns <= STOP_NS)
+    }
+
+    /// Whether the fault itself took so long that its moment is not known.
+    pub(crate) fn slow_fault(&self) -> bool {
+        self.fault_ns > FAULT_TIME_MAX_NS
     }
 
     /// The value of a metric.
