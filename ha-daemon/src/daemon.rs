@@ -13,8 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::{AuthMethod, Config, NodeIndex, Receive, Resource};
+use crate::control::backend::{Backend, Busy};
 use crate::control::event_log::EventLog;
-use crate::control::server::{self, Backend};
+use crate::control::server;
 use crate::driver::{Driver, Parts, Reception};
 use crate::io::address::{self, AddressCommand, AddressOptions, AddressWorker};
 use crate::io::connection::Connections;
@@ -154,13 +155,14 @@ async fn serve(
     let (stop, stopped) = oneshot::channel::<()>();
     let socket = options.run_directory.join("control.sock");
     let asks = mailbox.clone();
-    let backend =
-        Backend {
-            ask: Arc::new(move |answer| {
-                if asks.post(Letter::Snapshot(answer)) { Ok(()) } else { Err(server::Busy) }
-            }),
-            events: Arc::clone(&events),
-        };
+    let backend = Backend {
+        ask: Arc::new(
+            move |answer| {
+                if asks.post(Letter::Snapshot(answer)) { Ok(()) } else { Err(Busy) }
+            },
+        ),
+        events: Arc::clone(&events),
+    };
     let server = tokio::spawn(async move {
         server::serve(&socket, backend, async { drop(stopped.await) }).await
     });

@@ -7,9 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use daemon::{Daemon, GOLDEN, Outcome, answer, silence};
+use ha_daemon::control::backend::Busy;
 use ha_daemon::control::client::{Client, ClientError, Lines};
 use ha_daemon::control::event_log::{EVENTS_MAX, EVENTS_MISSED};
-use ha_daemon::control::server::Busy;
 use ha_daemon::control::{CONNECTIONS_MAX, ErrorBody, FOLLOWERS_MAX, PeerLink};
 use ha_daemon::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
 use serde_json::Value;

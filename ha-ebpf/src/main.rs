@@ -13,7 +13,11 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 /// XDP entry: native or generic.
 #[xdp]
 pub fn ha_xdp(context: XdpContext) -> u32 {
-    let reason = verdict::judge(&packet::XdpPacket::new(&context), &context, context.ingress_ifindex() as u32);
+    let reason = verdict::judge(
+        &packet::XdpPacket::new(&context),
+        &context,
+        context.ingress_ifindex() as u32,
+    );
     verdict::xdp_action(reason)
 }
 

@@ -76,7 +76,8 @@ fn compile(sysroot: &Path) -> Result<PathBuf> {
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("CARGO_BUILD_TARGET");
-    run(&mut cargo)?;
+    // Quiet: the compiler warns of the unstable feature on every build.
+    output(&mut cargo)?;
     Ok(target.join("bpfel-unknown-none/release/ha-ebpf"))
 }
 
@@ -186,14 +187,15 @@ fn from_debian(sysroot: &Path) -> Result<()> {
 }
 
 /// An archive of just the library sources, `rust-src-VERSION-library.tar.xz`, in the directory that
-/// `HA_RUST_SRC` names or in `../shared/toolchain`.
+/// `HA_RUST_SRC` names.
 fn from_archive(sysroot: &Path) -> Result<()> {
+    let Some(place) = std::env::var_os("HA_RUST_SRC") else {
+        bail!("HA_RUST_SRC names no directory with rust-src-VERSION-library.tar.xz");
+    };
     let name = format!("rust-src-{}-library.tar.xz", compiler_version()?);
-    let place = std::env::var_os("HA_RUST_SRC")
-        .map_or_else(|| workspace().join("../shared/toolchain"), PathBuf::from);
-    let archive = place.join(name);
+    let archive = PathBuf::from(place).join(name);
     if !archive.exists() {
-        bail!("{} does not exist (HA_RUST_SRC names another directory)", archive.display());
+        bail!("{} does not exist", archive.display());
     }
     let directory = sysroot.join("ha-rust-src/archive");
     fs::create_dir_all(&directory)?;

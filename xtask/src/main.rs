@@ -1,6 +1,7 @@
 //! `cargo xtask`: the only entry points that a contributor needs.
 
 mod build_ebpf;
+mod needs;
 mod process;
 mod run;
 

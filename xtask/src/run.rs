@@ -1,8 +1,76 @@
-//! The tasks that run programs of the workspace.
-use anyhow::Result;
-pub fn program(_name: &str, _options: &[String]) -> Result<()> {
+//! The tasks that run programs of the workspace: demo, bench and tests.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::needs;
+use crate::process::{is_root, output, run, workspace};
+
+/// Builds everything optimised and runs a program of the test bed.
+///
+/// # Errors
+/// The build or the program failed.
+pub fn program(name: &str, options: &[String]) -> Result<()> {
+    if !is_root() {
+        bail!("{name} needs root: it makes network namespaces. Run `sudo -E cargo xtask {name}`");
+    }
+    needs::provide()?;
+    let mut build = cargo();
+    run(build.args([
+        "build",
+        "--release",
+        "--locked",
+        "--quiet",
+        "-p",
+        "ha-daemon",
+        "-p",
+        "ha-tests",
+    ]))?;
+    let programs = workspace().join("target/release");
+    run(Command::new(programs.join(name)).args(options).env("HA_BIN_DIR", &programs))
+}
+
+/// Runs all tests; those that need root only as root, and says what it left out.
+///
+/// # Errors
+/// A test failed.
+pub fn tests(options: &[String]) -> Result<()> {
+    let root = is_root();
+    if root {
+        needs::provide()?;
+    }
+    // The programs that the tests start; `cargo test` builds them for the package's own tests only.
+    run(cargo().args(["build", "--locked", "--quiet", "-p", "ha-daemon"]))?;
+    let mut test = cargo();
+    test.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(options);
+    test.env("HA_BIN_DIR", workspace().join("target/debug"));
+    if root {
+        if !options.iter().any(|option| option == "--") {
+            test.arg("--");
+        }
+        return run(test.arg("--include-ignored"));
+    }
+    run(&mut test)?;
+    let listed = output(cargo().args([
+        "test",
+        "--workspace",
+        "--locked",
+        "--quiet",
+        "--",
+        "--list",
+        "--ignored",
+    ]))?;
+    let left_out = listed.lines().filter(|line| line.ends_with(": test")).count();
+    println!(
+        "\n{left_out} tests were left out: they need root (real XDP in network namespaces). \
+         `sudo -E cargo xtask test` runs them."
+    );
     Ok(())
 }
-pub fn tests(_options: &[String]) -> Result<()> {
-    Ok(())
+
+fn cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(workspace());
+    cargo
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::NodeName;
 use crate::snapshot::{LinkStatus, NodeStatus};
 
+pub mod backend;
 pub mod client;
 pub mod event_log;
 pub mod render;

@@ -15,8 +15,8 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+use super::backend::Backend;
 use super::event_log::{EVENTS_MAX, Follower};
-use super::server::Backend;
 use super::{ErrorBody, FOLLOWERS_MAX, PeerLink, peer_links};
 use crate::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
 

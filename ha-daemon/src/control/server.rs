@@ -14,15 +14,14 @@ use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::event_log::EventLog;
+use super::backend::Backend;
 use super::routes::{self, Shared};
 use super::socket::{ControlSocket, SocketError};
 use super::stall::StallLimit;
 use super::{CONNECTIONS_MAX, FOLLOWERS_MAX};
-use crate::snapshot::Snapshot;
 
 /// How long a client may take to send a request, and how long it may keep a connection idle.
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
@@ -34,23 +33,6 @@ pub const STOP_TIME_MAX: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const _: () = assert!(FOLLOWERS_MAX < CONNECTIONS_MAX, "followers must leave room for questions");
-
-/// Where the driver puts the snapshot that it was asked for.
-pub type SnapshotRequest = oneshot::Sender<Snapshot>;
-
-/// The driver's queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the driver's queue is full")]
-pub struct Busy;
-
-/// What the control socket knows of the rest of the daemon.
-#[derive(Clone)]
-pub struct Backend {
-    /// Hands a request to the driver; must not block.
-    pub ask: Arc<dyn Fn(SnapshotRequest) -> Result<(), Busy> + Send + Sync>,
-    /// What happened.
-    pub events: Arc<EventLog>,
-}
 
 /// Why serving ended early or not cleanly.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use ha_daemon::control::SOCKET_NAME;
+use ha_daemon::control::backend::{Backend, Busy, SnapshotRequest};
 use ha_daemon::control::event_log::{EventDraft, EventLog};
-use ha_daemon::control::server::{Backend, Busy, SnapshotRequest, serve_on};
+use ha_daemon::control::server::serve_on;
 use ha_daemon::control::socket::ControlSocket;
 use ha_daemon::snapshot::{Severity, Snapshot};
 use tempfile::TempDir;

@@ -2,7 +2,6 @@
 //! owner, and a timeline of each. Run it as `cargo xtask demo`.
 
 mod cases;
-mod needs;
 mod report;
 
 use std::path::PathBuf;
@@ -75,7 +74,6 @@ fn clean() -> Result<bool> {
 
 /// Builds the cluster, runs the cases, reports. Whether all of them passed.
 fn run(arguments: &Arguments) -> Result<bool> {
-    needs::provide()?;
     for name in ["ha-daemon", "hactl"] {
         program(name)?;
     }

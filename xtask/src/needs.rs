@@ -1,0 +1,61 @@
+//! Programs of the system that tests, demo and benches use: installed where that is possible, named
+//! where it is not.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::process::run;
+
+/// A program, an invocation that must succeed, and its Debian package.
+const NEEDS: [(&str, &str, &str); 3] = [
+    ("ip", "-V", "iproute2"),
+    // Some distributions install a wrapper that fails without the kernel's own tools.
+    ("bpftool", "version", "bpftool"),
+    ("nginx", "-v", "nginx-light"),
+];
+
+/// Makes sure that all programs are there.
+///
+/// # Errors
+/// Names the packages that are missing and could not be installed.
+pub fn provide() -> Result<()> {
+    let packages = missing();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    println!("missing: {}; installing with apt-get", packages.join(" "));
+    let installed = install(&packages);
+    let packages = missing();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let reason = installed.err().map_or_else(String::new, |error| format!(" ({error:#})"));
+    bail!("these packages are missing, install them first: {}{reason}", packages.join(" "))
+}
+
+fn missing() -> Vec<&'static str> {
+    let works = |program: &str, probe: &str| {
+        let mut command = Command::new(program);
+        command.arg(probe).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    NEEDS
+        .iter()
+        .filter(|(program, probe, _)| !works(program, probe))
+        .map(|(_, _, package)| *package)
+        .collect()
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(["-qq", "-o", "Dpkg::Use-Pty=0"]).args(arguments);
+        run(command.env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null()))
+    };
+    // A fresh machine has no package lists.
+    apt(&["update"])?;
+    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+    arguments.extend(packages);
+    apt(&arguments)
+}
