@@ -27,9 +27,14 @@ pub(crate) fn enter_namespace_on_exec(command: &mut Command, namespace: OwnedFd)
 
 /// Gives the calling thread `SCHED_FIFO` with `priority` (1..=99).
 pub(crate) fn set_fifo(priority: u8) -> Result<(), Errno> {
+    set_fifo_of(0, priority)
+}
+
+/// Gives the thread `id` (0: the calling one) `SCHED_FIFO` with `priority` (1..=99).
+pub(crate) fn set_fifo_of(id: libc::pid_t, priority: u8) -> Result<(), Errno> {
     let parameter = libc::sched_param { sched_priority: c_int::from(priority) };
-    // SAFETY: `parameter` lives across the call, which only reads it; 0 is the calling thread.
-    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) })
+    // SAFETY: `parameter` lives across the call, which only reads it.
+    Errno::result(unsafe { libc::sched_setscheduler(id, libc::SCHED_FIFO, &raw const parameter) })
         .map(drop)
 }
 

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::bed::Netns;
+use crate::sys;
 
 /// Where the pages are served.
 pub const PORT: u16 = 80;
@@ -64,6 +65,22 @@ impl Web {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.master.id()
+    }
+
+    /// Gives master and worker `SCHED_FIFO` of `priority`, so that a busy machine is not measured
+    /// as a silent service. Keep it below the programs under test.
+    ///
+    /// # Errors
+    /// The kernel refuses, or does not tell the worker.
+    pub fn prioritise(&self, priority: u8) -> Result<()> {
+        let master = self.pid();
+        let path = format!("/proc/{master}/task/{master}/children");
+        let children = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        for pid in children.split_whitespace().chain([&*master.to_string()]) {
+            sys::set_fifo_of(pid.parse()?, priority)
+                .with_context(|| format!("nginx (process {pid}) gets no SCHED_FIFO"))?;
+        }
+        Ok(())
     }
 
     fn wait_ready(&mut self) -> Result<()> {

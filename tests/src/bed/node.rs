@@ -12,12 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use super::command::{COMMAND_TIME_MAX, Finished, finish};
+use super::processes::{Processes, send};
 use super::{Bed, Event, Netns, Status};
-use crate::clock::monotonic_ns;
 
 /// Lines of the log that a failure shows.
 const LOG_LINES_SHOWN: usize = 60;
@@ -326,7 +325,7 @@ impl Node {
     /// The daemon is not there.
     pub fn signal(&self, signal: Signal) -> Result<u64> {
         let (daemon, _) = self.pids()?;
-        self.send(daemon, signal)
+        send(daemon, signal).with_context(|| format!("the daemon of {} is not there", self.name))
     }
 
     /// `kill -9` of the daemon alone; its keeper lives. Returns the moment just before.
@@ -337,19 +336,22 @@ impl Node {
         self.signal(Signal::SIGKILL)
     }
 
+    /// Daemon and keeper, for faults that must not wait for a question to the daemon.
+    ///
+    /// # Errors
+    /// As [`Node::status`].
+    pub fn processes(&self) -> Result<Processes> {
+        let (daemon, keeper) = self.pids()?;
+        Ok(Processes { daemon, keeper })
+    }
+
     /// `kill -9` of daemon and keeper, so that neither sees the other die: both are stopped first.
     /// Returns the moment just before the first stop.
     ///
     /// # Errors
     /// One of them is not there.
     pub fn kill_daemon_and_keeper(&self) -> Result<u64> {
-        let (daemon, keeper) = self.pids()?;
-        let keeper = keeper.with_context(|| format!("{} has no keeper", self.name))?;
-        let at_ns = self.send(keeper, Signal::SIGSTOP)?;
-        self.send(daemon, Signal::SIGSTOP)?;
-        self.send(daemon, Signal::SIGKILL)?;
-        self.send(keeper, Signal::SIGKILL)?;
-        Ok(at_ns)
+        self.processes()?.kill_both().with_context(|| format!("cannot kill {}", self.name))
     }
 
     /// SIGTERM to the daemon: a clean stop begins. Returns the moment just before.
@@ -402,16 +404,6 @@ impl Node {
     /// `ip` fails.
     pub fn has_address(&self, address: IpAddr) -> Result<bool> {
         Ok(addresses_of(&self.netns)?.contains(&address))
-    }
-
-    fn send(&self, pid: i32, signal: Signal) -> Result<u64> {
-        if pid <= 1 {
-            bail!("{} reports the process id {pid}", self.name);
-        }
-        let at_ns = monotonic_ns();
-        kill(Pid::from_raw(pid), signal)
-            .with_context(|| format!("cannot send {signal} to process {pid} of {}", self.name))?;
-        Ok(at_ns)
     }
 }
 

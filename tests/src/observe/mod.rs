@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 pub use addresses::{AddressChange, AddressEvent, AddressMonitor, both_held_ns};
 pub use announcements::{Announcement, AnnouncementKind, Sniffer};
@@ -27,6 +27,9 @@ use crate::sys;
 
 /// How long an observer may sleep before it looks whether it shall end.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Above daemons, below observers.
+const URGENT_PRIORITY: u8 = 80;
 
 /// A thread that observes until this is dropped.
 #[derive(Debug)]
@@ -69,6 +72,22 @@ impl Drop for Watcher {
             eprintln!("an observer panicked: what it recorded is incomplete");
         }
     }
+}
+
+/// Runs `work` in a thread of `SCHED_FIFO` 80, where granted: above every daemon under test, so that
+/// what it does at a moment is done at that moment also on a busy machine.
+///
+/// # Errors
+/// What `work` says; or it panicked.
+pub fn urgently<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            // Without the right to it the work is still done, only less punctually.
+            request_fifo(Some(URGENT_PRIORITY));
+            work()
+        });
+        worker.join().map_err(|_| anyhow!("urgent work panicked"))?
+    })
 }
 
 fn request_fifo(priority: Option<u8>) -> String {

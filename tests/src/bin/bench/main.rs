@@ -1,0 +1,77 @@
+//! The benchmarks: how fast a failure is judged (`detect`), how long a client waits (`failover`), what
+//! a settled node costs (`idle`). Run them as `cargo xtask bench BENCHMARK`.
+//!
+//! Every figure is given twice: of all runs, and of those during which no CPU of this machine stood
+//! still, since a virtual machine that does not run says nothing about the daemon.
+
+mod detect;
+mod failover;
+mod fault;
+mod idle;
+mod machine;
+mod pair;
+mod quiet;
+mod random;
+mod report;
+mod sample;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use ha_tests::bed::is_root;
+
+use report::Report;
+
+/// Measures the failover daemon in network namespaces.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+    /// Write the report, with every single run, to this file
+    #[arg(long, global = true, value_name = "PATH")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Benchmark {
+    /// Time from a fault to the verdict, the address and its announcement; verdicts without a fault
+    Detect(detect::Options),
+    /// A client's silence and the first answer of the new node; keepalived beside it
+    Failover(failover::Options),
+    /// CPU time, context switches and memory of a settled node
+    Idle(idle::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if !is_root() {
+        eprintln!("bench makes network namespaces, which needs root: sudo -E cargo xtask bench");
+        return ExitCode::from(2);
+    }
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one benchmark and shows its report. Whether all of it worked: a missed goal is a result.
+fn run(arguments: &Arguments) -> Result<bool> {
+    let report: Report = match &arguments.benchmark {
+        Benchmark::Detect(options) => detect::run(options)?,
+        Benchmark::Failover(options) => failover::run(options)?,
+        Benchmark::Idle(options) => idle::run(options)?,
+    };
+    print!("{}", report.text());
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report.failures.is_empty())
+}

@@ -1,0 +1,180 @@
+//! The standard pair with its observers, and the options that all benchmarks share.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use ha_tests::bed::{Cluster, Event, FLOATING, Plan, program};
+use ha_tests::clock::{as_ns, monotonic_ns, sleep_until_ns};
+use ha_tests::observe::{AddressMonitor, Sniffer, urgently};
+
+use crate::fault::Fault;
+
+/// The preferred node, which every fault meets.
+pub(crate) const OWNER: &str = "alpha";
+/// The other one.
+pub(crate) const SURVIVOR: &str = "beta";
+/// Kinds of events by which the survivor tells its verdict.
+pub(crate) const VERDICTS: [&str; 3] = ["node-dead", "daemon-gone", "node-left"];
+/// How long anything may take before it has failed.
+pub(crate) const STEP_TIME_MAX: Duration = Duration::from_secs(15);
+/// Quiet time before a fault: the control connections are made again within 200 ms.
+const SETTLE_TIME: Duration = Duration::from_millis(500);
+
+/// Before a fault: what the question for the processes has woken sleeps again.
+const REST_TIME: Duration = Duration::from_millis(20);
+
+/// The web servers: just below the client, far below any failover program. Others who work on this
+/// machine then do not make the service look silent.
+const WEB_PRIORITY: u8 = 9;
+
+/// How nodes watch each other.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Timing {
+    /// Interval between two heartbeats
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = humantime::parse_duration)]
+    pub(crate) keepalive: Duration,
+    /// Silence after which a node is dead
+    #[arg(long, value_name = "TIME", default_value = "30ms", value_parser = humantime::parse_duration)]
+    pub(crate) deadtime: Duration,
+    /// How heartbeats are received: the best way that there is, or plain sockets
+    #[arg(long, value_enum, default_value = "auto")]
+    via: Via,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Via {
+    Auto,
+    Socket,
+}
+
+impl Timing {
+    fn plan(&self) -> Plan {
+        let link_lines = match self.via {
+            Via::Auto => Vec::new(),
+            Via::Socket => vec!["receive = \"socket\"".to_owned()],
+        };
+        Plan { keepalive: self.keepalive, deadtime: self.deadtime, link_lines, ..Plan::default() }
+    }
+
+    /// For the report.
+    pub(crate) fn text(&self) -> String {
+        let show = humantime::format_duration;
+        format!("keepalive {}, deadtime {}", show(self.keepalive), show(self.deadtime))
+    }
+}
+
+/// A fault that has happened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Strike {
+    /// The moment just before it.
+    pub(crate) at_ns: u64,
+    /// How long it took.
+    pub(crate) fault_ns: u64,
+}
+
+/// Calls `fault`, which returns its moment, `phase` after what was done before has come to rest.
+pub(crate) fn at_random(
+    phase: Duration,
+    fault: impl FnOnce() -> Result<u64> + Send,
+) -> Result<Strike> {
+    urgently(|| {
+        sleep_until_ns(monotonic_ns() + as_ns(REST_TIME + phase));
+        let at_ns = fault()?;
+        Ok(Strike { at_ns, fault_ns: monotonic_ns() - at_ns })
+    })
+}
+
+/// Two nodes and who watches them.
+pub(crate) struct Pair {
+    pub(crate) cluster: Cluster,
+    pub(crate) floating: IpAddr,
+    pub(crate) owner: AddressMonitor,
+    pub(crate) survivor: AddressMonitor,
+    pub(crate) sniffer: Sniffer,
+}
+
+impl Pair {
+    /// Builds it, with `web` servers or without; no daemon runs.
+    pub(crate) fn build(timing: &Timing, web: bool) -> Result<Self> {
+        let cluster = Cluster::build(Plan { web, ..timing.plan() })?;
+        for server in &cluster.webs {
+            server.prioritise(WEB_PRIORITY)?;
+        }
+        let owner = AddressMonitor::start(cluster.node(OWNER)?.netns())?;
+        let survivor = AddressMonitor::start(cluster.node(SURVIVOR)?.netns())?;
+        let sniffer = Sniffer::start(&*cluster.client()?)?;
+        Ok(Self { floating: FLOATING.parse()?, cluster, owner, survivor, sniffer })
+    }
+
+    /// Builds it, starts both daemons, and waits until it is settled.
+    pub(crate) fn start(timing: &Timing, web: bool) -> Result<Self> {
+        for name in ["ha-daemon", "hactl"] {
+            program(name)?;
+        }
+        let mut pair = Self::build(timing, web)?;
+        pair.cluster.start().context("the pair does not come up")?;
+        pair.settle()?;
+        Ok(pair)
+    }
+
+    /// Waits until the owner has the group, the survivor has not, and nothing happens any more.
+    pub(crate) fn settle(&self) -> Result<()> {
+        self.cluster.wait_settled(OWNER)?;
+        self.owner.wait(self.floating, true, STEP_TIME_MAX)?;
+        self.survivor.wait(self.floating, false, STEP_TIME_MAX)?;
+        thread::sleep(SETTLE_TIME);
+        Ok(())
+    }
+
+    /// How the owner's heartbeats reach the survivor, and how the observers run.
+    pub(crate) fn settings(&self) -> Result<Vec<(&'static str, String)>> {
+        let status = self.cluster.node(SURVIVOR)?.status()?;
+        let links: Vec<String> = status
+            .nodes
+            .iter()
+            .filter(|node| node.name == OWNER)
+            .flat_map(|node| &node.links)
+            .map(|link| format!("{} ({})", link.via, link.interface))
+            .collect();
+        let observers =
+            format!("addresses {}, sniffer {}", self.owner.scheduling(), self.sniffer.scheduling());
+        Ok(vec![("heartbeats arrive by", links.join(", ")), ("observers", observers)])
+    }
+
+    /// Whether the group is where every run begins.
+    pub(crate) fn whole(&self) -> bool {
+        self.owner.holds(self.floating) && !self.survivor.holds(self.floating)
+    }
+
+    /// Lets a fault happen. Returns when it began and how long it took.
+    pub(crate) fn strike(&self, fault: Fault, phase: Duration) -> Result<Strike> {
+        let processes = self.cluster.node(OWNER)?.processes()?;
+        at_random(phase, || fault.inject(&self.cluster.bed, &processes))
+    }
+
+    /// The survivor's verdict on the owner, no earlier than `at_ns`.
+    pub(crate) fn verdict(&self, at_ns: u64) -> Result<Option<Event>> {
+        let events = self.cluster.node(SURVIVOR)?.events()?;
+        Ok(events.into_iter().find(|event| {
+            event.monotonic_ns >= at_ns
+                && event.node.as_deref() == Some(OWNER)
+                && VERDICTS.contains(&event.kind.as_str())
+        }))
+    }
+
+    /// When the survivor first announced the address, no earlier than `at_ns`.
+    pub(crate) fn announced_ns(&self, at_ns: u64) -> Result<Option<u64>> {
+        let mac = self.cluster.bed.mac(SURVIVOR, "eth0")?;
+        Ok(self.sniffer.first(self.floating, mac, at_ns).map(|seen| seen.at_ns))
+    }
+
+    /// Removes the pair.
+    pub(crate) fn finish(self) -> Result<()> {
+        let Cluster { nodes, webs, bed, .. } = self.cluster;
+        drop((nodes, webs));
+        bed.finish()
+    }
+}
