@@ -116,7 +116,8 @@ fn a_loser_that_owns_again_has_a_later_term_than_the_one_it_yielded_to() {
             sim.interface(1, false);
             sim.run(ms(50));
             sim.interface(1, true);
-            sim.run(ms(50));
+            // It waits that long for the peer that it cannot hear.
+            sim.run(INITDEAD + ms(50));
         }
         let later = term(&sim, 1);
         assert_eq!(later, 5);
