@@ -54,7 +54,19 @@ impl Kernel {
             }
         }
         let mut reasons = Vec::new();
+        // An interface takes one XDP program: the generic one of an earlier instance keeps the
+        // native one out, and is better taken over than called a stranger.
+        let goes_on =
+            ways.contains(&Via::XdpGeneric) && self.pin_path(index, Via::XdpGeneric).exists();
         for via in ways {
+            if goes_on && *via == Via::XdpNative {
+                let generic = name(Via::XdpGeneric);
+                reasons.push(format!(
+                    "{}: goes on with {generic}, as its last instance was received",
+                    name(*via)
+                ));
+                continue;
+            }
             match self.attach_via(interface, index, *via) {
                 Ok(pin) => {
                     let reason = reasons.join("; ");
