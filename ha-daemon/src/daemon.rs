@@ -16,6 +16,7 @@ use crate::config::{AuthMethod, Config, NodeIndex, Receive, Resource};
 use crate::control::backend::{Backend, Busy};
 use crate::control::event_log::EventLog;
 use crate::control::server;
+use crate::control::socket::ControlSocket;
 use crate::driver::{Driver, Parts, Reception};
 use crate::io::address::{self, AddressCommand, AddressOptions, AddressWorker};
 use crate::io::connection::Connections;
@@ -120,6 +121,7 @@ async fn serve(
     let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
     let connections = node.connections(&paths, heard_by_connections, &mailbox)?;
     connections.start()?;
+    let control = ControlSocket::bind(&options.run_directory.join("control.sock"))?;
     // Who has the ports is the only daemon of this host: addresses and pins that are there now are
     // an earlier one's. Before, they may be those of a daemon that runs.
     let purged = address::purge(&floating_addresses(&config))?;
@@ -155,7 +157,6 @@ async fn serve(
     })?;
     let mut driver = start(driver, options.kernel_log, &mailbox)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let socket = options.run_directory.join("control.sock");
     let asks = mailbox.clone();
     let backend = Backend {
         ask: Arc::new(
@@ -166,7 +167,7 @@ async fn serve(
         events: Arc::clone(&events),
     };
     let server = tokio::spawn(async move {
-        server::serve(&socket, backend, async { drop(stopped.await) }).await
+        server::serve_on(control, backend, async { drop(stopped.await) }).await
     });
     let parts = loop {
         tokio::select! {

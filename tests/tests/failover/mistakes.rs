@@ -193,3 +193,17 @@ fn a_reception_that_is_demanded_and_impossible_is_refused_and_nothing_stays() ->
     }
     node.expect_nothing_left(&[floating()?])
 }
+
+/// A daemon that nobody can ask would be found out about when it is needed.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_file_in_the_place_of_the_control_socket_is_refused_and_nothing_stays() -> Result<()> {
+    let cluster = Cluster::build(plan())?;
+    let node = cluster.node(ALPHA)?;
+    std::fs::write(node.socket_path(), "no socket")?;
+    let refused = refused_start(node, ALPHA, &node.run_dir(), &node.bpffs())?;
+    let path = node.socket_path().display().to_string();
+    ensure!(refused.contains(&path), "does not name {path}: {refused}");
+    std::fs::remove_file(node.socket_path())?;
+    node.expect_nothing_left(&[floating()?])
+}

@@ -65,6 +65,8 @@ fn without_native_xdp(interface: &str, arguments: &[&str]) -> Result<()> {
     let mut cluster = Cluster::build(Plan { link_svc: false, ..plan() })?;
     for (node, number) in cluster.nodes.iter().zip(1..) {
         let (netns, address) = (node.netns(), format!("203.0.113.{number}"));
+        // Both interfaces are on one segment: hb0 must not answer for what is on the other one.
+        netns.sysctl("ipv4/conf/all/arp_ignore", "1")?;
         match netns.ip(&[&["link", "add"], arguments].concat()) {
             Err(error) if format!("{error:#}").contains("Unknown device type") => {
                 // Not captured by the harness: what was not tested must be seen.
@@ -117,5 +119,10 @@ fn fail_over_and_back(mut cluster: Cluster, watch: Watch) -> Result<()> {
     watch.expect_only(&mut cluster, ALPHA)?;
     watch.expect_never_double(at_ns)?;
     watch.expect_answers_since(at_ns)?;
+    // What the killed instance left attached was taken over, not taken for a stranger's.
+    let status = cluster.node(ALPHA)?.status()?;
+    for link in status.nodes.iter().flat_map(|node| &node.links) {
+        ensure!(!link.via_reason.contains("another program"), "reason: {:?}", link.via_reason);
+    }
     finish(cluster, watch)
 }
