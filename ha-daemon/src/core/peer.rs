@@ -194,6 +194,7 @@ impl Peer {
         self.known = None;
         self.acknowledged = None;
         self.resend_at = None;
+        self.resend_pause = RESEND_FIRST;
         self.closing = None;
         self.answered = None;
     }

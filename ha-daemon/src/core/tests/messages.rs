@@ -26,7 +26,7 @@ fn nothing_is_sent_in_the_steady_state() {
 
 #[test]
 fn lost_messages_are_repeated_until_they_arrive_and_then_there_is_silence() {
-    for seed in 0..10 {
+    for seed in 0..5 {
         let mut sim = Sim::new(config(3, 2, 2), seed);
         for from in 0..3 {
             for to in 0..3 {

@@ -311,11 +311,9 @@ impl Sim {
 
     /// Notes of a kind that a node made since then.
     pub(super) fn notes(&self, node: usize, kind: &str, from: Moment) -> Vec<(Moment, Note)> {
-        let note = |(at, by, action): &(Moment, usize, Action)| match action {
-            Action::Event(note) if *by == node && note.kind == kind && *at >= from => {
-                Some((*at, note.clone()))
-            }
-            _ => None,
+        let note = |(at, by, action): &(Moment, usize, Action)| {
+            let Action::Event(note) = action else { return None };
+            (*by == node && note.kind == kind && *at >= from).then(|| (*at, note.clone()))
         };
         self.log.iter().filter_map(note).collect()
     }
@@ -427,16 +425,14 @@ impl Sim {
         if host.daemon.as_ref().is_none_or(|daemon| daemon.incarnation != incarnation) {
             return;
         }
-        match &input {
-            Input::ResourceStarted { group, resource, error: None } => {
-                host.resources.insert((group.0, *resource), Standing::Up);
-            }
-            Input::ResourceStarted { group, resource, error: Some(_) }
-            | Input::ResourceStopped { group, resource, error: None }
-            | Input::ResourceLost { group, resource, .. } => {
-                host.resources.remove(&(group.0, *resource));
-            }
-            _ => {}
+        if let Input::ResourceStarted { group, resource, error: None } = &input {
+            host.resources.insert((group.0, *resource), Standing::Up);
+        }
+        if let Input::ResourceStarted { group, resource, error: Some(_) }
+        | Input::ResourceStopped { group, resource, error: None }
+        | Input::ResourceLost { group, resource, .. } = &input
+        {
+            host.resources.remove(&(group.0, *resource));
         }
         self.note_holding();
         self.letter(node, input);
