@@ -16,6 +16,7 @@ use crate::config::{AuthMethod, Config, NodeIndex, Receive, Resource};
 use crate::control::backend::{Backend, Busy};
 use crate::control::event_log::EventLog;
 use crate::control::server;
+use crate::control::socket::ControlSocket;
 use crate::driver::{Driver, Parts, Reception};
 use crate::io::address::{self, AddressCommand, AddressOptions, AddressWorker};
 use crate::io::connection::Connections;
@@ -106,6 +107,8 @@ async fn serve(
     let mut signals = Signals::new()?;
     let events = Arc::new(EventLog::new().context("cannot make the event log")?);
     tokio::spawn(log_events(Arc::clone(&events)));
+    // Whoever cannot be asked does not join.
+    let control = ControlSocket::bind(&options.run_directory.join("control.sock"))?;
     let keeper_options = KeeperOptions {
         program: PathBuf::from("/proc/self/exe"),
         node: name.clone(),
@@ -155,7 +158,6 @@ async fn serve(
     })?;
     let mut driver = start(driver, options.kernel_log, &mailbox)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let socket = options.run_directory.join("control.sock");
     let asks = mailbox.clone();
     let backend = Backend {
         ask: Arc::new(
@@ -166,7 +168,11 @@ async fn serve(
         events: Arc::clone(&events),
     };
     let server = tokio::spawn(async move {
-        server::serve(&socket, backend, async { drop(stopped.await) }).await
+        let served = server::serve_on(control, backend, async { drop(stopped.await) }).await;
+        if let Err(error) = &served {
+            tracing::error!("hactl is answered no more: {error}; the node goes on without it");
+        }
+        served
     });
     let parts = loop {
         tokio::select! {
