@@ -107,6 +107,8 @@ async fn serve(
     let mut signals = Signals::new()?;
     let events = Arc::new(EventLog::new().context("cannot make the event log")?);
     tokio::spawn(log_events(Arc::clone(&events)));
+    // Whoever cannot be asked does not join.
+    let control = ControlSocket::bind(&options.run_directory.join("control.sock"))?;
     let keeper_options = KeeperOptions {
         program: PathBuf::from("/proc/self/exe"),
         node: name.clone(),
@@ -167,7 +169,11 @@ async fn serve(
         events: Arc::clone(&events),
     };
     let server = tokio::spawn(async move {
-        server::serve_on(control, backend, async { drop(stopped.await) }).await
+        let served = server::serve_on(control, backend, async { drop(stopped.await) }).await;
+        if let Err(error) = &served {
+            tracing::error!("hactl is answered no more: {error}; the node goes on without it");
+        }
+        served
     });
     let parts = loop {
         tokio::select! {

@@ -149,7 +149,7 @@ impl Stage {
 struct Before {
     status: Status,
     events: Vec<u64>,
-    groups: Vec<String>,
+    groups: Vec<serde_json::Value>,
 }
 
 impl Before {
@@ -157,7 +157,7 @@ impl Before {
         let states = cluster.nodes.iter().map(Node::status).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             events: states.iter().map(|status| status.events).collect(),
-            groups: states.iter().map(|status| status.raw["groups"].to_string()).collect(),
+            groups: states.iter().map(|status| status.raw["groups"].clone()).collect(),
             status: cluster.node("beta")?.status()?,
         })
     }
@@ -166,7 +166,7 @@ impl Before {
     fn nothing_happened(&self, cluster: &Cluster) -> Result<()> {
         for ((node, events), groups) in cluster.nodes.iter().zip(&self.events).zip(&self.groups) {
             let status = node.status()?;
-            ensure!(status.raw["groups"].to_string() == *groups, "{}: {status:?}", node.name());
+            ensure!(status.raw["groups"] == *groups, "{}: {status:?}", node.name());
             for other in &status.nodes {
                 ensure!(other.state == "up", "{} sees {other:?}", node.name());
             }

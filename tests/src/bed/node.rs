@@ -328,6 +328,17 @@ impl Node {
         send(daemon, signal).with_context(|| format!("the daemon of {} is not there", self.name))
     }
 
+    /// Sends a signal to the process that was started, which may not answer yet. Returns the moment
+    /// just before.
+    ///
+    /// # Errors
+    /// It was not started, or is gone.
+    pub fn signal_child(&self, signal: Signal) -> Result<u64> {
+        let child =
+            self.child.as_ref().with_context(|| format!("{} was not started", self.name))?;
+        self.send(child.id().cast_signed(), signal)
+    }
+
     /// `kill -9` of the daemon alone; its keeper lives. Returns the moment just before.
     ///
     /// # Errors

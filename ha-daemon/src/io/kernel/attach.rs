@@ -144,14 +144,16 @@ impl Kernel {
             let Some(id) = left.and_then(|left| program.attach_to_link(left).ok()) else {
                 return Ok(None);
             };
-            return pinned(FdLink::try_from(program.take_link(id)?).ok(), pin);
+            let link = FdLink::try_from(program.take_link(id)?).ok();
+            return self.hold(link, pin);
         }
         let program = self.xdp()?;
         let left = XdpLink::try_from(left).ok();
         let Some(id) = left.and_then(|left| program.attach_to_link(left).ok()) else {
             return Ok(None);
         };
-        pinned(FdLink::try_from(program.take_link(id)?).ok(), pin)
+        let link = FdLink::try_from(program.take_link(id)?).ok();
+        self.hold(link, pin)
     }
 
     fn attach_xdp(
@@ -167,7 +169,7 @@ impl Kernel {
             .map_err(|error| explain(&error, interface, index))?;
         let link = program.take_link(id)?;
         match FdLink::try_from(link) {
-            Ok(link) => pinned(Some(link), pin),
+            Ok(link) => self.hold(Some(link), pin),
             Err(error) => bail!("kernels before 5.9 cannot pin an XDP attachment: {error}"),
         }
     }
@@ -186,18 +188,22 @@ impl Kernel {
             .map_err(|error| anyhow!("{error} on {interface}"))?;
         let link = program.take_link(id)?;
         // A filter of the classic kind is no descriptor and stays attached by itself.
-        pinned(FdLink::try_from(link).ok(), pin)
+        self.hold(FdLink::try_from(link).ok(), pin)
+    }
+
+    /// Pins an attachment, so that it outlives this process, and keeps it open, so that it does not
+    /// go while this process runs when somebody removes the pin.
+    fn hold(&mut self, link: Option<FdLink>, pin: &Path) -> Result<Option<PathBuf>> {
+        let Some(link) = link else { return Ok(None) };
+        let held = link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+        self.held.push(held);
+        Ok(Some(pin.to_path_buf()))
     }
 }
 
-fn pinned(link: Option<FdLink>, pin: &Path) -> Result<Option<PathBuf>> {
-    let Some(link) = link else { return Ok(None) };
-    link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
-    Ok(Some(pin.to_path_buf()))
-}
-
 impl Attachment {
-    /// Detaches. The pin held the last reference, unless the interface is gone already.
+    /// Detaches. The pin holds the last reference once the kernel's owner has let go of its own, unless
+    /// the interface is gone already.
     pub(super) fn detach(self) -> Result<()> {
         match self.pin {
             Some(pin) => unpin(&pin, self.index),

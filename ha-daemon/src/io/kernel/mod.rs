@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::links::PinnedLink;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use ha_common::auth::{KEYS_MAX, Key};
@@ -46,6 +47,8 @@ pub struct Kernel {
     counters: PerCpuArray<MapData, u64>,
     changes: RingBuf<MapData>,
     attachments: Vec<Attachment>,
+    /// The attachments' own descriptors.
+    held: Vec<PinnedLink>,
 }
 
 /// What user space writes into the maps.
@@ -105,8 +108,15 @@ impl Kernel {
             PerCpuArray::try_from(ebpf.take_map("counters").context("no map counters")?)?;
         let changes = RingBuf::try_from(ebpf.take_map("changes").context("no map changes")?)?;
         let directory = directory.to_path_buf();
-        let mut kernel =
-            Self { ebpf, directory, records, counters, changes, attachments: Vec::new() };
+        let mut kernel = Self {
+            ebpf,
+            directory,
+            records,
+            counters,
+            changes,
+            attachments: Vec::new(),
+            held: Vec::new(),
+        };
         kernel.load_programs()?;
         Ok(kernel)
     }
@@ -227,6 +237,8 @@ impl Kernel {
     /// returns all of them.
     pub fn teardown(mut self) -> Vec<String> {
         let mut failures = Vec::new();
+        // Detaching waits for the kernel to let the interface go, which these would prevent.
+        self.held.clear();
         for attachment in std::mem::take(&mut self.attachments) {
             failures.extend(attachment.detach().err().map(|error| format!("{error:#}")));
         }
