@@ -89,6 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         report.failures.push(format!("ended early: {error:#}"));
     }
     report.finish(samples);
+    report.require("", VERDICT);
     if options.runs > 0 {
         check(&mut report, &options.timing);
     }

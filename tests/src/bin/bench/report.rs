@@ -88,6 +88,16 @@ impl Report {
         self.samples = samples;
     }
 
+    /// A failure when runs of the cases that begin so never came to `metric`.
+    pub(crate) fn require(&mut self, case: &str, metric: &str) {
+        let never = |sample: &&Sample| {
+            sample.case.starts_with(case)
+                && sample.values.iter().any(|(name, value)| *name == metric && value.is_none())
+        };
+        let failed: Vec<String> = self.samples.iter().filter(never).map(Sample::text).collect();
+        self.failures.extend(failed.into_iter().map(|text| format!("no {metric}: {text}")));
+    }
+
     /// Checks the 99th percentile of quiet runs against a limit.
     pub(crate) fn goal(&mut self, what: String, limit_ns: u64, quiet: &Distribution) {
         let measured_ns = quiet.percentile_ns(99);
@@ -243,6 +253,11 @@ mod tests {
         assert!(text.contains("FAIL  gap, strictly"), "{text}");
         assert!(text.contains("cut run 1: gap 2.000"), "{text}");
         assert!(!text.contains("gap 9.000"), "{text}");
+        report.require("cut", "gap");
+        report.require("power", "answer");
+        assert!(report.failures.is_empty());
+        report.require("cut", "answer");
+        assert_eq!(report.failures.len(), 2);
     }
 
     #[test]

@@ -110,6 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     }
     report.figures.push(kept(&samples));
     report.finish(samples);
+    report.require("ha: ", ANSWER);
     let stop = quiet_values(&report.samples, SILENCE, |case| case == "ha: clean stop");
     if stop.runs() > 0 {
         report.goal("clean stop: client silent".to_owned(), STOP_GAP_MAX_NS, &stop);
