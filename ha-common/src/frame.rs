@@ -5,6 +5,8 @@
 
 /// Where the parser reads from.
 pub trait Source {
+    /// Length of the frame in bytes, which may be more than can be read.
+    fn length(&self) -> usize;
     /// `N` bytes from `offset` on; `None` past the end.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
     /// `W` words of eight bytes from `offset` on, as they stand in memory; `None` past the end.
@@ -12,6 +14,10 @@ pub trait Source {
 }
 
 impl Source for [u8] {
+    fn length(&self) -> usize {
+        self.len()
+    }
+
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.get(offset..offset.checked_add(N)?)?.try_into().ok()
     }
@@ -48,7 +54,8 @@ pub struct Datagram {
     pub port: u16,
     /// Where the payload begins in the frame.
     pub payload_at: usize,
-    /// Its length as the UDP header states it.
+    /// How much of it is there: the least of what UDP, IP and the frame say. The network stack
+    /// drops a datagram whose lengths contradict each other, so no more may be counted on.
     pub payload_bytes: usize,
 }
 
@@ -71,39 +78,55 @@ pub fn parse<S: Source + ?Sized>(frame: &S) -> Option<Datagram> {
         ethertype = u16::from_be_bytes(frame.read::<2>(ETHERNET_BYTES + VLAN_BYTES - 2)?);
         network_at = ETHERNET_BYTES + VLAN_BYTES;
     }
-    let (destination, transport_at) = match ethertype {
+    let (packet, transport_at) = match ethertype {
         ETHERTYPE_IPV4 => (ipv4(frame, network_at)?, network_at + IPV4_BYTES),
         ETHERTYPE_IPV6 => (ipv6(frame, network_at)?, network_at + IPV6_BYTES),
         _ => return None,
     };
     let udp = frame.read::<UDP_BYTES>(transport_at)?;
-    let length = u16::from_be_bytes([udp[4], udp[5]]) as usize;
+    let stated = u16::from_be_bytes([udp[4], udp[5]]) as usize;
+    let carried = frame.length().saturating_sub(transport_at);
+    let length = stated.min(packet.carried_bytes).min(carried);
     Some(Datagram {
-        destination,
+        destination: packet.destination,
         port: u16::from_be_bytes([udp[2], udp[3]]),
         payload_at: transport_at + UDP_BYTES,
         payload_bytes: length.saturating_sub(UDP_BYTES),
     })
 }
 
+/// What an IP header says.
+struct Packet {
+    destination: [u8; 16],
+    /// Length of what follows the header.
+    carried_bytes: usize,
+}
+
 #[inline(always)]
-fn ipv4<S: Source + ?Sized>(frame: &S, at: usize) -> Option<[u8; 16]> {
+fn ipv4<S: Source + ?Sized>(frame: &S, at: usize) -> Option<Packet> {
     let header = frame.read::<IPV4_BYTES>(at)?;
     let fragment = u16::from_be_bytes([header[6], header[7]]) & IPV4_FRAGMENT_MASK;
     // 0x45: version 4, a header of five words, which is one without options.
     if header[0] != 0x45 || fragment != 0 || header[9] != PROTOCOL_UDP {
         return None;
     }
-    Some(mapped([header[16], header[17], header[18], header[19]]))
+    let total_bytes = u16::from_be_bytes([header[2], header[3]]) as usize;
+    Some(Packet {
+        destination: mapped([header[16], header[17], header[18], header[19]]),
+        carried_bytes: total_bytes.saturating_sub(IPV4_BYTES),
+    })
 }
 
 #[inline(always)]
-fn ipv6<S: Source + ?Sized>(frame: &S, at: usize) -> Option<[u8; 16]> {
+fn ipv6<S: Source + ?Sized>(frame: &S, at: usize) -> Option<Packet> {
     let start = frame.read::<8>(at)?;
     if start[0] >> 4 != 6 || start[6] != PROTOCOL_UDP {
         return None;
     }
-    frame.read::<16>(at + 24)
+    Some(Packet {
+        destination: frame.read::<16>(at + 24)?,
+        carried_bytes: u16::from_be_bytes([start[4], start[5]]) as usize,
+    })
 }
 
 #[cfg(test)]

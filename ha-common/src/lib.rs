@@ -6,7 +6,7 @@
 //! [`auth`] -> stamp into a [`record::Record`]. What user space accepts from a plain socket is
 //! therefore exactly what the kernel accepts, and the kernel's parser is tested on the host.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "vectors")), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
 #![cfg_attr(
     target_arch = "bpf",
@@ -20,4 +20,6 @@ pub mod judge;
 pub mod maps;
 pub mod reason;
 pub mod record;
+#[cfg(any(test, feature = "vectors"))]
+pub mod vectors;
 pub mod wire;

@@ -112,22 +112,24 @@ async fn serve(
         priority: Some(realtime::ADDRESS_PRIORITY),
     };
     let keeper = Keeper::spawn(keeper_options.clone())?;
-    let purged = address::purge(&floating_addresses(&config))?;
-    for (address, interface) in purged {
-        tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
-    }
     let (mailbox, inbox) = mailbox()?;
     let incarnation = take_incarnation(&config, name, options);
     let node = Node { config: Arc::clone(&config), own, incarnation };
     let paths = paths::of(&config, own)?;
     let sockets = node.sockets(&paths)?;
-    let (kernel, receptions) = node.kernel(&paths, options)?;
-    let worker = node.address_worker(&mailbox)?;
-    let shared = Arc::new(Shared::new(paths.len()));
     let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
     let connections = node.connections(&paths, heard_by_connections, &mailbox)?;
     connections.start()?;
+    // Who has the ports is the only daemon of this host: addresses and pins that are there now are
+    // an earlier one's. Before, they may be those of a daemon that runs.
+    let purged = address::purge(&floating_addresses(&config))?;
+    for (address, interface) in purged {
+        tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
+    }
+    let worker = node.address_worker(&mailbox)?;
     interfaces::watch(service_interfaces(&config), mailbox.clone()).await?;
+    let (kernel, receptions) = node.kernel(&paths, options)?;
+    let shared = Arc::new(Shared::new(paths.len()));
     let sender = node.sender(&paths, &sockets, &shared, &mailbox)?;
     let driver = Driver::new(Parts {
         table: node.table(&paths)?,
@@ -394,19 +396,33 @@ impl Node {
             return Ok((None, vec![reception; paths.len()]));
         }
         let mut kernel = Kernel::load(&options.bpf_directory, options.kernel_log);
+        match self.attach(&mut kernel, paths) {
+            Ok(receptions) => Ok((kernel.ok(), receptions)),
+            Err(error) => {
+                // No daemon will run that could take down what is attached so far.
+                for failure in kernel.map(Kernel::teardown).unwrap_or_default() {
+                    tracing::error!("not taken down: {failure}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn attach(&self, kernel: &mut Result<Kernel>, paths: &[PeerPath]) -> Result<Vec<Reception>> {
         let mut attached: BTreeMap<(InterfaceName, bool), Reception> = BTreeMap::new();
         let mut receptions = Vec::new();
         for path in paths {
-            let receive = wants(path);
+            let receive = self.config.links[path.link.0].receive;
             let place = (path.interface.clone(), receive == Receive::Socket);
             if !attached.contains_key(&place) {
-                attached.insert(place.clone(), receive_on(&mut kernel, path, receive)?);
+                attached.insert(place.clone(), receive_on(kernel, path, receive)?);
             }
             receptions.extend(attached.get(&place).cloned());
         }
-        let Ok(mut kernel) = kernel else { return Ok((None, receptions)) };
-        kernel.configure(&self.tables(paths, &receptions))?;
-        Ok((Some(kernel), receptions))
+        if let Ok(kernel) = kernel {
+            kernel.configure(&self.tables(paths, &receptions))?;
+        }
+        Ok(receptions)
     }
 
     fn tables(&self, paths: &[PeerPath], receptions: &[Reception]) -> Tables {

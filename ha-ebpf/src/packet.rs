@@ -8,6 +8,7 @@ use ha_common::frame::Source;
 pub struct Packet {
     start: usize,
     end: usize,
+    length: usize,
 }
 
 impl Packet {
@@ -25,6 +26,11 @@ impl Packet {
 
 impl Source for Packet {
     #[inline(always)]
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.load(offset)
     }
@@ -41,21 +47,29 @@ pub struct XdpPacket;
 impl XdpPacket {
     #[inline(always)]
     pub fn new(context: &XdpContext) -> Packet {
-        Packet { start: context.data(), end: context.data_end() }
+        let (start, end) = (context.data(), context.data_end());
+        Packet { start, end, length: end - start }
     }
 }
 
 /// A TC packet.
 pub struct TcPacket;
 
+/// Ethernet and VLAN tag, IPv6, UDP and what every datagram starts with: as far as a packet is read.
+const READ_BYTES_MAX: usize = 18 + 40 + 8 + ha_common::wire::FIXED_BYTES;
+
 impl TcPacket {
     #[inline(always)]
     pub fn new(context: &TcContext) -> Packet {
-        // Headers, tag and UDP payload of a heartbeat over IPv6 with VLAN. The linear part of a
-        // socket buffer may be shorter than the packet; a packet that is shorter fails here, and is
-        // read as far as it goes.
-        let _ = context.pull_data(18 + 40 + 8 + ha_common::wire::FIXED_BYTES as u32);
-        Packet { start: context.data(), end: context.data_end() }
+        let length = context.len() as usize;
+        // Only the linear part of a socket buffer can be read, which may be no more than its
+        // headers. Pulling more into it may copy, so it is done for a packet that needs it, and not
+        // beyond its end, which would fail.
+        let wanted = if length < READ_BYTES_MAX { length } else { READ_BYTES_MAX };
+        if context.data_end() - context.data() < wanted {
+            let _ = context.pull_data(wanted as u32);
+        }
+        Packet { start: context.data(), end: context.data_end(), length }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one table reason -> action, and what every judged packet has in common.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_log_ebpf::debug;
 use ha_common::frame::Source;
 use ha_common::judge;
@@ -59,11 +59,12 @@ pub fn xdp_action(reason: Reason) -> u32 {
     }
 }
 
-/// The action as TC spells it.
+/// The action as TC spells it. Passing is "no opinion", not "accept": that would hide the packet
+/// from the programs and filters of others that come after this one.
 #[inline(always)]
 pub fn tc_action(reason: Reason) -> i32 {
     match action(reason) {
-        Action::Pass => TC_ACT_OK,
+        Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
     }
 }

@@ -4,6 +4,9 @@
 //! - [`bed`] builds the world: namespaces, bridges, cables, configuration, daemons, faults.
 //! - [`observe`] watches it: addresses, announcements, a client's requests, stalls of the machine.
 //! - [`web`] is the service that fails over.
+//! - [`rogue`] is the hostile host: it captures, forges and replays.
+//! - [`figures`] tells what a process costs.
+//! - [`bpf`] loads the kernel side on a bpffs of its own and runs it packet by packet.
 //! - [`distribution`] turns many runs into percentiles.
 //!
 //! Everything needs root and touches nothing outside of namespaces of its own, apart from names
@@ -11,8 +14,11 @@
 //! that; all of it goes when the [`bed::Bed`] is dropped.
 
 pub mod bed;
+pub mod bpf;
 pub mod clock;
 pub mod distribution;
+pub mod figures;
 pub mod observe;
+pub mod rogue;
 mod sys;
 pub mod web;

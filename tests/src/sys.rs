@@ -72,3 +72,41 @@ pub(crate) fn redirect_signals(pipe: OwnedFd, signals: &[c_int]) -> io::Result<(
     }
     Ok(())
 }
+
+/// The bpf(2) system call. `attributes` is a `union bpf_attr` as words; what it points to (as
+/// addresses in words) must live across the call and be what `command` expects.
+///
+/// # Safety
+/// The kernel reads and writes the memory that `attributes` points to.
+pub(crate) unsafe fn bpf(command: c_int, attributes: &mut [u64]) -> io::Result<c_int> {
+    let bytes = size_of_val(attributes);
+    // SAFETY: `attributes` has the length that is given; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), bytes) };
+    c_int::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+/// Takes a descriptor that a system call has just returned.
+///
+/// # Safety
+/// Nobody else owns it.
+pub(crate) unsafe fn own(fd: c_int) -> OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: the caller's promise.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Lets `MSG_ZEROCOPY` be used on a socket.
+pub(crate) fn allow_zerocopy(socket: &impl AsRawFd) -> io::Result<()> {
+    let on: c_int = 1;
+    // SAFETY: the option takes a c_int, which lives across the call, with its length.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ZEROCOPY,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,8 +1,10 @@
 //! State as text for people: what `hactl` prints without `--json`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
+use ha_common::reason::Reason;
 use serde::Serialize;
 
 use super::table::{Align, Table, printable};
@@ -184,7 +186,22 @@ fn heading(snapshot: &Snapshot) -> String {
         format!("keepalive {}, deadtime {}", age(snapshot.keepalive_us), age(snapshot.deadtime_us)),
     );
     line("Events", snapshot.events.to_string());
+    let refused = refused(&snapshot.packets);
+    if !refused.is_empty() {
+        line("Refused", refused);
+    }
     text
+}
+
+/// Packets that came and were refused, by reason: why a peer that sends is not heard.
+fn refused(packets: &BTreeMap<String, u64>) -> String {
+    let heard = [Reason::Accepted, Reason::Greeting, Reason::Control, Reason::NotOurs];
+    let refused = packets
+        .iter()
+        .filter(|(reason, count)| **count > 0 && heard.iter().all(|it| it.name() != *reason));
+    let texts: Vec<String> =
+        refused.map(|(reason, count)| format!("{count} {}", printable(reason))).collect();
+    texts.join(", ")
 }
 
 fn quorum(quorum: Quorum) -> String {

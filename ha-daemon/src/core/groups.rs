@@ -60,10 +60,7 @@ impl Groups {
         for claim in claims {
             let Some(index) = group_with_id(config, claim.group) else { continue };
             let local = &mut self.entries[index.0].local;
-            // An owner's term is its own; it changes with its ownership only.
-            if !local.claim_state().owns() {
-                local.term = local.term.max(claim.term);
-            }
+            local.highest_term = local.highest_term.max(claim.term);
         }
     }
 
@@ -78,7 +75,7 @@ impl Groups {
             group: group.id,
             state: entry.local.claim_state(),
             eligible: able && entry.local.eligible(group, own, down),
-            term: entry.local.term,
+            term: entry.local.told_term(),
         };
         config.groups.iter().zip(&self.entries).map(claim).collect()
     }
@@ -108,7 +105,7 @@ impl Core {
         let (owner, state, term) = match theirs {
             _ if mine.owns() => (Some(self.own), mine, local.term),
             Some((node, claim)) => (Some(node), claim.state, claim.term),
-            None => (None, ClaimState::Stopped, local.term),
+            None => (None, ClaimState::Stopped, local.highest_term),
         };
         let state = match state {
             ClaimState::Stopped if local.failed_until.is_some() => GroupState::Failed,
@@ -192,23 +189,37 @@ impl Core {
 
     /// Decides about every group and takes the next steps.
     pub(super) fn run_groups(&mut self, now: Moment) {
+        for entry in &mut self.groups.entries {
+            entry.local.failed_until = entry.local.failed_until.filter(|until| now < *until);
+        }
+        let agreed = self.agreed();
         for index in (0..self.groups.entries.len()).map(GroupIndex) {
             let local = &mut self.groups.entries[index.0].local;
-            local.failed_until = local.failed_until.filter(|until| now < *until);
             if self.leaving.is_some() || self.phase == Phase::Leaving {
                 local.goal = Goal::Release;
             } else if self.phase == Phase::Active {
-                self.decide_group(index, now);
+                self.decide_group(index, agreed);
             }
             self.step_group(index);
             self.report_group(index);
         }
     }
 
-    fn decide_group(&mut self, index: GroupIndex, now: Moment) {
+    /// Whether every peer that is heard has received this node's state as it is now, and has told its
+    /// own. A node takes groups only then: of two nodes that decide by each other's state, at most
+    /// one takes; and who took before it received this state has told so with its acknowledgement.
+    fn agreed(&self) -> bool {
+        let told = self
+            .published
+            .as_ref()
+            .is_some_and(|(phase, claims)| *phase == self.phase && *claims == self.claims());
+        let mut heard = self.peers.iter().filter(|(_, peer)| peer.alive());
+        heard.all(|(node, peer)| told && peer.synced() && !self.unacknowledged(*node))
+    }
+
+    fn decide_group(&mut self, index: GroupIndex, agreed: bool) {
         let group = &self.config.groups[index.0];
-        let candidates = self.candidates(index, now);
-        let unsure = self.peers.values().any(|peer| peer.alive() && !peer.synced());
+        let candidates = self.candidates(index);
         let failback = group.failback == Failback::Auto;
         let name = group.name.clone();
         let contested = candidates.iter().any(|it| it.claim.is_some() && it.node != self.own);
@@ -223,7 +234,7 @@ impl Core {
             self.actions.push(Action::Announce { group: index });
         }
         match decision {
-            Decision::Take if releasing && !mine && !unsure => self.take(index),
+            Decision::Take if releasing && !mine && agreed => self.take(index),
             Decision::GiveBack(to) if !releasing => {
                 let text =
                     format!("giving {name} back to {}, which is preferred", self.node_name(to));
@@ -251,17 +262,20 @@ impl Core {
     }
 
     /// All nodes that matter for a group, preferred first.
-    fn candidates(&self, index: GroupIndex, now: Moment) -> Vec<Candidate> {
+    fn candidates(&self, index: GroupIndex) -> Vec<Candidate> {
         let group = &self.config.groups[index.0];
-        let starting = now < self.initdead_at();
         let others =
             (0..self.config.nodes.len()).map(NodeIndex).filter(|node| !group.nodes.contains(node));
         let candidate = |node: NodeIndex| {
             if node == self.own {
                 let local = &self.groups.entries[index.0].local;
-                let claim = local.claim_state().owns().then_some(local.term);
-                let eligible = local.eligible(group, self.own, &self.interfaces_down);
-                return Some(Candidate { node, claim, eligible });
+                let state = local.claim_state();
+                return Some(Candidate {
+                    node,
+                    claim: state.owns().then_some(local.term),
+                    releasing: state == ClaimState::Stopping,
+                    eligible: local.eligible(group, self.own, self.interfaces.unusable()),
+                });
             }
             let peer = self.peers.get(&node)?;
             let said = peer.claim(group.id)?;
@@ -269,13 +283,14 @@ impl Core {
             let ready = match peer.phase {
                 Phase::Active => true,
                 Phase::Starting => {
-                    starting && !self.groups.entries[index.0].local.claim_state().owns()
+                    self.patient && !self.groups.entries[index.0].local.claim_state().owns()
                 }
                 Phase::Leaving => false,
             };
             let claim = said.state.owns().then_some(said.term);
             let eligible = peer.synced() && ready && said.eligible && group.nodes.contains(&node);
-            Some(Candidate { node, claim, eligible })
+            let releasing = said.state == ClaimState::Stopping;
+            Some(Candidate { node, claim, releasing, eligible })
         };
         group.nodes.iter().copied().chain(others).filter_map(candidate).collect()
     }
@@ -297,8 +312,7 @@ impl Core {
         };
         let name = group.name.clone();
         let local = &mut self.groups.entries[index.0].local;
-        local.term += 1;
-        local.goal = Goal::Own;
+        local.own();
         let text = format!("taking over {name}, term {}: nobody owns it; {reason}", local.term);
         self.group_note(Severity::Info, "takeover", index, text);
     }

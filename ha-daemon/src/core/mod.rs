@@ -6,10 +6,12 @@
 
 pub mod detector;
 mod groups;
+mod interfaces;
 pub mod io;
 pub mod message;
 pub mod ownership;
 pub mod peer;
+mod telling;
 pub mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,9 +25,10 @@ use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
 use detector::{Detector, Thresholds, Transition};
 use groups::Groups;
+use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
 use message::{Claim, Message, State};
-use peer::{Closing, Peer, RESEND_FIRST, RESEND_MAX};
+use peer::{Closing, Peer};
 use time::{Moment, milliseconds, nanoseconds};
 
 /// Longest wait for the peers' acknowledgement of a clean leave.
@@ -49,9 +52,11 @@ pub struct Core {
     /// Since when the operator wants this node to leave, and by when it does so in any case.
     leaving: Option<Moment>,
     exited: bool,
+    /// It started not long ago: peers that are starting too are waited for.
+    patient: bool,
     peers: BTreeMap<NodeIndex, Peer>,
     groups: Groups,
-    interfaces_down: BTreeSet<InterfaceName>,
+    interfaces: Interfaces,
     generation: u32,
     published: Option<(Phase, Vec<Claim>)>,
     actions: Vec<Action>,
@@ -83,8 +88,9 @@ impl Core {
             phase: Phase::Starting,
             leaving: None,
             exited: false,
+            patient: true,
             peers,
-            interfaces_down: BTreeSet::new(),
+            interfaces: Interfaces::default(),
             generation: 0,
             published: None,
             actions: Vec::new(),
@@ -135,11 +141,12 @@ impl Core {
             Input::AddressConflict { group, resource, mac } => {
                 self.address_conflict(group, resource, mac);
             }
-            Input::Interface { name, up } => self.interface(name, up),
+            Input::Interface { name, up } => self.interface(name, up, now),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
             Input::Shutdown => self.shutdown(now),
         }
         self.judge(now);
+        self.interfaces.admit(self.peers.values().all(Peer::synced), now);
         self.settle(now);
         self.run_groups(now);
         self.publish(now);
@@ -161,7 +168,15 @@ impl Core {
         });
         let unheard = self.peers.values().any(|peer| peer.state == NodeState::Unknown);
         let initdead = (self.phase == Phase::Starting || unheard).then(|| self.initdead_at());
-        peers.chain(initdead).chain(self.groups.deadline()).chain(self.leaving).min()
+        let patience = self.patient.then(|| self.patience_ends_at());
+        let leaving = self.leaving.filter(|_| !self.exited);
+        peers
+            .chain(initdead)
+            .chain(patience)
+            .chain(self.groups.deadline())
+            .chain(self.interfaces.deadline())
+            .chain(leaving)
+            .min()
     }
 
     fn thresholds(&self) -> Thresholds {
@@ -171,6 +186,12 @@ impl Core {
 
     fn initdead_at(&self) -> Moment {
         self.started_at.after(self.config.cluster.initdead)
+    }
+
+    /// Nodes that start at once do not end their waiting at the same moment: who is first leaves the
+    /// others this time to take what they are preferred for.
+    fn patience_ends_at(&self) -> Moment {
+        self.initdead_at().after(self.config.cluster.deadtime)
     }
 
     fn node_name(&self, node: NodeIndex) -> &str {
@@ -212,8 +233,7 @@ impl Core {
         if !newer {
             return;
         }
-        peer.generation = seen.generation;
-        peer.phase = Phase::from_wire(seen.phase);
+        peer.told(&seen, before != seen.incarnation);
         peer.closing = peer.closing.filter(|it| seen.last_seen.since(it.at) <= grace);
         let was = peer.state;
         let (phase, state) = (peer.phase, peer.known.map_or(NodeState::Joining, |_| NodeState::Up));
@@ -254,8 +274,7 @@ impl Core {
     ) {
         let Some(peer) = self.peers.get(&node) else { return };
         let ended = incarnation <= peer.ended;
-        if incarnation != peer.incarnation || !(peer.alive() || ended) {
-            // Control messages are no liveness; the sender repeats what was not acknowledged.
+        if incarnation != peer.incarnation {
             return;
         }
         match message {
@@ -265,7 +284,11 @@ impl Core {
                     self.left(node);
                 }
             }
-            Message::State(state) if !ended => self.state(node, incarnation, &state, now),
+            // Control messages are no liveness; the sender repeats what was not acknowledged.
+            Message::State(state) if peer.alive() => {
+                self.state(node, incarnation, phase, &state, now);
+            }
+            // Who counts as dead says so itself: that it was only silent is not in doubt any more.
             Message::Obituary if !ended => {
                 self.end(node, NodeState::DaemonGone);
                 let text = format!(
@@ -278,17 +301,19 @@ impl Core {
         }
     }
 
-    fn state(&mut self, node: NodeIndex, incarnation: u64, state: &State, now: Moment) {
+    fn state(
+        &mut self,
+        node: NodeIndex,
+        incarnation: u64,
+        phase: Phase,
+        state: &State,
+        now: Moment,
+    ) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let outrun = peer.known.is_some_and(|(known, generation)| {
-            known == incarnation && (state.generation.wrapping_sub(generation) as i32) < 0
-        });
-        if outrun {
+        let known = state.known_incarnation == self.incarnation;
+        let acknowledged = known.then_some(state.known_generation);
+        if !peer.learn(incarnation, phase, state, acknowledged) {
             return;
-        }
-        peer.learn(incarnation, state);
-        if state.known_incarnation == self.incarnation {
-            peer.acknowledged = Some(state.known_generation);
         }
         let joined = peer.state == NodeState::Joining;
         if joined {
@@ -296,9 +321,7 @@ impl Core {
         }
         self.groups.learn(&self.config, &state.claims);
         if state.answer {
-            let repeat = self.unacknowledged(node);
-            self.send_state(node, None, repeat);
-            self.schedule_resend(node, now);
+            self.answer(node, (state.generation, state.known_generation), now);
         }
         if joined {
             let text = format!("{} is up: incarnation {incarnation}", self.node_name(node));
@@ -306,8 +329,13 @@ impl Core {
         }
     }
 
+    /// How long a peer whose control connection closed has time to be heard.
+    fn closing_wait(&self) -> Duration {
+        self.config.cluster.deadtime.min(self.config.cluster.keepalive * 2)
+    }
+
     fn connection_closed(&mut self, node: NodeIndex, incarnation: u64, now: Moment) {
-        let wait = self.config.cluster.deadtime.min(self.config.cluster.keepalive * 2);
+        let wait = self.closing_wait();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         // One connection for each link: the first one that closes starts the wait.
         if incarnation != peer.incarnation || !peer.alive() || peer.closing.is_some() {
@@ -322,26 +350,27 @@ impl Core {
         self.node_note(Severity::Warning, "connection-closed", node, text);
     }
 
-    fn interface(&mut self, name: InterfaceName, up: bool) {
+    fn interface(&mut self, name: InterfaceName, up: bool, now: Moment) {
         let (severity, state) =
             if up { (Severity::Info, "up") } else { (Severity::Warning, "down") };
+        let text = format!("interface {name} is {state}");
         let changed = if up {
-            self.interfaces_down.remove(&name)
+            self.interfaces.up(name, now.after(self.config.cluster.initdead))
         } else {
-            self.interfaces_down.insert(name.clone())
+            self.interfaces.down(name)
         };
         if changed {
-            self.note(
-                severity,
-                &format!("interface-{state}"),
-                format!("interface {name} is {state}"),
-            );
+            self.note(severity, &format!("interface-{state}"), text);
         }
     }
 
     fn own_pause(&mut self, length_ns: i64, now: Moment) {
         self.window_from = now;
         self.pauses += 1;
+        let fresh = now.after(self.closing_wait());
+        for closing in self.peers.values_mut().filter_map(|peer| peer.closing.as_mut()) {
+            closing.verdict_at = closing.verdict_at.max(fresh);
+        }
         if self.pause_noted.is_some_and(|noted| now < noted.after(PAUSE_NOTE_INTERVAL)) {
             return;
         }
@@ -445,12 +474,18 @@ impl Core {
 
     /// A verdict on a peer that may be heard again with the same incarnation.
     fn end_unless_heard(&mut self, node: NodeIndex, state: NodeState) {
-        let hold = state == NodeState::Dead && self.config.cluster.on_doubt == OnDoubt::Hold;
+        let hold = self.config.cluster.on_doubt == OnDoubt::Hold;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.state = state;
         peer.fall_silent();
         if !hold {
             peer.claims.clear();
+        } else if peer.claims.iter().any(|claim| claim.state.owns()) {
+            let text = format!(
+                "nobody takes what {} owns (on_doubt = hold): nothing tells whether it still has it",
+                self.node_name(node)
+            );
+            self.node_note(Severity::Error, "groups-held", node, text);
         }
     }
 
@@ -470,6 +505,7 @@ impl Core {
 
     /// Ends the starting phase when every node is accounted for, or `initdead` has passed.
     fn settle(&mut self, now: Moment) {
+        self.patient = now < self.patience_ends_at();
         let accounted = self
             .peers
             .values()
@@ -480,74 +516,7 @@ impl Core {
         }
     }
 
-    // ---- telling the peers -----------------------------------------------------------------
-
-    fn claims(&self) -> Vec<Claim> {
-        let able = self.leaving.is_none();
-        self.groups.claims(&self.config, self.own, able, &self.interfaces_down)
-    }
-
-    /// Gives this node's state a new number when it changed.
-    fn publish(&mut self, now: Moment) {
-        let state = (self.phase, self.claims());
-        if self.published.as_ref() == Some(&state) {
-            return;
-        }
-        self.published = Some(state);
-        self.generation = self.generation.wrapping_add(1);
-        let (generation, phase) = (self.generation, self.phase as u8);
-        self.actions.push(Action::Advertise { generation, phase });
-        for peer in self.peers.values_mut().filter(|peer| peer.alive()) {
-            peer.resend_at = Some(now);
-            peer.resend_pause = RESEND_FIRST;
-        }
-    }
-
-    fn unacknowledged(&self, node: NodeIndex) -> bool {
-        self.peers.get(&node).is_some_and(|peer| {
-            peer.alive() && (peer.acknowledged != Some(self.generation) || peer.outdated())
-        })
-    }
-
-    /// Sends this node's state to whoever has not acknowledged it, or whose own is not known.
-    fn send_states(&mut self, now: Moment) {
-        let nodes: Vec<NodeIndex> = self.peers.keys().copied().collect();
-        for node in nodes {
-            if !self.unacknowledged(node) {
-                if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.resend_at = None;
-                    peer.resend_pause = RESEND_FIRST;
-                }
-                continue;
-            }
-            let due =
-                self.peers.get(&node).is_some_and(|peer| peer.resend_at.is_none_or(|at| now >= at));
-            if due {
-                self.send_state(node, None, true);
-                self.schedule_resend(node, now);
-            }
-        }
-    }
-
-    fn schedule_resend(&mut self, node: NodeIndex, now: Moment) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.resend_at = Some(now.after(peer.resend_pause));
-            peer.resend_pause = (peer.resend_pause * 2).min(RESEND_MAX);
-        }
-    }
-
-    fn send_state(&mut self, node: NodeIndex, known: Option<(u64, u32)>, answer: bool) {
-        let Some(peer) = self.peers.get(&node) else { return };
-        let (known_incarnation, known_generation) = known.or(peer.known).unwrap_or((0, 0));
-        let state = State {
-            generation: self.generation,
-            answer,
-            known_incarnation,
-            known_generation,
-            claims: self.claims(),
-        };
-        self.actions.push(Action::SendState { peer: node, state });
-    }
+    // ---- leaving ---------------------------------------------------------------------------
 
     /// Leaves when everything is released and the peers know, or the wait is over.
     fn finish_leaving(&mut self, now: Moment) {
@@ -566,7 +535,6 @@ impl Core {
             .all(|peer| !peer.alive() || peer.acknowledged == Some(self.generation));
         if self.phase == Phase::Leaving && told || now >= until {
             self.exited = true;
-            self.leaving = None;
             self.actions.push(Action::Exit);
         }
     }

@@ -28,8 +28,10 @@ pub struct LocalGroup {
     pub goal: Goal,
     /// Resources here, in starting order.
     pub resources: Vec<ResourceState>,
-    /// The highest term known; this node's own while it owns the group.
+    /// Number of this node's last ownership.
     pub term: u64,
+    /// The highest term known of any node: the next ownership's is higher.
+    pub highest_term: u64,
     /// A start failed here; not eligible again before that.
     pub failed_until: Option<Moment>,
 }
@@ -51,6 +53,7 @@ impl LocalGroup {
             goal: Goal::Release,
             resources: vec![ResourceState::Stopped; group.resources.len()],
             term: 0,
+            highest_term: 0,
             failed_until: None,
         }
     }
@@ -67,6 +70,19 @@ impl LocalGroup {
             Goal::Release if any(ResourceState::Failed) => ClaimState::Stuck,
             Goal::Release => ClaimState::Stopping,
         }
+    }
+
+    /// The term to tell: an owner's is its own and changes with its ownership only.
+    #[must_use]
+    pub fn told_term(&self) -> u64 {
+        if self.claim_state().owns() { self.term } else { self.highest_term }
+    }
+
+    /// Begins an ownership with a term of its own.
+    pub fn own(&mut self) {
+        self.highest_term = self.highest_term.saturating_add(1);
+        self.term = self.highest_term;
+        self.goal = Goal::Own;
     }
 
     /// The next step towards the goal; one resource at a time, started in order, stopped in reverse.
@@ -111,6 +127,8 @@ pub struct Candidate {
     pub node: NodeIndex,
     /// Its claim and term, when it owns the group.
     pub claim: Option<u64>,
+    /// It owns the group and is giving it up.
+    pub releasing: bool,
     /// Whether it could own the group.
     pub eligible: bool,
 }
@@ -138,8 +156,11 @@ pub fn decide(candidates: &[Candidate], own: NodeIndex, failback: bool) -> Decis
     let Some(mine) = position(own) else { return Decision::Keep };
     let me = candidates[mine];
     let better = |at: usize, it: &Candidate| match (it.claim, me.claim) {
-        // The higher term is the later ownership; equal ones go by preference.
-        (Some(theirs), Some(term)) => theirs > term || (theirs == term && at < mine),
+        // The higher term is the later ownership; equal ones go by preference. To yield to who is
+        // giving up would leave nobody.
+        (Some(theirs), Some(term)) if !it.releasing => {
+            theirs > term || (theirs == term && at < mine)
+        }
         _ => false,
     };
     if me.claim.is_some() {
@@ -170,7 +191,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidate(node: usize, claim: Option<u64>, eligible: bool) -> Candidate {
-        Candidate { node: NodeIndex(node), claim, eligible }
+        Candidate { node: NodeIndex(node), claim, releasing: false, eligible }
+    }
+
+    #[test]
+    fn nobody_yields_to_who_is_giving_up() {
+        let releasing = Candidate { releasing: true, ..candidate(0, Some(7), true) };
+        let candidates = [releasing, candidate(1, Some(1), true)];
+        assert_eq!(decide(&candidates, NodeIndex(1), true), Decision::Keep);
     }
 
     #[test]

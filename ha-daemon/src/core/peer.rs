@@ -6,10 +6,14 @@ use std::time::Duration;
 use ha_common::wire::Phase;
 
 use super::detector::Detector;
+use super::io::Observation;
 use super::message::{Claim, State};
 use super::time::Moment;
 use crate::config::LinkIndex;
 use crate::snapshot::{LinkState, NodeState};
+
+/// A question that comes again within this time came over another link: it is answered already.
+const SAME_QUESTION: Duration = Duration::from_millis(5);
 
 /// First pause before an unacknowledged state is sent again.
 pub const RESEND_FIRST: Duration = Duration::from_millis(10);
@@ -23,6 +27,17 @@ pub struct Closing {
     pub at: Moment,
     /// When its daemon is gone unless a heartbeat came.
     pub verdict_at: Moment,
+}
+
+/// An answer that was given to a peer that asked for this node's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// When.
+    pub at: Moment,
+    /// The generation that it told.
+    pub generation: u32,
+    /// The peer's own generation, and this node's as the peer knew it, in the question.
+    pub question: (u32, u32),
 }
 
 /// One peer.
@@ -42,7 +57,7 @@ pub struct Peer {
     pub claims: Vec<Claim>,
     /// Incarnation and generation of that message.
     pub known: Option<(u64, u32)>,
-    /// Generation that its heartbeats carry.
+    /// Newest generation that its heartbeats or messages told.
     pub generation: u32,
     /// Generation of this node's state that it has received.
     pub acknowledged: Option<u32>,
@@ -52,6 +67,14 @@ pub struct Peer {
     pub resend_pause: Duration,
     /// See [`Closing`].
     pub closing: Option<Closing>,
+    /// See [`Answer`].
+    pub answered: Option<Answer>,
+}
+
+/// Whether `a` is an earlier generation than `b`. Generations wrap.
+#[must_use]
+pub fn earlier(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
 }
 
 impl Peer {
@@ -71,6 +94,7 @@ impl Peer {
             resend_at: None,
             resend_pause: RESEND_FIRST,
             closing: None,
+            answered: None,
         }
     }
 
@@ -110,11 +134,48 @@ impl Peer {
         self.claims.iter().find(|claim| claim.group == group)
     }
 
-    /// Takes over what a state message says.
-    pub fn learn(&mut self, incarnation: u64, state: &State) {
+    /// Takes over what a heartbeat of the believed incarnation says. One that was under way for
+    /// longer than another link's changes nothing; `anew`: nothing is known of this incarnation.
+    pub fn told(&mut self, seen: &Observation, anew: bool) {
+        if anew || !earlier(seen.generation, self.generation) {
+            self.generation = seen.generation;
+            self.phase = Phase::from_wire(seen.phase);
+        }
+    }
+
+    /// Takes over what a state message says, unless a later one was faster. `acknowledged` is the
+    /// generation of this node's state that its sender had received.
+    pub fn learn(
+        &mut self,
+        incarnation: u64,
+        phase: Phase,
+        state: &State,
+        acknowledged: Option<u32>,
+    ) -> bool {
+        let outrun = self.known.is_some_and(|(known, generation)| {
+            known == incarnation && earlier(state.generation, generation)
+        });
+        if outrun {
+            return false;
+        }
         self.claims.clone_from(&state.claims);
         self.known = Some((incarnation, state.generation));
-        self.generation = state.generation;
+        if !earlier(state.generation, self.generation) {
+            self.generation = state.generation;
+            self.phase = phase;
+        }
+        let newer = |it: &u32| self.acknowledged.is_none_or(|before| earlier(before, *it));
+        self.acknowledged = acknowledged.filter(newer).or(self.acknowledged);
+        true
+    }
+
+    /// Whether the same question was answered just before.
+    #[must_use]
+    pub fn answered(&self, answer: &Answer) -> bool {
+        self.answered.is_some_and(|before| {
+            Answer { at: answer.at, ..before } == *answer
+                && answer.at < before.at.after(SAME_QUESTION)
+        })
     }
 
     /// It is gone for this incarnation: its claims are void and only a later start is heard.
@@ -134,5 +195,6 @@ impl Peer {
         self.acknowledged = None;
         self.resend_at = None;
         self.closing = None;
+        self.answered = None;
     }
 }

@@ -110,10 +110,17 @@ impl Driver {
             peer_keepalive_us: u64::from(record.keepalive_us()),
             received: record.received(),
             lost: record.lost(),
-            rejected: record.rejected(),
+            rejected: record.rejected() + self.rejected_behind_kernel(slot),
             sent: words.sent.load(Relaxed),
             send_errors: words.errors.load(Relaxed),
         })
+    }
+
+    /// Packets that the kernel side let pass (control messages) and the daemon refused.
+    fn rejected_behind_kernel(&self, slot: usize) -> u64 {
+        let in_kernel = !matches!(self.parts.receptions[slot].via, Via::Socket | Via::Serial);
+        let own = u32::try_from(slot).ok().and_then(|slot| self.parts.table.record(slot));
+        own.filter(|_| in_kernel && self.parts.kernel.is_some()).map_or(0, |it| it.rejected())
     }
 
     fn group(&self, index: GroupIndex) -> GroupStatus {

@@ -6,12 +6,15 @@
 //! their absence), so that forged resets cause no failover.
 //!
 //! Of two nodes the one with the smaller name connects. Both sides first show a signed header that
-//! echoes the other's incarnation, so that an old recording opens nothing.
+//! echoes the other's incarnation, so that a recording of an earlier start opens nothing. Nor does
+//! one of this start: the connecting side's header carries its clock, which must be later than in
+//! any header that was welcomed before, and the answer repeats it. Its sequence number is zero and
+//! it has no body, so that no datagram passes for it, nor it for a datagram that is fresh.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -23,6 +26,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::clock::monotonic_ns;
 use super::mailbox::{Letter, Mailbox};
 use super::paths::Path;
 use super::socket::scoped;
@@ -49,6 +53,8 @@ struct Shared {
     heard: watch::Receiver<Vec<u64>>,
     mailbox: Mailbox,
     strangers: AtomicUsize,
+    /// By path: incarnation and clock of the peer's last header that was welcomed.
+    welcomed: Mutex<Vec<(u64, u64)>>,
 }
 
 /// How control connections are made.
@@ -80,9 +86,19 @@ impl Connections {
     pub fn start(self) -> Result<()> {
         let Self { paths, own, header, receivers, key, accepted_keys, heard, mailbox } = self;
         let strangers = AtomicUsize::new(0);
-        let context =
-            Shared { paths, own, header, receivers, key, accepted_keys, heard, mailbox, strangers };
-        let context = Arc::new(context);
+        let welcomed = Mutex::new(vec![(0, 0); paths.len()]);
+        let context = Arc::new(Shared {
+            paths,
+            own,
+            header,
+            receivers,
+            key,
+            accepted_keys,
+            heard,
+            mailbox,
+            strangers,
+            welcomed,
+        });
         let mut bound: Vec<SocketAddr> = Vec::new();
         for (slot, path) in context.paths.iter().enumerate() {
             if !bound.contains(&path.local) {
@@ -156,15 +172,29 @@ async fn welcome(
         path.key.sender == header.sender
             && path.key.link == header.link
             && path.interface_index == interface_index
+            && path.peer < context.own
     })?;
     // It echoes this node's incarnation: it was made after this daemon started.
     let fresh = header.echo == context.header.incarnation;
     let known = context.heard.borrow()[slot] == header.incarnation;
-    if !fresh || !known {
+    if !fresh || !known || !is_new(&context.welcomed, slot, &header) {
         return None;
     }
-    send_header(context, &mut stream, slot, header.incarnation).await.ok()?;
+    send_header(context, &mut stream, slot, header.incarnation, header.sent_ns).await.ok()?;
     Some((slot, header.incarnation, stream))
+}
+
+/// Whether no header of this start of the peer with this or a later clock was welcomed before; then
+/// none is from here on.
+fn is_new(welcomed: &Mutex<Vec<(u64, u64)>>, slot: usize, header: &Header) -> bool {
+    let mut welcomed = welcomed.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(last) = welcomed.get_mut(slot) else { return false };
+    let this = (header.incarnation, header.sent_ns);
+    let new = this > *last;
+    if new {
+        *last = this;
+    }
+    new
 }
 
 async fn connect(context: Arc<Shared>, slot: usize) {
@@ -195,12 +225,14 @@ async fn introduce(context: &Shared, slot: usize, incarnation: u64) -> Option<Tc
         let socket = TcpSocket::from_std_stream(socket.into());
         let remote = scoped(path.remote, path.interface_index);
         let mut stream = socket.connect(remote).await.ok()?;
-        send_header(context, &mut stream, slot, incarnation).await.ok()?;
+        let clock = monotonic_ns();
+        send_header(context, &mut stream, slot, incarnation, clock).await.ok()?;
         let header = read_header(context, &mut stream).await?;
         let right = header.sender == path.key.sender
             && header.link == path.key.link
             && header.incarnation == incarnation
-            && header.echo == context.header.incarnation;
+            && header.echo == context.header.incarnation
+            && header.sent_ns == clock;
         right.then_some(stream)
     };
     timeout(HANDSHAKE_MAX, attempt).await.ok()?
@@ -211,12 +243,14 @@ async fn send_header(
     stream: &mut TcpStream,
     slot: usize,
     echo: u64,
+    clock: u64,
 ) -> io::Result<()> {
     let header = Header {
         kind: Kind::Control,
         receiver: context.receivers[slot],
         link: context.paths[slot].key.link,
         echo,
+        sent_ns: clock,
         phase: Phase::Starting,
         ..context.header
     };
@@ -232,7 +266,8 @@ async fn read_header(context: &Shared, stream: &mut TcpStream) -> Option<Header>
     let header = Header::decode(&fixed).ok()?;
     let key = context.accepted_keys.iter().find(|(number, _)| *number == header.key)?.1;
     let ours = header.cluster == context.header.cluster && header.receiver == context.header.sender;
-    (ours && header.kind == Kind::Control && key.verify(&fixed)).then_some(header)
+    let control = header.kind == Kind::Control && header.sequence == 0 && header.body_bytes == 0;
+    (ours && control && key.verify(&fixed)).then_some(header)
 }
 
 /// Waits until the connection ends; reports it when it was the peer's kernel that ended it, and
@@ -258,4 +293,43 @@ async fn watch_end(context: &Shared, slot: usize, incarnation: u64, mut stream: 
     }
     let peer = context.paths[slot].peer;
     context.mailbox.post(Letter::ConnectionClosed { peer, incarnation });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(incarnation: u64, sent_ns: u64) -> Header {
+        Header {
+            kind: Kind::Control,
+            cluster: 0,
+            sender: 0,
+            receiver: 0,
+            link: 0,
+            key: 0,
+            body_bytes: 0,
+            incarnation,
+            echo: 0,
+            sequence: 0,
+            sent_ns,
+            keepalive_us: 0,
+            generation: 0,
+            phase: Phase::Starting,
+            layers: 0,
+            lease_age_ms: 0,
+        }
+    }
+
+    #[test]
+    fn an_introduction_is_new_once_and_only_when_it_is_later() {
+        let welcomed = Mutex::new(vec![(0, 0); 2]);
+        assert!(is_new(&welcomed, 0, &header(5, 100)));
+        assert!(!is_new(&welcomed, 0, &header(5, 100)));
+        assert!(!is_new(&welcomed, 0, &header(5, 99)));
+        assert!(is_new(&welcomed, 0, &header(5, 101)));
+        // The clock of a restarted machine begins anew.
+        assert!(is_new(&welcomed, 0, &header(6, 1)));
+        assert!(!is_new(&welcomed, 0, &header(5, 200)));
+        assert!(is_new(&welcomed, 1, &header(5, 100)), "each path has its own");
+    }
 }

@@ -22,8 +22,9 @@ use nix::sys::socket::{
 
 use crate::names::InterfaceName;
 
-/// Longest answer that is read: an error echoes the request, whose size is fixed.
-const ANSWER_BYTES_MAX: usize = 4096;
+/// Longest answer that is read: an error echoes the request, whose size is fixed; a description of
+/// an interface takes less than 2 KiB without its virtual functions, which nobody asks for.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// Prefixes from this length on have no broadcast address (RFC 3021).
 const PREFIX_WITHOUT_BROADCAST: u8 = 31;
 
@@ -138,6 +139,21 @@ impl RouteSocket {
     /// # Errors
     /// What the kernel answered, as an OS error.
     pub fn exchange(&self, request: &[u8]) -> io::Result<()> {
+        self.answer(request).map(drop)
+    }
+
+    /// Sends a request for one object, made by [`serialized`], and returns the object.
+    ///
+    /// # Errors
+    /// What the kernel answered, as an OS error.
+    pub fn ask(&self, request: &[u8]) -> io::Result<RouteNetlinkMessage> {
+        if let NetlinkPayload::InnerMessage(message) = self.answer(request)? {
+            return Ok(message);
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "an answer without an object"))
+    }
+
+    fn answer(&self, request: &[u8]) -> io::Result<NetlinkPayload<RouteNetlinkMessage>> {
         let fd = self.0.as_raw_fd();
         send(fd, request, MsgFlags::empty())?;
         let mut answer = [0; ANSWER_BYTES_MAX];
@@ -151,12 +167,12 @@ impl RouteSocket {
         let answer = answer.get(..length).unwrap_or_default();
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        if let NetlinkPayload::Error(error) = message.payload
+        if let NetlinkPayload::Error(error) = &message.payload
             && error.code.is_some()
         {
             return Err(error.to_io());
         }
-        Ok(())
+        Ok(message.payload)
     }
 
     /// Removes an address, looking its interface up by name.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ptr::NonNull;
 
 use ha_common::auth::Key;
+use ha_common::fresh::Window;
 use ha_common::judge::{Judgement, Tables, judge_payload};
 use ha_common::maps::{Change, Endpoint, LinkRecord, NodeIdentity, Path as PathKey};
 use ha_common::reason::Reason;
@@ -102,14 +103,18 @@ impl Table {
             return Received::Nothing;
         }
         self.now_ns.set(now_ns);
-        // The body is checked first: a window must not move for a message that is then refused.
-        if let Ok(header) = header
-            && header.body_bytes != 0
+        let slot =
+            header.ok().and_then(|it| self.slot(&PathKey { sender: it.sender, link: it.link }));
+        let window = slot.and_then(|slot| self.record(slot)).map(Record::control_window);
+        let Judgement { mut reason, change } =
+            judge_payload(self, &fixed, datagram.len(), interface);
+        if let (Reason::Control, Ok(header), Some(slot), Some(window)) =
+            (reason, header, slot, window)
             && !self.body_is_authentic(&fixed, &header, datagram)
         {
-            return self.count(Reason::BadTag);
+            self.refuse_control(slot, window);
+            reason = Reason::BadTag;
         }
-        let Judgement { reason, change } = judge_payload(self, &fixed, datagram.len(), interface);
         let outcome = self.count(reason);
         match (reason, header, change) {
             (Reason::Control, Ok(header), _) => self.control(header, datagram).unwrap_or(outcome),
@@ -118,12 +123,25 @@ impl Table {
         }
     }
 
+    /// The window must not have moved for a message that is refused after all.
+    fn refuse_control(&self, slot: u32, window: Window) {
+        let Some(record) = self.record(slot) else { return };
+        record.set_control_heard(window.heard);
+        record.set_control_believed(window.believed);
+        record.set_control_sequence(window.sequence);
+        record.count_rejected();
+    }
+
     fn control(&self, header: Header, datagram: &[u8]) -> Option<Received> {
         let slot = *self.slots.get(&PathKey { sender: header.sender, link: header.link })?;
         Some(Received::Control { slot, header, body: body(&header, datagram)?.to_vec() })
     }
 
+    /// The header is authentic already.
     fn body_is_authentic(&self, fixed: &Fixed, header: &Header, datagram: &[u8]) -> bool {
+        if header.body_bytes == 0 {
+            return true;
+        }
         let Some(key) = self.keys.get(&header.key) else { return false };
         let tag = datagram.get(FIXED_BYTES..FIXED_BYTES + TAG_BYTES);
         match (tag, body(header, datagram)) {
@@ -173,5 +191,89 @@ impl Tables for Table {
 
     fn now_ns(&self) -> u64 {
         self.now_ns.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LinkIndex, NodeIndex};
+    use ha_common::wire::{Phase, name_id};
+
+    const OWN: u64 = 1_000;
+    const INTERFACE: u32 = 3;
+
+    fn key() -> Key {
+        Key::siphash24(b"sixteen bytes...")
+    }
+
+    fn table() -> Table {
+        let path = Path {
+            peer: NodeIndex(1),
+            link: LinkIndex(0),
+            key: PathKey { sender: name_id("beta"), link: name_id("hb0") },
+            interface: "hb0".parse().unwrap(),
+            interface_index: INTERFACE,
+            local: "192.0.2.1:694".parse().unwrap(),
+            remote: "192.0.2.2:694".parse().unwrap(),
+        };
+        let identity =
+            NodeIdentity { cluster: name_id("shop"), node: name_id("alpha"), incarnation: OWN };
+        Table::new(identity, &[path], &[(1, key())], 0)
+    }
+
+    fn control(sequence: u64, body: &[u8]) -> Vec<u8> {
+        let header = Header {
+            kind: Kind::Control,
+            cluster: name_id("shop"),
+            sender: name_id("beta"),
+            receiver: name_id("alpha"),
+            link: name_id("hb0"),
+            key: 1,
+            body_bytes: body.len() as u16,
+            incarnation: 7,
+            echo: OWN,
+            sequence,
+            sent_ns: 0,
+            keepalive_us: 0,
+            generation: 0,
+            phase: Phase::Active,
+            layers: 0,
+            lease_age_ms: 0,
+        };
+        let mut fixed = header.encode();
+        key().sign(&mut fixed);
+        [&fixed.to_bytes()[..], &key().body_tag(&fixed, body), body].concat()
+    }
+
+    fn is_taken(table: &mut Table, datagram: &[u8]) -> bool {
+        matches!(table.receive(datagram, INTERFACE, 1, true), Received::Control { .. })
+    }
+
+    #[test]
+    fn a_wrong_body_is_refused_counted_and_moves_no_window() {
+        let mut table = table();
+        let mut wrong = control(5, b"body");
+        *wrong.last_mut().unwrap() ^= 1;
+        assert!(!is_taken(&mut table, &wrong));
+        assert_eq!(table.counters().get(&Reason::BadTag), Some(&1));
+        assert_eq!(table.record(0).unwrap().rejected(), 1);
+        assert!(is_taken(&mut table, &control(1, b"body")), "an earlier one is still fresh");
+    }
+
+    #[test]
+    fn a_cut_body_is_truncated_as_in_the_kernel() {
+        let mut table = table();
+        let whole = control(5, b"body");
+        assert!(!is_taken(&mut table, &whole[..whole.len() - 1]));
+        assert_eq!(table.counters().get(&Reason::Truncated), Some(&1));
+    }
+
+    #[test]
+    fn a_message_is_taken_once() {
+        let mut table = table();
+        assert!(is_taken(&mut table, &control(5, b"body")));
+        assert!(!is_taken(&mut table, &control(5, b"body")));
+        assert_eq!(table.counters().get(&Reason::OldSequence), Some(&1));
     }
 }

@@ -2,11 +2,12 @@
 //! dedicated heartbeat network beside it, one group with a floating address.
 //!
 //! ```text
-//!   bridge hb   192.0.2.0/24                      alpha.hb0  beta.hb0 ...
+//!   bridge hb   192.0.2.0/24, 2001:db8:2::/64     alpha.hb0  beta.hb0 ...
 //!   bridge svc  198.51.100.0/24, 2001:db8:1::/64  alpha.eth0 beta.eth0 ... client.eth0
 //! ```
 //!
-//! Node number n (from 1) has 192.0.2.n, 198.51.100.n, 2001:db8:1::n; the client has .100.
+//! Node number n (from 1) has 192.0.2.n, 2001:db8:2::n, 198.51.100.n, 2001:db8:1::n; the client has
+//! .100.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -48,6 +49,8 @@ pub struct Plan {
     pub link_hb: bool,
     /// Whether heartbeats travel on the service network too (link `svc`, interface eth0).
     pub link_svc: bool,
+    /// Whether heartbeats travel by IPv6.
+    pub links_v6: bool,
     /// Whether the group has an IPv6 address as well.
     pub floating_v6: bool,
     /// Further lines of `[cluster]`, such as `on_doubt = "hold"`.
@@ -70,6 +73,7 @@ impl Default for Plan {
             failback: true,
             link_hb: true,
             link_svc: true,
+            links_v6: false,
             floating_v6: false,
             cluster_lines: Vec::new(),
             link_lines: Vec::new(),
@@ -113,9 +117,10 @@ impl Cluster {
         bed.bridge("svc")?;
         for (name, number) in plan.nodes.iter().zip(1..) {
             bed.host(name)?;
-            bed.plug(name, "hb0", "hb", &[&format!("{}/24", hb_address(number))])?;
-            let (v4, v6) = (svc_address(number), format!("2001:db8:1::{number:x}/64"));
-            bed.plug(name, "eth0", "svc", &[&format!("{v4}/24"), &v6])?;
+            let (hb, svc) = (format!("{}/24", hb_address(number)), svc_address(number));
+            bed.plug(name, "hb0", "hb", &[&hb, &format!("{}/64", hb_address_v6(number))])?;
+            let svc_v6 = format!("{}/64", svc_address_v6(number));
+            bed.plug(name, "eth0", "svc", &[&format!("{svc}/24"), &svc_v6])?;
         }
         bed.host(CLIENT)?;
         bed.plug(CLIENT, "eth0", "svc", &["198.51.100.100/24", "2001:db8:1::100/64"])?;
@@ -214,7 +219,7 @@ impl Cluster {
 }
 
 /// Key file of all nodes.
-const AUTHKEYS: &str = "auth 1\n1 siphash a-secret-of-the-test-bed\n";
+pub const AUTHKEYS: &str = "auth 1\n1 siphash a-secret-of-the-test-bed\n";
 
 impl Plan {
     /// The configuration file; the same on all nodes but for the path of the key file.
@@ -237,11 +242,16 @@ impl Plan {
         }
         for (name, number) in self.nodes.iter().zip(1..) {
             push(&mut text, format_args!("\n[nodes.{name}]\n"));
+            let (hb, svc) = if self.links_v6 {
+                (hb_address_v6(number), svc_address_v6(number))
+            } else {
+                (hb_address(number), svc_address(number))
+            };
             if self.link_hb {
-                push(&mut text, format_args!("hb0 = \"{}\"\n", hb_address(number)));
+                push(&mut text, format_args!("hb0 = \"{hb}\"\n"));
             }
             if self.link_svc {
-                push(&mut text, format_args!("svc = \"{}\"\n", svc_address(number)));
+                push(&mut text, format_args!("svc = \"{svc}\"\n"));
             }
         }
         let failback = if self.failback { "auto" } else { "manual" };
@@ -284,6 +294,17 @@ fn hb_address(number: usize) -> String {
 /// Nodes 10 and up would meet the floating address and, later, the client's: they start at .110.
 fn svc_address(number: usize) -> String {
     format!("198.51.100.{}", if number < 10 { number } else { number + 100 })
+}
+
+fn hb_address_v6(number: usize) -> String {
+    format!("2001:db8:2::{number:x}")
+}
+
+fn svc_address_v6(number: usize) -> String {
+    format!(
+        "2001:db8:1::{}",
+        if number < 0x10 { format!("{number:x}") } else { format!("1:{number:x}") }
+    )
 }
 
 #[cfg(test)]

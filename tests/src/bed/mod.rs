@@ -9,6 +9,7 @@
 mod cluster;
 pub mod command;
 mod interrupt;
+mod leftovers;
 pub(crate) mod netlink;
 mod netns;
 mod node;
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 
-pub use cluster::{CLIENT, Cluster, FLOATING, FLOATING_V6, GROUP, Plan};
+pub use cluster::{AUTHKEYS, CLIENT, Cluster, FLOATING, FLOATING_V6, GROUP, Plan};
 pub use netns::Netns;
 pub(crate) use node::addresses_of;
 pub use node::{Node, program};

@@ -109,6 +109,15 @@ impl Netns {
         output("ip", &arguments)
     }
 
+    /// Calls `tc` with `arguments` for this namespace and returns its output.
+    ///
+    /// # Errors
+    /// What `tc` says.
+    pub fn tc(&self, arguments: &[&str]) -> Result<String> {
+        let arguments = [&["-n", &self.name], arguments].concat();
+        output("tc", &arguments)
+    }
+
     /// Writes a setting below `/proc/sys/net`, such as `("ipv4/ip_forward", "1")`.
     ///
     /// # Errors

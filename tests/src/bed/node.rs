@@ -207,6 +207,17 @@ impl Node {
         finish(command, COMMAND_TIME_MAX)
     }
 
+    /// Runs `ha-daemon ARGUMENTS` in the node's namespace to its end, for commands that end and for
+    /// starts that must be refused; its exit code is the caller's to judge.
+    ///
+    /// # Errors
+    /// The program is not there, or does not end within 10 s (it is killed then).
+    pub fn ha_daemon(&self, arguments: &[&str]) -> Result<Finished> {
+        let mut command = self.netns.command(program("ha-daemon")?)?;
+        command.args(arguments);
+        finish(command, COMMAND_TIME_MAX)
+    }
+
     /// `hactl ARGUMENTS` that must succeed; returns its standard output.
     ///
     /// # Errors

@@ -54,6 +54,9 @@ pub struct LinkView {
     pub interface: String,
     /// `xdp-native`, `xdp-generic`, `tc`, `socket`, `serial`.
     pub via: String,
+    /// Why no better way of reception is used; empty for the best one.
+    #[serde(default)]
+    pub via_reason: String,
     /// `unknown`, `up`, `late`, `dead`.
     pub state: String,
     /// Age of the last heartbeat, microseconds.
@@ -108,6 +111,19 @@ impl Status {
     pub fn runs_on(&self, group: &str, node: &str) -> bool {
         self.group(group)
             .is_some_and(|view| view.owner.as_deref() == Some(node) && view.state == "started")
+    }
+
+    /// The link of that name to `node`.
+    #[must_use]
+    pub fn link(&self, node: &str, link: &str) -> Option<&LinkView> {
+        let node = self.nodes.iter().find(|view| view.name == node)?;
+        node.links.iter().find(|view| view.name == link)
+    }
+
+    /// Packets judged for that reason, such as `bad-tag`; 0 when the counter is missing.
+    #[must_use]
+    pub fn packets(&self, reason: &str) -> u64 {
+        self.raw["packets"][reason].as_u64().unwrap_or(0)
     }
 
     /// Whether every link to `node` is up; false when there is none.

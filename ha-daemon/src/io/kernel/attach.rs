@@ -1,25 +1,38 @@
 //! Attaching: native XDP, else generic XDP, else TC ingress; and which and why.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use aya::programs::SchedClassifier;
 use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::loaded_programs;
 use aya::programs::tc::{
     SchedClassifierLink, TcAttachType, qdisc_add_clsact, qdisc_detach_program,
 };
 use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::util::KernelVersion;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
 use super::{Kernel, TC_PROGRAM, pins};
 use crate::config::Receive;
+use crate::io::netlink::{RouteSocket, serialized};
 use crate::names::InterfaceName;
 use crate::snapshot::Via;
+
+/// How long to wait for the kernel to detach after the last reference is gone.
+const DETACH_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// What can be attached, the best first.
+const WAYS: [Via; 3] = [Via::XdpNative, Via::XdpGeneric, Via::Tc];
 
 /// One attached program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     /// The interface.
     pub interface: InterfaceName,
+    /// Its index.
+    index: u32,
     /// How.
     pub via: Via,
     /// Why no better way is used; empty for the best one.
@@ -41,31 +54,49 @@ impl Kernel {
         receive: Receive,
     ) -> Result<Attachment> {
         let ways: &[Via] = match receive {
-            Receive::Auto => &[Via::XdpNative, Via::XdpGeneric, Via::Tc],
+            Receive::Auto => &WAYS,
             Receive::XdpNative => &[Via::XdpNative],
             Receive::XdpGeneric => &[Via::XdpGeneric],
             Receive::Tc => &[Via::Tc],
             Receive::Socket => bail!("the socket is configured"),
         };
-        for other in [Via::XdpNative, Via::XdpGeneric, Via::Tc] {
-            if !ways.contains(&other) {
-                pins::remove(&self.pin_path(index, other))?;
-            }
+        for other in WAYS.iter().filter(|via| !ways.contains(via)) {
+            unpin(&self.pin_path(index, *other), index)?;
+        }
+        // The kernel has native or generic XDP on an interface, not both: an earlier instance's
+        // generic attachment would have to go before native can be tried, and heartbeats with it.
+        if receive == Receive::Auto
+            && let Some(pin) =
+                self.take_over(&self.pin_path(index, Via::XdpGeneric), Via::XdpGeneric)?
+        {
+            let reason = "xdp-native: not tried, to keep what an earlier start attached".to_owned();
+            return self.attached(interface, index, Via::XdpGeneric, reason, Some(pin));
         }
         let mut reasons = Vec::new();
         for via in ways {
             match self.attach_via(interface, index, *via) {
-                Ok(pin) => {
-                    let reason = reasons.join("; ");
-                    let attachment =
-                        Attachment { interface: interface.clone(), via: *via, reason, pin };
-                    self.attachments.push(attachment.clone());
-                    return Ok(attachment);
-                }
+                Ok(pin) => return self.attached(interface, index, *via, reasons.join("; "), pin),
                 Err(error) => reasons.push(format!("{}: {error:#}", name(*via))),
             }
         }
         bail!("{}", reasons.join("; "))
+    }
+
+    /// Remembers an attachment; what an earlier instance attached in other ways goes.
+    fn attached(
+        &mut self,
+        interface: &InterfaceName,
+        index: u32,
+        via: Via,
+        reason: String,
+        pin: Option<PathBuf>,
+    ) -> Result<Attachment> {
+        let attachment = Attachment { interface: interface.clone(), index, via, reason, pin };
+        self.attachments.push(attachment.clone());
+        for other in WAYS.iter().filter(|other| **other != via) {
+            pins::remove(&self.pin_path(index, *other))?;
+        }
+        Ok(attachment)
     }
 
     fn pin_path(&self, index: u32, via: Via) -> PathBuf {
@@ -80,13 +111,35 @@ impl Kernel {
         via: Via,
     ) -> Result<Option<PathBuf>> {
         let pin = self.pin_path(index, via);
-        let left = left_by_earlier_instance(&pin)?;
+        if let Some(pin) = self.take_over(&pin, via)? {
+            return Ok(Some(pin));
+        }
         match via {
-            Via::XdpNative => self.attach_xdp(interface, index, XdpMode::Driver, left, &pin),
-            Via::XdpGeneric => self.attach_xdp(interface, index, XdpMode::Skb, left, &pin),
-            Via::Tc => self.attach_tc(interface, left, &pin),
+            Via::XdpNative => self.attach_xdp(interface, index, XdpMode::Driver, &pin),
+            Via::XdpGeneric => self.attach_xdp(interface, index, XdpMode::Skb, &pin),
+            Via::Tc => self.attach_tc(interface, &pin),
             Via::Socket | Via::Serial => bail!("nothing is attached for this way"),
         }
+    }
+
+    /// Puts this instance's program into the attachment that an earlier one left at `pin`. `None`
+    /// when there is none, or its interface is gone.
+    fn take_over(&mut self, pin: &Path, via: Via) -> Result<Option<PathBuf>> {
+        let Some(left) = left_by_earlier_instance(pin)? else { return Ok(None) };
+        if via == Via::Tc {
+            let program = self.tc()?;
+            let left = SchedClassifierLink::try_from(left).ok();
+            let Some(id) = left.and_then(|left| program.attach_to_link(left).ok()) else {
+                return Ok(None);
+            };
+            return pinned(FdLink::try_from(program.take_link(id)?).ok(), pin);
+        }
+        let program = self.xdp()?;
+        let left = XdpLink::try_from(left).ok();
+        let Some(id) = left.and_then(|left| program.attach_to_link(left).ok()) else {
+            return Ok(None);
+        };
+        pinned(FdLink::try_from(program.take_link(id)?).ok(), pin)
     }
 
     fn attach_xdp(
@@ -94,66 +147,48 @@ impl Kernel {
         interface: &InterfaceName,
         index: u32,
         mode: XdpMode,
-        left: Option<FdLink>,
         pin: &Path,
     ) -> Result<Option<PathBuf>> {
         let program = self.xdp()?;
-        let taken_over = left
-            .and_then(|left| XdpLink::try_from(left).ok())
-            .and_then(|left| program.attach_to_link(left).ok());
-        let id = match taken_over {
-            Some(id) => id,
-            None => program
-                .attach_to_if_index(index, mode)
-                .map_err(|error| explain(&error, interface))?,
-        };
+        let id = program
+            .attach_to_if_index(index, mode)
+            .map_err(|error| explain(&error, interface, index))?;
         let link = program.take_link(id)?;
         match FdLink::try_from(link) {
-            Ok(link) => link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?,
+            Ok(link) => pinned(Some(link), pin),
             Err(error) => bail!("kernels before 5.9 cannot pin an XDP attachment: {error}"),
-        };
-        Ok(Some(pin.to_path_buf()))
-    }
-
-    fn attach_tc(
-        &mut self,
-        interface: &InterfaceName,
-        left: Option<FdLink>,
-        pin: &Path,
-    ) -> Result<Option<PathBuf>> {
-        let program = self.ebpf.program_mut(TC_PROGRAM).context("no TC program in the object")?;
-        let program: &mut SchedClassifier = program.try_into()?;
-        let taken_over = left
-            .and_then(|left| SchedClassifierLink::try_from(left).ok())
-            .and_then(|left| program.attach_to_link(left).ok());
-        let id = match taken_over {
-            Some(id) => id,
-            None => {
-                // Kernels before 6.6 need the qdisc, and keep the filter of an earlier instance.
-                let _ = qdisc_add_clsact(interface.as_str());
-                let _ = qdisc_detach_program(interface.as_str(), TcAttachType::Ingress, TC_PROGRAM);
-                program
-                    .attach(interface.as_str(), TcAttachType::Ingress)
-                    .map_err(|error| explain(&error, interface))?
-            }
-        };
-        let link = program.take_link(id)?;
-        match FdLink::try_from(link) {
-            Ok(link) => {
-                link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
-                Ok(Some(pin.to_path_buf()))
-            }
-            // A filter of the classic kind stays attached by itself.
-            Err(_) => Ok(None),
         }
     }
+
+    fn attach_tc(&mut self, interface: &InterfaceName, pin: &Path) -> Result<Option<PathBuf>> {
+        let tcx = KernelVersion::current().is_ok_and(|it| it >= KernelVersion::new(6, 6, 0));
+        if !tcx {
+            // The filter hangs on this qdisc, which stays: others may use it by the time that we
+            // stop. A filter of an earlier instance is replaced.
+            let _ = qdisc_add_clsact(interface.as_str());
+            let _ = qdisc_detach_program(interface.as_str(), TcAttachType::Ingress, TC_PROGRAM);
+        }
+        let program = self.tc()?;
+        let id = program
+            .attach(interface.as_str(), TcAttachType::Ingress)
+            .map_err(|error| anyhow!("{error} on {interface}"))?;
+        let link = program.take_link(id)?;
+        // A filter of the classic kind is no descriptor and stays attached by itself.
+        pinned(FdLink::try_from(link).ok(), pin)
+    }
+}
+
+fn pinned(link: Option<FdLink>, pin: &Path) -> Result<Option<PathBuf>> {
+    let Some(link) = link else { return Ok(None) };
+    link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+    Ok(Some(pin.to_path_buf()))
 }
 
 impl Attachment {
     /// Detaches. The pin held the last reference, unless the interface is gone already.
     pub(super) fn detach(self) -> Result<()> {
         match self.pin {
-            Some(pin) => pins::remove(&pin),
+            Some(pin) => unpin(&pin, self.index),
             None => {
                 qdisc_detach_program(self.interface.as_str(), TcAttachType::Ingress, TC_PROGRAM)
                     .with_context(|| {
@@ -162,6 +197,24 @@ impl Attachment {
             }
         }
     }
+}
+
+/// Removes the pin that holds an attachment, and waits until the kernel has let the interface go,
+/// which it does a little later: whoever attaches next would find it taken.
+fn unpin(pin: &Path, index: u32) -> Result<()> {
+    if !pin.exists() {
+        return Ok(());
+    }
+    // With TC, the XDP program there is somebody else's and stays.
+    let is_tc = pin.to_string_lossy().ends_with(name(Via::Tc));
+    let attached = xdp_program_id(index).filter(|_| !is_tc);
+    pins::remove(pin)?;
+    let deadline = Instant::now() + DETACH_TIME_MAX;
+    // Another program than before is none of ours.
+    while attached.is_some() && xdp_program_id(index) == attached && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
 }
 
 fn left_by_earlier_instance(pin: &Path) -> Result<Option<FdLink>> {
@@ -174,7 +227,11 @@ fn left_by_earlier_instance(pin: &Path) -> Result<Option<FdLink>> {
     Ok(Some(link.unpin().with_context(|| format!("cannot remove {}", pin.display()))?))
 }
 
-fn explain(error: &aya::programs::ProgramError, interface: &InterfaceName) -> anyhow::Error {
+fn explain(
+    error: &aya::programs::ProgramError,
+    interface: &InterfaceName,
+    index: u32,
+) -> anyhow::Error {
     use aya::programs::ProgramError;
     let errno = if let ProgramError::SyscallError(syscall) = error {
         syscall.io_error.raw_os_error()
@@ -182,12 +239,39 @@ fn explain(error: &aya::programs::ProgramError, interface: &InterfaceName) -> an
         None
     };
     match errno {
-        Some(libc::EBUSY | libc::EEXIST) => anyhow!(
-            "another program is attached to {interface} (`bpftool net show dev {interface}` names it)"
-        ),
+        Some(libc::EBUSY | libc::EEXIST) => {
+            anyhow!("another program{} is attached to {interface}", attached_to(index))
+        }
         Some(libc::EOPNOTSUPP) => anyhow!("the driver of {interface} does not support it"),
         _ => anyhow!("{error} on {interface}"),
     }
+}
+
+/// Identifier and name of the XDP program on an interface, for messages; empty when the kernel does
+/// not tell.
+fn attached_to(index: u32) -> String {
+    let Some(id) = xdp_program_id(index) else { return String::new() };
+    let info = loaded_programs().filter_map(std::result::Result::ok).find(|info| info.id() == id);
+    let name = info.and_then(|info| info.name_as_str().map(str::to_owned)).unwrap_or_default();
+    format!(" (id {id}, {name:?})")
+}
+
+fn xdp_program_id(index: u32) -> Option<u32> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    let request = serialized(RouteNetlinkMessage::GetLink(message), 0);
+    let answer = RouteSocket::open().and_then(|socket| socket.ask(&request)).ok()?;
+    let RouteNetlinkMessage::NewLink(link) = answer else { return None };
+    let attributes = link.attributes.into_iter().filter_map(|attribute| {
+        if let LinkAttribute::Xdp(attributes) = attribute { Some(attributes) } else { None }
+    });
+    attributes.flatten().find_map(|attribute| {
+        if let LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) = attribute {
+            Some(id).filter(|id| *id != 0)
+        } else {
+            None
+        }
+    })
 }
 
 fn name(via: Via) -> &'static str {
@@ -198,4 +282,9 @@ fn name(via: Via) -> &'static str {
         Via::Socket => "socket",
         Via::Serial => "serial",
     }
+}
+
+/// Whether that is the name of a way that attaches something.
+pub(super) fn is_way(text: &str) -> bool {
+    WAYS.iter().any(|via| name(*via) == text)
 }

@@ -86,15 +86,20 @@ impl Kernel {
     /// What failed, on what, and what helps.
     pub fn load(directory: &Path, log: u8) -> Result<Self> {
         pins::prepare(directory)?;
-        let mut ebpf = match Self::load_object(directory, log) {
-            Ok(ebpf) => ebpf,
-            Err(error) => {
-                // Pinned maps of another version do not fit this one's programs: start afresh.
-                tracing::warn!("the pinned maps do not fit, making new ones: {error:#}");
-                pins::remove_all(directory, &pinned_names())?;
-                Self::load_object(directory, log)?
+        // Maps of another version do not fit this one's programs. Attachments stay: they go on with
+        // the old programs until they are taken over.
+        let misfits = pins::misfits(directory, OBJECT, PINNED_MAPS)?;
+        if !misfits.is_empty() {
+            tracing::warn!(
+                "maps pinned in {} do not fit, all are made anew and peers start unheard: {}",
+                directory.display(),
+                misfits.join("; ")
+            );
+            for name in PINNED_MAPS {
+                pins::remove(&directory.join(name))?;
             }
-        };
+        }
+        let mut ebpf = Self::load_object(directory, log)?;
         let records = MappedRecords::new(map(&mut ebpf, "links")?)?;
         let counters =
             PerCpuArray::try_from(ebpf.take_map("counters").context("no map counters")?)?;
@@ -112,22 +117,18 @@ impl Kernel {
             loader.map_pin_path(name, directory.join(name));
         }
         loader.override_global(aya_log::LEVEL, &log, false);
-        let mut ebpf = loader.load(OBJECT).context("the kernel refused the maps")?;
-        for name in PINNED_MAPS {
-            pins::check(map(&mut ebpf, name)?, OBJECT, name)?;
-        }
-        Ok(ebpf)
+        loader.load(OBJECT).context("the kernel refused the maps")
     }
 
     fn load_programs(&mut self) -> Result<()> {
-        let xdp = self.ebpf.program_mut(XDP_PROGRAM).context("no XDP program in the object")?;
-        let xdp: &mut Xdp = xdp.try_into()?;
+        let place = self.directory.join(XDP_PROGRAM);
+        let xdp = self.xdp()?;
         xdp.load().context("the kernel refused the XDP program")?;
-        pins::replace(&self.directory.join(XDP_PROGRAM), |path| Ok(xdp.pin(path)?))?;
-        let tc = self.ebpf.program_mut(TC_PROGRAM).context("no TC program in the object")?;
-        let tc: &mut SchedClassifier = tc.try_into()?;
+        pins::replace(&place, |path| Ok(xdp.pin(path)?))?;
+        let place = self.directory.join(TC_PROGRAM);
+        let tc = self.tc()?;
         tc.load().context("the kernel refused the TC program")?;
-        pins::replace(&self.directory.join(TC_PROGRAM), |path| Ok(tc.pin(path)?))
+        pins::replace(&place, |path| Ok(tc.pin(path)?))
     }
 
     /// Writes identity, endpoints, peers and keys. Entries of an earlier configuration that are not
@@ -136,6 +137,8 @@ impl Kernel {
     /// # Errors
     /// The map that could not be written.
     pub fn configure(&mut self, tables: &Tables) -> Result<()> {
+        // First, so that no packet of a path that goes is stamped into the next path's record.
+        retain_entries(&mut self.ebpf, "paths", &tables.paths)?;
         let wanted: BTreeMap<u32, &Slot> = tables.slots.iter().map(|it| (it.slot, it)).collect();
         for slot in 0..self.records.len() {
             let Some(record) = self.records.get(slot) else { continue };
@@ -211,6 +214,15 @@ impl Kernel {
         Ok(program.try_into()?)
     }
 
+    /// The TC program, for measuring and testing it.
+    ///
+    /// # Errors
+    /// Never after a successful load.
+    pub fn tc(&mut self) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut(TC_PROGRAM).context("no TC program in the object")?;
+        Ok(program.try_into()?)
+    }
+
     /// Detaches what this instance attached and removes every pin. Goes on past failures and
     /// returns all of them.
     pub fn teardown(mut self) -> Vec<String> {
@@ -255,12 +267,26 @@ where
     for (key, value) in entries {
         map.insert(Plain(*key), value, 0).with_context(|| format!("cannot write map {name}"))?;
     }
+    retain_entries(ebpf, name, entries)
+}
+
+/// Removes the entries of a hash map that are not exactly one of these.
+fn retain_entries<K: Copy + PartialEq>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    entries: &[(K, u32)],
+) -> Result<()>
+where
+    Plain<K>: aya::Pod,
+{
+    let map = ebpf.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
+    let mut map: HashMap<&mut MapData, Plain<K>, u32> = HashMap::try_from(map)?;
     let stale: Vec<_> = map
-        .keys()
+        .iter()
         .filter_map(Result::ok)
-        .filter(|key| !entries.iter().any(|(wanted, _)| *wanted == key.0))
+        .filter(|(key, value)| !entries.contains(&(key.0, *value)))
         .collect();
-    for key in stale {
+    for (key, _) in stale {
         map.remove(&key).with_context(|| format!("cannot clear map {name}"))?;
     }
     Ok(())

@@ -5,9 +5,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::MapData;
+use aya::maps::MapInfo;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{FsType, statfs};
+
+use super::attach;
 
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
@@ -40,17 +42,51 @@ fn is_bpf_fs(path: &Path) -> bool {
     statfs(path).is_ok_and(|info| info.filesystem_type() == BPF_FS)
 }
 
-/// Refuses a pinned map whose shape is not that in the object.
-pub(super) fn check(map: &MapData, object: &[u8], name: &str) -> Result<()> {
-    let info = map.info().with_context(|| format!("cannot look at map {name}"))?;
+/// What is pinned under the names of maps but does not have the shape of the map in the object.
+pub(super) fn misfits(directory: &Path, object: &[u8], names: &[&str]) -> Result<Vec<String>> {
     let object = aya_obj::Object::parse(object).context("the embedded object is damaged")?;
-    let wanted = object.maps.get(name).with_context(|| format!("no map {name} in the object"))?;
-    let found = (info.key_size(), info.value_size(), info.max_entries());
-    let expected = (wanted.key_size(), wanted.value_size(), wanted.max_entries());
-    if found != expected {
-        bail!("map {name} has (key, value, entries) {found:?} instead of {expected:?}");
+    let mut misfits = Vec::new();
+    for name in names {
+        let path = directory.join(name);
+        if path.symlink_metadata().is_err() {
+            continue;
+        }
+        let wanted =
+            object.maps.get(*name).with_context(|| format!("no map {name} in the object"))?;
+        let expected = Shape {
+            kind: wanted.map_type(),
+            key_bytes: wanted.key_size(),
+            value_bytes: wanted.value_size(),
+            entries: wanted.max_entries(),
+            flags: wanted.map_flags(),
+        };
+        match MapInfo::from_pin(&path) {
+            Ok(info) => {
+                let found = Shape {
+                    kind: info.map_type().map_or(0, |kind| kind as u32),
+                    key_bytes: info.key_size(),
+                    value_bytes: info.value_size(),
+                    entries: info.max_entries(),
+                    flags: info.map_flags(),
+                };
+                if found != expected {
+                    misfits.push(format!("{name} is {found:?} instead of {expected:?}"));
+                }
+            }
+            Err(error) => misfits.push(format!("{name} is not a map: {error}")),
+        }
     }
-    Ok(())
+    Ok(misfits)
+}
+
+/// What two maps must have in common to be the same map to a program.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    kind: u32,
+    key_bytes: u32,
+    value_bytes: u32,
+    entries: u32,
+    flags: u32,
 }
 
 /// Pins anew what may be pinned by an earlier instance.
@@ -69,14 +105,20 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Whether that is the name of an attachment's pin: `link-INDEX-WAY`.
+fn is_attachment(name: &str) -> bool {
+    name.strip_prefix(LINK_PREFIX)
+        .and_then(|rest| rest.split_once('-'))
+        .is_some_and(|(index, way)| index.parse::<u32>().is_ok() && attach::is_way(way))
+}
+
 /// Removes these pins, every attachment's, and the directory unless that is a mount point or holds
 /// something else. Collects failures.
 pub(super) fn remove_all(directory: &Path, names: &[&str]) -> Result<()> {
     let mut failures = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
         let name = entry.file_name();
-        let ours =
-            name.to_str().is_some_and(|it| names.contains(&it) || it.starts_with(LINK_PREFIX));
+        let ours = name.to_str().is_some_and(|it| names.contains(&it) || is_attachment(it));
         if ours {
             failures.extend(remove(&entry.path()).err().map(|error| format!("{error:#}")));
         }

@@ -1,0 +1,278 @@
+//! Named frames with their expected outcome, and plain tables to judge them in: the tests of the
+//! host build and those of the programs in the kernel run the same ones.
+//!
+//! The frames belong in this order: freshness depends on what came before.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ptr::NonNull;
+use std::vec::Vec;
+
+use crate::auth::Key;
+use crate::frame::mapped;
+use crate::judge::Tables;
+use crate::maps::{Change, ChangeKind, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX};
+use crate::reason::Reason;
+use crate::record::Record;
+use crate::wire::{Fixed, HEADER_BYTES, Header, Kind, Phase, TAG_BYTES, layers, name_id};
+
+mod frames;
+mod mutate;
+
+pub use frames::{before_configuration, vectors};
+pub use mutate::{Mutator, timeless};
+
+/// Interface that all frames arrive on: loopback's index, which the kernel reports for a program
+/// that it runs by `BPF_PROG_TEST_RUN`.
+pub const INTERFACE: u32 = 1;
+/// This node's incarnation.
+pub const OWN: u64 = 1000;
+/// Port of the endpoints.
+pub const PORT: u16 = 694;
+/// Slot of alpha on hb0, whose return is never reported.
+pub const SLOT_ALPHA: u32 = 0;
+/// Slot of alpha on svc, which is on another interface.
+pub const SLOT_ELSEWHERE: u32 = 1;
+/// Slot of gamma on hb0, whose every heartbeat is a return.
+pub const SLOT_GAMMA: u32 = 2;
+/// Slot that a path names although there is no such record.
+pub const SLOT_MISSING: u32 = SLOTS_MAX as u32;
+
+/// One frame and what must become of it.
+#[derive(Debug, Clone)]
+pub struct Vector {
+    /// What it is.
+    pub name: &'static str,
+    /// The frame.
+    pub frame: Vec<u8>,
+    /// The outcome.
+    pub reason: Reason,
+    /// The change that is reported.
+    pub change: Option<ChangeKind>,
+}
+
+/// What the tables hold at the beginning.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// Who this node is.
+    pub identity: NodeIdentity,
+    /// Where it listens.
+    pub endpoints: Vec<Endpoint>,
+    /// Who speaks to it.
+    pub paths: Vec<(Path, u32)>,
+    /// Keys by number.
+    pub keys: Vec<(u8, Key)>,
+    /// Records by slot: only what the daemon writes is set.
+    pub records: Vec<(u32, LinkRecord)>,
+}
+
+/// The keys that the world knows; number 2 is not among them.
+#[must_use]
+pub fn key(number: u8) -> Key {
+    Key::siphash24(&[number.wrapping_mul(17); 16])
+}
+
+/// The world of [`vectors()`].
+#[must_use]
+pub fn world() -> World {
+    let endpoint = |interface, address| Endpoint { interface, port: u32::from(PORT), address };
+    let path = |sender, link| Path { sender: name_id(sender), link: name_id(link) };
+    let record = |sender, link, interface, silence_ns| LinkRecord {
+        peer: name_id(sender),
+        link: name_id(link),
+        interface,
+        silence_ns,
+        ..LinkRecord::default()
+    };
+    World {
+        identity: NodeIdentity {
+            cluster: name_id("shop"),
+            node: name_id("beta"),
+            incarnation: OWN,
+        },
+        endpoints: vec![
+            endpoint(INTERFACE, mapped([192, 0, 2, 2])),
+            endpoint(INTERFACE, frames::address_v6(2)),
+            endpoint(INTERFACE + 1, mapped([192, 0, 2, 9])),
+        ],
+        paths: vec![
+            (path("alpha", "hb0"), SLOT_ALPHA),
+            (path("alpha", "svc"), SLOT_ELSEWHERE),
+            (path("gamma", "hb0"), SLOT_GAMMA),
+            (path("delta", "hb0"), SLOT_MISSING),
+        ],
+        keys: vec![(1, key(1)), (3, key(3))],
+        records: vec![
+            (SLOT_ALPHA, record("alpha", "hb0", INTERFACE, 0)),
+            (SLOT_ELSEWHERE, record("alpha", "svc", INTERFACE + 1, 0)),
+            (SLOT_GAMMA, record("gamma", "hb0", INTERFACE, 1)),
+        ],
+    }
+}
+
+/// A world in plain memory.
+pub struct Memory {
+    world: World,
+    records: Vec<UnsafeCell<LinkRecord>>,
+    now_ns: Cell<u64>,
+}
+
+impl Memory {
+    /// Tables with what `world` holds. The clock stands at one second.
+    #[must_use]
+    pub fn new(world: World) -> Self {
+        let mut records = vec![LinkRecord::default(); SLOTS_MAX];
+        for (slot, record) in &world.records {
+            if let Some(place) = records.get_mut(*slot as usize) {
+                *place = *record;
+            }
+        }
+        let records = records.into_iter().map(UnsafeCell::new).collect();
+        Self { world, records, now_ns: Cell::new(1_000_000_000) }
+    }
+
+    /// Sets the clock forward.
+    pub fn advance(&self, by_ns: u64) {
+        self.now_ns.set(self.now_ns.get() + by_ns);
+    }
+
+    /// Changes who this node is.
+    pub fn set_identity(&mut self, identity: NodeIdentity) {
+        self.world.identity = identity;
+    }
+
+    /// All records.
+    #[must_use]
+    pub fn contents(&self) -> Vec<LinkRecord> {
+        (0..SLOTS_MAX as u32).filter_map(|slot| self.record(slot)).map(contents).collect()
+    }
+}
+
+/// All fields of a record, loaded one after the other.
+#[must_use]
+pub fn contents(record: Record<'_>) -> LinkRecord {
+    LinkRecord {
+        peer: record.peer(),
+        link: record.link(),
+        interface: record.interface(),
+        generation: record.generation(),
+        silence_ns: record.silence_ns(),
+        last_seen_ns: record.last_seen_ns(),
+        heartbeat: record.heartbeat_window(),
+        control: record.control_window(),
+        sent_ns: record.sent_ns(),
+        keepalive_us: record.keepalive_us(),
+        lease_age_ms: record.lease_age_ms(),
+        phase: record.phase(),
+        layers: record.layers(),
+        received: record.received(),
+        lost: record.lost(),
+        rejected: record.rejected(),
+    }
+}
+
+impl Tables for Memory {
+    fn node(&self) -> Option<NodeIdentity> {
+        Some(self.world.identity).filter(|identity| identity.incarnation != 0)
+    }
+
+    fn is_endpoint(&self, endpoint: &Endpoint) -> bool {
+        self.world.endpoints.contains(endpoint)
+    }
+
+    fn slot(&self, path: &Path) -> Option<u32> {
+        self.world.paths.iter().find(|(known, _)| known == path).map(|(_, slot)| *slot)
+    }
+
+    fn record(&self, slot: u32) -> Option<Record<'_>> {
+        let pointer = NonNull::new(self.records.get(slot as usize)?.get())?;
+        // SAFETY: the cell lives as long as `self`, is aligned, and `Memory` is not `Sync`.
+        Some(unsafe { Record::new(pointer) })
+    }
+
+    fn key(&self, number: u8) -> Option<Key> {
+        self.world.keys.iter().find(|(known, _)| *known == number).map(|(_, key)| *key)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+}
+
+/// How the frame is tagged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vlan {
+    /// Not at all.
+    Untagged,
+    /// IEEE 802.1Q, a customer tag.
+    Customer,
+    /// IEEE 802.1ad, a service tag.
+    Service,
+    /// One of each, which no heartbeat has.
+    Both,
+}
+
+/// What a frame is made of.
+#[derive(Debug, Clone)]
+pub struct Packet {
+    /// VLAN tags.
+    pub vlan: Vlan,
+    /// Whether it travels over IPv6.
+    pub v6: bool,
+    /// Last byte of the destination address.
+    pub destination: u8,
+    /// Destination port.
+    pub port: u16,
+    /// The header.
+    pub header: Header,
+    /// What it is signed with.
+    pub key: Key,
+    /// What follows the tag.
+    pub rest: Vec<u8>,
+}
+
+impl Packet {
+    /// A heartbeat of alpha on hb0, incarnation 20, that proves itself.
+    #[must_use]
+    pub fn heartbeat(sequence: u64) -> Self {
+        Self {
+            vlan: Vlan::Untagged,
+            v6: false,
+            destination: 2,
+            port: PORT,
+            header: Header {
+                kind: Kind::Heartbeat,
+                cluster: name_id("shop"),
+                sender: name_id("alpha"),
+                receiver: name_id("beta"),
+                link: name_id("hb0"),
+                key: 1,
+                body_bytes: 0,
+                incarnation: 20,
+                echo: OWN,
+                sequence,
+                sent_ns: sequence.wrapping_add(5_000_000_000),
+                keepalive_us: 10_000,
+                generation: 7,
+                phase: Phase::Active,
+                layers: layers::LINK | layers::KERNEL | layers::DAEMON,
+                lease_age_ms: 3,
+            },
+            key: key(1),
+            rest: Vec::new(),
+        }
+    }
+
+    /// The header with its tag.
+    #[must_use]
+    pub fn fixed(&self) -> Fixed {
+        let mut fixed = self.header.encode();
+        self.key.sign(&mut fixed);
+        fixed
+    }
+
+    /// The whole frame.
+    #[must_use]
+    pub fn frame(&self) -> Vec<u8> {
+        frames::frame(self)
+    }
+}

@@ -1,0 +1,99 @@
+//! Telling the peers: this node's state goes to every peer that is heard, again and again until its
+//! acknowledgement has come, and then nothing is sent before something changes.
+
+use super::Core;
+use super::io::Action;
+use super::message::{Claim, State};
+use super::peer::{Answer, RESEND_FIRST, RESEND_MAX};
+use super::time::Moment;
+use crate::config::NodeIndex;
+use crate::snapshot::Severity;
+
+impl Core {
+    pub(super) fn claims(&self) -> Vec<Claim> {
+        let able = self.leaving.is_none();
+        self.groups.claims(&self.config, self.own, able, self.interfaces.unusable())
+    }
+
+    /// Gives this node's state a new number when it changed.
+    pub(super) fn publish(&mut self, now: Moment) {
+        let state = (self.phase, self.claims());
+        if self.published.as_ref() == Some(&state) {
+            return;
+        }
+        self.published = Some(state);
+        self.generation = self.generation.wrapping_add(1);
+        let (generation, phase) = (self.generation, self.phase as u8);
+        self.actions.push(Action::Advertise { generation, phase });
+        for peer in self.peers.values_mut().filter(|peer| peer.alive()) {
+            peer.resend_at = Some(now);
+            peer.resend_pause = RESEND_FIRST;
+        }
+    }
+
+    pub(super) fn unacknowledged(&self, node: NodeIndex) -> bool {
+        self.peers.get(&node).is_some_and(|peer| {
+            peer.alive() && (peer.acknowledged != Some(self.generation) || peer.outdated())
+        })
+    }
+
+    /// Sends this node's state to whoever has not acknowledged it, or whose own is not known.
+    pub(super) fn send_states(&mut self, now: Moment) {
+        let nodes: Vec<NodeIndex> = self.peers.keys().copied().collect();
+        for node in nodes {
+            if !self.unacknowledged(node) {
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.resend_at = None;
+                    peer.resend_pause = RESEND_FIRST;
+                }
+                continue;
+            }
+            let due =
+                self.peers.get(&node).is_some_and(|peer| peer.resend_at.is_none_or(|at| now >= at));
+            if due {
+                self.send_state(node, None, true);
+                self.schedule_resend(node, now);
+            }
+        }
+    }
+
+    fn schedule_resend(&mut self, node: NodeIndex, now: Moment) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.resend_at = Some(now.after(peer.resend_pause));
+        let before = peer.resend_pause;
+        peer.resend_pause = (before * 2).min(RESEND_MAX);
+        if before < RESEND_MAX && peer.resend_pause == RESEND_MAX {
+            let text = format!(
+                "{} is heard, but control messages to or from it get lost; until they arrive, this \
+                 node takes nothing over",
+                self.node_name(node)
+            );
+            self.node_note(Severity::Warning, "not-acknowledged", node, text);
+        }
+    }
+
+    /// Tells its state to a peer that asked for it, once for a question that came over many links.
+    pub(super) fn answer(&mut self, node: NodeIndex, question: (u32, u32), now: Moment) {
+        let answer = Answer { at: now, generation: self.generation, question };
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.answered(&answer)) else {
+            return;
+        };
+        peer.answered = Some(answer);
+        let repeat = self.unacknowledged(node);
+        self.send_state(node, None, repeat);
+        self.schedule_resend(node, now);
+    }
+
+    pub(super) fn send_state(&mut self, node: NodeIndex, known: Option<(u64, u32)>, answer: bool) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let (known_incarnation, known_generation) = known.or(peer.known).unwrap_or((0, 0));
+        let state = State {
+            generation: self.generation,
+            answer,
+            known_incarnation,
+            known_generation,
+            claims: self.claims(),
+        };
+        self.actions.push(Action::SendState { peer: node, state });
+    }
+}

@@ -1,0 +1,90 @@
+//! Tests of the core as a whole: several cores on one virtual clock ([`sim`]), told what a modelled
+//! world does to them. Deterministic: every random choice comes from a seed.
+
+mod deaths;
+mod messages;
+mod network;
+mod partitions;
+mod pauses;
+mod properties;
+mod resources;
+mod sim;
+mod starts;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Core;
+use super::io::{Observation, Sighting};
+use crate::config::{
+    AnnouncePlan, Cluster, Config, Endpoint, Failback, Group, KeyRing, Link, LinkIndex, LinkKind,
+    Node, NodeIndex, OnDoubt, Receive, Resource,
+};
+
+pub(super) const KEEPALIVE: Duration = Duration::from_millis(10);
+pub(super) const WARNTIME: Duration = Duration::from_millis(20);
+pub(super) const DEADTIME: Duration = Duration::from_millis(35);
+pub(super) const INITDEAD: Duration = Duration::from_millis(500);
+/// From a change until every node has heard, judged and settled it, control messages lost included.
+pub(super) const SETTLE: Duration = Duration::from_millis(300);
+
+pub(super) fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// So many nodes on so many links. Group 0 prefers node 0, then 1, and so on; each group has two
+/// addresses. Group 1, if wanted, prefers node 1.
+pub(super) fn config(nodes: usize, links: usize, groups: usize) -> Config {
+    let endpoint = |node: usize, link: usize| Endpoint {
+        address: format!("192.0.{link}.{}", node + 1).parse().unwrap(),
+        interface: format!("hb{link}").parse().unwrap(),
+    };
+    let node = |node: usize| Node {
+        name: format!("n{node}").parse().unwrap(),
+        id: node as u32 + 1,
+        endpoints: (0..links).map(|link| (LinkIndex(link), endpoint(node, link))).collect(),
+    };
+    let address = |group: usize, number: usize| Resource::Address {
+        address: format!("198.51.{group}.{number}/24").parse().unwrap(),
+        interface: "eth0".parse().unwrap(),
+    };
+    let group = |group: usize| Group {
+        name: format!("g{group}").parse().unwrap(),
+        id: group as u32 + 100,
+        nodes: (0..nodes).map(|position| NodeIndex((position + group) % nodes)).collect(),
+        failback: Failback::Auto,
+        resources: vec![address(group, 1), address(group, 2)],
+    };
+    let link = |link: usize| Link {
+        name: format!("hb{link}").parse().unwrap(),
+        id: link as u32 + 1,
+        kind: LinkKind::Ucast,
+        receive: Receive::Auto,
+    };
+    Config {
+        cluster: Cluster {
+            name: "test".to_owned(),
+            id: 1,
+            keepalive: KEEPALIVE,
+            deadtime: DEADTIME,
+            warntime: WARNTIME,
+            initdead: INITDEAD,
+            port: 694,
+            on_doubt: OnDoubt::Take,
+            address_lifetime: Duration::from_secs(5),
+            state_dir: None,
+        },
+        keys: KeyRing { active: 0, keys: Vec::new() },
+        announce: AnnouncePlan { burst: 1, repeat: Vec::new(), refresh: None },
+        links: (0..links).map(link).collect(),
+        nodes: (0..nodes).map(node).collect(),
+        groups: (0..groups).map(group).collect(),
+    }
+}
+
+/// As [`config`], with one group that stays where it is.
+pub(super) fn config_manual(nodes: usize, links: usize) -> Config {
+    let mut config = config(nodes, links, 1);
+    config.groups[0].failback = Failback::Manual;
+    config
+}

@@ -1,0 +1,126 @@
+//! A node that does not run for a while.
+
+use super::sim::Sim;
+use super::*;
+use crate::core::io::Action;
+use crate::snapshot::NodeState;
+
+#[test]
+fn who_was_paused_gives_no_verdict_before_a_fresh_window() {
+    for seed in 0..40 {
+        let mut sim = Sim::settled(config(2, 2, 1), seed);
+        sim.pause(1);
+        // The peer leaves the net meanwhile: after the pause it looks as if silent for long.
+        sim.cut(0, 1, true);
+        sim.run(ms(300));
+        let from = sim.now;
+        sim.resume(1);
+        sim.run(DEADTIME - ms(1));
+        assert_eq!(sim.notes(1, "node-dead", from), []);
+        assert_eq!(sim.holders(0), [0]);
+        sim.run(ms(1));
+        assert_eq!(sim.notes(1, "node-dead", from)[0].0, from.after(DEADTIME), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_pause_of_the_watcher_alone_changes_nothing() {
+    for seed in 0..40 {
+        let mut sim = Sim::settled(config(2, 2, 1), seed);
+        let from = sim.now;
+        sim.pause(1);
+        sim.run(ms(300));
+        sim.resume(1);
+        sim.run(SETTLE);
+        assert_eq!(sim.since(0, from), [], "seed {seed}");
+        assert_eq!(sim.notes(1, "node-dead", from), []);
+        assert_eq!(sim.state(0, 1), NodeState::Up);
+    }
+}
+
+#[test]
+fn a_close_during_an_own_pause_is_judged_by_what_was_heard_since() {
+    for seed in 0..40 {
+        let mut sim = Sim::settled(config(2, 2, 1), seed);
+        let (from, incarnation) = (sim.now, sim.incarnation(0));
+        sim.close_connections(0, incarnation);
+        sim.run(ms(1));
+        sim.pause(1);
+        sim.run(ms(300));
+        sim.resume(1);
+        sim.run(SETTLE);
+        assert_eq!(sim.notes(1, "daemon-gone", from), [], "seed {seed}");
+        assert_eq!(sim.since(0, from), []);
+    }
+}
+
+#[test]
+fn a_paused_owner_that_comes_back_after_a_takeover_yields_at_once() {
+    for seed in 0..100 {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        sim.pause(0);
+        sim.run(SETTLE);
+        assert_eq!(sim.holders(0), [0, 1]);
+        let from = sim.now;
+        sim.resume(0);
+        sim.run(ms(10));
+        assert_eq!(sim.serving(0), [1], "the later term stays; seed {seed}");
+        assert_eq!(sim.holders(0), [1], "seed {seed}");
+        assert_eq!(sim.notes(0, "double-owner", from).len(), 1);
+        let stop = sim.log.iter().find(|(at, node, action)| {
+            *at >= from && *node == 0 && matches!(action, Action::StopResource { .. })
+        });
+        assert!(stop.unwrap().0.since(from) < 3_000_000, "seed {seed}");
+        assert!(sim.announced(1, 0, from), "the winner says where the addresses are");
+        sim.run(SETTLE);
+        assert_eq!(sim.serving(0), [1]);
+    }
+}
+
+#[test]
+fn pauses_shorter_than_deadtime_lead_to_nothing() {
+    for seed in 0..20 {
+        let mut sim = Sim::settled(config(3, 2, 2), seed);
+        let from = sim.now;
+        for round in 0..12 {
+            sim.pause(round % 3);
+            let pause = sim.net.random.between(ms(1), DEADTIME - KEEPALIVE - ms(1));
+            sim.run(pause);
+            sim.resume(round % 3);
+            let between = sim.net.random.between(ms(15), ms(40));
+            sim.run(between);
+        }
+        assert_eq!(sim.since(0, from), [], "seed {seed}");
+        assert_eq!(sim.since(1, from), [], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_series_of_pauses_is_noted_once_a_second() {
+    let mut sim = Sim::settled(config(2, 2, 1), 1);
+    let from = sim.now;
+    for _ in 0..20 {
+        sim.pause(1);
+        sim.run(ms(15));
+        sim.resume(1);
+        sim.run(ms(15));
+    }
+    assert_eq!(sim.notes(1, "own-pause", from).len(), 1);
+}
+
+/// It slept while the owner died and the second took over; it is preferred to that one, but what
+/// it knows is old.
+#[test]
+fn who_was_paused_during_a_takeover_does_not_take_by_old_knowledge() {
+    for seed in 0..60 {
+        let mut sim = Sim::settled(config_manual(3, 2), seed);
+        sim.pause(1);
+        sim.kill(0, sim::Death::PowerCut);
+        sim.run(ms(200));
+        assert_eq!(sim.serving(0), [2]);
+        let from = sim.now;
+        sim.resume(1);
+        sim.run(SETTLE);
+        assert_eq!(sim.since(0, from), [], "seed {seed}");
+    }
+}

@@ -1,0 +1,574 @@
+//! Several nodes on one virtual clock: senders, kernels and drivers modelled, the cores real.
+//!
+//! A node's driver runs as `driver::Driver::turn` does: its own pause first, then the records, then
+//! the messages, then letters. After every call of a core the invariants that need no context are
+//! checked: its next deadline lies in the future, and no term that it tells ever decreases.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::network::{Header, Network, Packet, Record, Wire};
+use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex};
+use crate::core::Core;
+use crate::core::io::{Action, Input, Note, Observation, Sighting};
+use crate::core::message::{Message, State};
+use crate::core::time::Moment;
+use crate::snapshot::{NodeState, ResourceState};
+
+/// A resource as it stands on a host, whatever the core believes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Starting,
+    Up,
+    Stopping,
+}
+
+/// How a daemon dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Death {
+    /// The host is off: nobody says anything.
+    PowerCut,
+    /// The keeper takes the addresses off and tells the peers.
+    Obituary,
+    /// The keeper is gone too; the host's kernel closes the connections.
+    Closed,
+    /// Both: the usual end of a killed daemon.
+    ObituaryAndClosed,
+}
+
+/// A running daemon.
+#[derive(Debug)]
+struct Daemon {
+    core: Core,
+    incarnation: u64,
+    paused: Option<Moment>,
+    wake: Option<Moment>,
+    told: BTreeMap<(usize, usize), Observation>,
+    echoes: BTreeMap<usize, u64>,
+    waiting: Vec<Input>,
+    generation: u32,
+    phase: u8,
+    beats: u64,
+    letters: u64,
+    terms: BTreeMap<u32, u64>,
+}
+
+/// A host.
+#[derive(Debug, Default)]
+struct Host {
+    daemon: Option<Daemon>,
+    records: BTreeMap<(usize, usize), Record>,
+    resources: BTreeMap<(usize, usize), Standing>,
+    incarnations: u64,
+}
+
+#[derive(Debug)]
+enum Happening {
+    Beat { node: usize, incarnation: u64 },
+    Wake { node: usize, incarnation: u64 },
+    Arrival { wire: Wire, packet: Packet },
+    Report { node: usize, incarnation: u64, input: Input },
+    Keeper { node: usize, letters: Vec<(Wire, Packet)> },
+}
+
+/// Who had a group when: nodes with any of its resources, and nodes with all of them up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holding {
+    pub(super) at: Moment,
+    pub(super) holders: Vec<usize>,
+    pub(super) serving: Vec<usize>,
+}
+
+/// The modelled world.
+pub(super) struct Sim {
+    pub(super) config: Arc<Config>,
+    pub(super) now: Moment,
+    pub(super) net: Network,
+    pub(super) log: Vec<(Moment, usize, Action)>,
+    /// By group.
+    pub(super) history: Vec<Vec<Holding>>,
+    /// Starts, or stops, of a group on a node that fail.
+    pub(super) start_fails: BTreeSet<(usize, usize)>,
+    pub(super) stop_fails: BTreeSet<(usize, usize)>,
+    /// Datagrams with control messages that were sent.
+    pub(super) letters: u64,
+    /// Calls of cores.
+    pub(super) calls: u64,
+    /// Whether a daemon finds the records of the one before (pinned maps).
+    pub(super) keep_records: bool,
+    hosts: Vec<Host>,
+    queue: BTreeMap<(Moment, u64), Happening>,
+    queued: u64,
+}
+
+impl Sim {
+    /// Nothing runs yet.
+    pub(super) fn new(config: Config, seed: u64) -> Self {
+        let hosts = config.nodes.iter().map(|_| Host::default()).collect();
+        Self {
+            history: vec![Vec::new(); config.groups.len()],
+            config: Arc::new(config),
+            now: Moment(1_000_000_000),
+            net: Network::new(seed),
+            log: Vec::new(),
+            start_fails: BTreeSet::new(),
+            stop_fails: BTreeSet::new(),
+            letters: 0,
+            calls: 0,
+            keep_records: false,
+            hosts,
+            queue: BTreeMap::new(),
+            queued: 0,
+        }
+    }
+
+    /// All nodes started at once and settled.
+    pub(super) fn settled(config: Config, seed: u64) -> Self {
+        let mut sim = Self::new(config, seed);
+        for node in 0..sim.hosts.len() {
+            sim.start(node);
+        }
+        sim.run(super::SETTLE);
+        sim
+    }
+
+    // ---- what the test does to the world ---------------------------------------------------
+
+    /// Starts a node's daemon, or does nothing when it runs.
+    pub(super) fn start(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        if host.daemon.is_some() {
+            return;
+        }
+        host.incarnations += 1;
+        if !self.keep_records {
+            host.records.clear();
+        }
+        host.resources.clear();
+        let incarnation = host.incarnations * 1000 + node as u64;
+        let core = Core::new(Arc::clone(&self.config), NodeIndex(node), incarnation, self.now);
+        host.daemon = Some(Daemon {
+            core,
+            incarnation,
+            paused: None,
+            wake: None,
+            told: BTreeMap::new(),
+            echoes: BTreeMap::new(),
+            waiting: Vec::new(),
+            generation: 0,
+            phase: ha_common::wire::Phase::Starting as u8,
+            beats: 0,
+            letters: 0,
+            terms: BTreeMap::new(),
+        });
+        let first = self.net.random.between(Duration::ZERO, self.config.cluster.keepalive);
+        self.after(first, Happening::Beat { node, incarnation });
+        self.note_holding();
+        self.turn(node, Vec::new());
+    }
+
+    pub(super) fn kill(&mut self, node: usize, death: Death) {
+        let Some(daemon) = self.hosts[node].daemon.take() else { return };
+        let obituary = matches!(death, Death::Obituary | Death::ObituaryAndClosed);
+        if matches!(death, Death::Closed | Death::ObituaryAndClosed) {
+            self.close_connections(node, daemon.incarnation);
+        }
+        if obituary {
+            let letters = self
+                .wires_from(node)
+                .into_iter()
+                .map(|wire| {
+                    let header = header(&daemon, wire.1).obituary();
+                    (wire, Packet::Control(header, Message::Obituary))
+                })
+                .collect();
+            let delay = self.net.random.between(Duration::from_micros(100), super::ms(1));
+            self.after(delay, Happening::Keeper { node, letters });
+        } else {
+            self.hosts[node].resources.clear();
+        }
+        self.note_holding();
+    }
+
+    /// The node's kernel closes its control connections, as after its daemon's end or forged.
+    pub(super) fn close_connections(&mut self, node: usize, incarnation: u64) {
+        let wires = self.wires_from(node);
+        for (_, peer, link) in wires {
+            let Some(delay) = self.net.carry((node, peer, link), false) else { continue };
+            let Some(daemon) = &self.hosts[peer].daemon else { continue };
+            let input = Input::ConnectionClosed { peer: NodeIndex(node), incarnation };
+            let incarnation = daemon.incarnation;
+            self.after(delay, Happening::Report { node: peer, incarnation, input });
+        }
+    }
+
+    pub(super) fn pause(&mut self, node: usize) {
+        let now = self.now;
+        if let Some(daemon) = &mut self.hosts[node].daemon {
+            daemon.paused.get_or_insert(now);
+        }
+    }
+
+    /// The paused node runs again: its sender at once, its driver right after it.
+    pub(super) fn resume(&mut self, node: usize) {
+        let now = self.now;
+        let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        let Some(since) = daemon.paused.take() else { return };
+        self.beat(node);
+        let mut inputs = vec![Input::OwnPause { length_ns: now.since(since) }];
+        if let Some(daemon) = &mut self.hosts[node].daemon {
+            inputs.append(&mut daemon.waiting);
+        }
+        self.turn(node, inputs);
+    }
+
+    pub(super) fn leave(&mut self, node: usize) {
+        self.letter(node, Input::Shutdown);
+    }
+
+    pub(super) fn interface(&mut self, node: usize, up: bool) {
+        let name = "eth0".parse().unwrap();
+        self.letter(node, Input::Interface { name, up });
+    }
+
+    /// Something other than a packet tells the node's driver something.
+    pub(super) fn letter(&mut self, node: usize, input: Input) {
+        match &mut self.hosts[node].daemon {
+            Some(daemon) if daemon.paused.is_some() => daemon.waiting.push(input),
+            Some(_) => self.turn(node, vec![input]),
+            None => {}
+        }
+    }
+
+    /// Cuts, or joins, every link between two nodes, in both directions.
+    pub(super) fn cut(&mut self, a: usize, b: usize, cut: bool) {
+        for link in 0..self.config.links.len() {
+            self.net.fault((a, b, link)).cut = cut;
+            self.net.fault((b, a, link)).cut = cut;
+        }
+    }
+
+    pub(super) fn run(&mut self, length: Duration) {
+        let until = self.now.after(length);
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > until {
+                break;
+            }
+            let ((at, _), happening) = entry.remove_entry();
+            self.now = at;
+            self.happen(happening);
+        }
+        self.now = until;
+    }
+
+    // ---- what the test asks ----------------------------------------------------------------
+
+    pub(super) fn runs(&self, node: usize) -> bool {
+        self.hosts[node].daemon.is_some()
+    }
+
+    pub(super) fn core(&self, node: usize) -> &Core {
+        &self.hosts[node].daemon.as_ref().unwrap().core
+    }
+
+    pub(super) fn incarnation(&self, node: usize) -> u64 {
+        self.hosts[node].daemon.as_ref().unwrap().incarnation
+    }
+
+    /// The state of a peer as a node sees it.
+    pub(super) fn state(&self, node: usize, peer: usize) -> NodeState {
+        self.core(node).peers()[&NodeIndex(peer)].state
+    }
+
+    /// Nodes on which any resource of the group is.
+    pub(super) fn holders(&self, group: usize) -> Vec<usize> {
+        let holds = |host: &Host| host.resources.keys().any(|(it, _)| *it == group);
+        (0..self.hosts.len()).filter(|node| holds(&self.hosts[*node])).collect()
+    }
+
+    /// Nodes on which every resource of the group is up.
+    pub(super) fn serving(&self, group: usize) -> Vec<usize> {
+        let count = self.config.groups[group].resources.len();
+        let up =
+            |host: &Host, resource| host.resources.get(&(group, resource)) == Some(&Standing::Up);
+        let serves = |host: &Host| (0..count).all(|resource| up(host, resource));
+        (0..self.hosts.len()).filter(|node| serves(&self.hosts[*node])).collect()
+    }
+
+    /// Whether a stop failed on that node, so that its core holds on to the group.
+    pub(super) fn holds_what_would_not_stop(&self, node: usize) -> bool {
+        let groups = (0..self.history.len()).map(GroupIndex);
+        let failed =
+            |group| self.core(node).group(group).resources.contains(&ResourceState::Failed);
+        groups.into_iter().any(failed)
+    }
+
+    /// Every combination of holders since then, in order.
+    pub(super) fn since(&self, group: usize, from: Moment) -> Vec<Holding> {
+        self.history[group].iter().filter(|it| it.at >= from).cloned().collect()
+    }
+
+    /// Notes of a kind that a node made since then.
+    pub(super) fn notes(&self, node: usize, kind: &str, from: Moment) -> Vec<(Moment, Note)> {
+        let note = |(at, by, action): &(Moment, usize, Action)| match action {
+            Action::Event(note) if *by == node && note.kind == kind && *at >= from => {
+                Some((*at, note.clone()))
+            }
+            _ => None,
+        };
+        self.log.iter().filter_map(note).collect()
+    }
+
+    pub(super) fn announced(&self, node: usize, group: usize, from: Moment) -> bool {
+        self.log.iter().any(|(at, by, action)| {
+            *at >= from && *by == node && *action == Action::Announce { group: GroupIndex(group) }
+        })
+    }
+
+    // ---- how the world works ---------------------------------------------------------------
+
+    fn after(&mut self, delay: Duration, happening: Happening) {
+        self.queued += 1;
+        self.queue.insert((self.now.after(delay), self.queued), happening);
+    }
+
+    fn wires_from(&self, node: usize) -> Vec<Wire> {
+        let peers = (0..self.hosts.len()).filter(|peer| *peer != node);
+        let links = 0..self.config.links.len();
+        peers.flat_map(|peer| links.clone().map(move |link| (node, peer, link))).collect()
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Beat { node, incarnation } => {
+                let daemon = self.hosts[node].daemon.as_ref();
+                let Some(daemon) = daemon.filter(|it| it.incarnation == incarnation) else {
+                    return;
+                };
+                if daemon.paused.is_none() {
+                    self.beat(node);
+                }
+                self.after(self.config.cluster.keepalive, Happening::Beat { node, incarnation });
+            }
+            Happening::Wake { node, incarnation } => {
+                let daemon = self.hosts[node].daemon.as_ref();
+                let due = daemon.is_some_and(|it| {
+                    it.incarnation == incarnation
+                        && it.paused.is_none()
+                        && it.wake == Some(self.now)
+                });
+                if due {
+                    self.turn(node, Vec::new());
+                }
+            }
+            Happening::Arrival { wire, packet } => self.arrive(wire, packet),
+            Happening::Report { node, incarnation, input } => {
+                self.report(node, incarnation, input);
+            }
+            Happening::Keeper { node, letters } => {
+                if self.hosts[node].daemon.is_none() {
+                    self.hosts[node].resources.clear();
+                    self.note_holding();
+                }
+                letters.into_iter().for_each(|(wire, packet)| self.send(wire, packet));
+            }
+        }
+    }
+
+    fn beat(&mut self, node: usize) {
+        let wires = self.wires_from(node);
+        let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        daemon.beats += 1;
+        let packets: Vec<_> = wires
+            .into_iter()
+            .map(|wire| (wire, Header { sequence: daemon.beats, ..header(daemon, wire.1) }))
+            .collect();
+        for (wire, header) in packets {
+            self.send(wire, Packet::Heartbeat(header));
+        }
+    }
+
+    fn send(&mut self, wire: Wire, packet: Packet) {
+        let control = matches!(packet, Packet::Control(..));
+        if let Some(delay) = self.net.carry(wire, control) {
+            self.after(delay, Happening::Arrival { wire, packet });
+        }
+    }
+
+    fn arrive(&mut self, wire: Wire, packet: Packet) {
+        let (from, node, link) = wire;
+        if self.net.cut(wire) {
+            return;
+        }
+        let (now, silence) = (self.now, self.config.cluster.warntime);
+        let Host { daemon: Some(daemon), records, .. } = &mut self.hosts[node] else { return };
+        let record = records.entry((from, link)).or_default();
+        match packet {
+            Packet::Heartbeat(header) => {
+                let woken = record.heartbeat(header, daemon.incarnation, now, silence);
+                if woken && daemon.paused.is_none() {
+                    self.turn(node, Vec::new());
+                }
+            }
+            Packet::Control(header, message) => {
+                if record.believes(header, daemon.incarnation) {
+                    let (incarnation, phase) = (header.incarnation, header.phase);
+                    let peer = NodeIndex(from);
+                    self.letter(node, Input::Control { peer, incarnation, phase, message });
+                }
+            }
+        }
+    }
+
+    /// A resource was started or stopped, or something else became known to the driver.
+    pub(super) fn report(&mut self, node: usize, incarnation: u64, input: Input) {
+        let host = &mut self.hosts[node];
+        if host.daemon.as_ref().is_none_or(|daemon| daemon.incarnation != incarnation) {
+            return;
+        }
+        match &input {
+            Input::ResourceStarted { group, resource, error: None } => {
+                host.resources.insert((group.0, *resource), Standing::Up);
+            }
+            Input::ResourceStarted { group, resource, error: Some(_) }
+            | Input::ResourceStopped { group, resource, error: None }
+            | Input::ResourceLost { group, resource, .. } => {
+                host.resources.remove(&(group.0, *resource));
+            }
+            _ => {}
+        }
+        self.note_holding();
+        self.letter(node, input);
+    }
+
+    /// One turn of a node's driver; its own pause, if any, is the first input.
+    fn turn(&mut self, node: usize, inputs: Vec<Input>) {
+        let (pause, rest): (Vec<_>, Vec<_>) =
+            inputs.into_iter().partition(|input| matches!(input, Input::OwnPause { .. }));
+        pause.into_iter().for_each(|input| self.handle(node, input));
+        let sightings = self.look(node);
+        self.handle(node, Input::Observed(sightings));
+        rest.into_iter().for_each(|input| self.handle(node, input));
+        let now = self.now;
+        let Host { daemon: Some(daemon), records, .. } = &mut self.hosts[node] else { return };
+        for ((peer, _), record) in records.iter() {
+            let echo = daemon.echoes.entry(*peer).or_default();
+            *echo = record.heard().max(*echo);
+        }
+        let incarnation = daemon.incarnation;
+        if let Some(deadline) = daemon.core.deadline() {
+            assert!(deadline > now, "n{node}: deadline {deadline:?} at {now:?}: {:?}", daemon.core);
+            if daemon.wake.replace(deadline) != Some(deadline) {
+                self.queued += 1;
+                self.queue.insert((deadline, self.queued), Happening::Wake { node, incarnation });
+            }
+        }
+    }
+
+    fn look(&mut self, node: usize) -> Vec<Sighting> {
+        let Host { daemon: Some(daemon), records, .. } = &mut self.hosts[node] else {
+            return Vec::new();
+        };
+        let mut sightings = Vec::new();
+        for (&(peer, link), record) in records.iter() {
+            let observation = record.observation();
+            if observation.last_seen.0 != 0
+                && daemon.told.insert((peer, link), observation) != Some(observation)
+            {
+                let (peer, link) = (NodeIndex(peer), LinkIndex(link));
+                sightings.push(Sighting { peer, link, observation });
+            }
+        }
+        sightings
+    }
+
+    fn handle(&mut self, node: usize, input: Input) {
+        let now = self.now;
+        let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        self.calls += 1;
+        let actions = daemon.core.handle(input, now);
+        for action in actions {
+            self.log.push((now, node, action.clone()));
+            self.carry_out(node, action);
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, action: Action) {
+        match action {
+            Action::StartResource { group, resource } => {
+                self.hosts[node].resources.insert((group.0, resource), Standing::Starting);
+                self.note_holding();
+                let fails = self.start_fails.contains(&(node, group.0));
+                let error = fails.then(|| "it would not start".to_owned());
+                self.work(node, Input::ResourceStarted { group, resource, error });
+            }
+            Action::StopResource { group, resource } => {
+                self.hosts[node].resources.insert((group.0, resource), Standing::Stopping);
+                self.note_holding();
+                let fails = self.stop_fails.contains(&(node, group.0));
+                let error = fails.then(|| "it would not stop".to_owned());
+                self.work(node, Input::ResourceStopped { group, resource, error });
+            }
+            Action::SendState { peer, state } => self.send_state(node, peer, &state),
+            Action::Advertise { generation, phase } => {
+                let Some(daemon) = &mut self.hosts[node].daemon else { return };
+                (daemon.generation, daemon.phase) = (generation, phase);
+            }
+            Action::Exit => self.exit(node),
+            Action::Announce { .. } | Action::Event(_) => {}
+        }
+    }
+
+    fn work(&mut self, node: usize, input: Input) {
+        let Some(daemon) = &self.hosts[node].daemon else { return };
+        let incarnation = daemon.incarnation;
+        let delay = self.net.random.between(Duration::from_micros(20), super::ms(2));
+        self.after(delay, Happening::Report { node, incarnation, input });
+    }
+
+    fn send_state(&mut self, node: usize, peer: NodeIndex, state: &State) {
+        for link in 0..self.config.links.len() {
+            self.letters += 1;
+            let Some(daemon) = &mut self.hosts[node].daemon else { return };
+            for claim in &state.claims {
+                let before = daemon.terms.insert(claim.group, claim.term).unwrap_or(0);
+                assert!(claim.term >= before, "n{node} told term {} after {before}", claim.term);
+            }
+            daemon.letters += 1;
+            let header = Header { sequence: daemon.letters, ..header(daemon, peer.0) };
+            let packet = Packet::Control(header, Message::State(state.clone()));
+            self.send((node, peer.0, link), packet);
+        }
+    }
+
+    /// The process ends; what it could not stop is its keeper's business.
+    fn exit(&mut self, node: usize) {
+        let Some(daemon) = self.hosts[node].daemon.take() else { return };
+        self.close_connections(node, daemon.incarnation);
+        if !daemon.core.all_released() {
+            self.after(Duration::from_micros(300), Happening::Keeper { node, letters: Vec::new() });
+        }
+    }
+
+    fn note_holding(&mut self) {
+        for group in 0..self.history.len() {
+            let (holders, serving) = (self.holders(group), self.serving(group));
+            let last = self.history[group].last();
+            if last.is_none_or(|last| (&last.holders, &last.serving) != (&holders, &serving)) {
+                self.history[group].push(Holding { at: self.now, holders, serving });
+            }
+        }
+    }
+}
+
+/// What every datagram of a daemon to a peer says.
+fn header(daemon: &Daemon, peer: usize) -> Header {
+    Header {
+        incarnation: daemon.incarnation,
+        echo: daemon.echoes.get(&peer).copied().unwrap_or(0),
+        sequence: 0,
+        generation: daemon.generation,
+        phase: daemon.phase,
+    }
+}

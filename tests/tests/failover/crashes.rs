@@ -1,0 +1,137 @@
+//! The owner's daemon ends, dies, freezes or is started again: a pair of nodes.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ha_tests::bed::{GROUP, turn};
+use ha_tests::clock::monotonic_ns;
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    ALPHA, BETA, LIFETIME_SLACK, Reception, STEP, events, expect_clean_stop, finish,
+    on_both_receptions, takeovers,
+};
+
+on_both_receptions! {
+    a_clean_stop_moves_the_group_and_a_start_brings_it_back,
+    a_killed_daemon_is_replaced_and_its_keeper_takes_the_address_off,
+    the_address_of_a_dead_node_goes_within_its_lifetime,
+    a_frozen_owner_gives_up_when_it_wakes_within_the_address_lifetime,
+    a_frozen_owner_gives_up_when_it_wakes_after_the_address_lifetime,
+    an_owner_restarted_within_deadtime_owns_once_more_and_nobody_took_it,
+}
+
+fn a_clean_stop_moves_the_group_and_a_start_brings_it_back(via: Reception) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|_| {})?;
+    let at_ns = cluster.node_mut(ALPHA)?.stop()?;
+    watch.expect_only(&mut cluster, BETA)?;
+    watch.client.wait_answer(BETA, at_ns, STEP)?;
+    watch.expect_announced(&cluster, BETA, at_ns)?;
+    ensure!(events(&cluster, BETA, "node-left", at_ns)?.len() == 1, "no single node-left");
+    cluster.node(ALPHA)?.expect_nothing_left(&[watch.address])?;
+
+    let back_ns = monotonic_ns();
+    cluster.start()?;
+    watch.expect_only(&mut cluster, ALPHA)?;
+    watch.client.wait_answer(ALPHA, back_ns, STEP)?;
+    watch.expect_never_double(at_ns)?;
+    watch.expect_answers_since(at_ns)?;
+    finish(cluster, watch)
+}
+
+fn a_killed_daemon_is_replaced_and_its_keeper_takes_the_address_off(via: Reception) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|_| {})?;
+    let at_ns = cluster.node(ALPHA)?.kill_daemon()?;
+    cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    watch.expect_only(&mut cluster, BETA)?;
+    watch.client.wait_answer(BETA, at_ns, STEP)?;
+    watch.expect_announced(&cluster, BETA, at_ns)?;
+    let gone = events(&cluster, BETA, "daemon-gone", at_ns)?;
+    ensure!(gone.len() == 1 && gone[0].node.as_deref() == Some(ALPHA), "{gone:?}");
+
+    cluster.start()?;
+    watch.expect_only(&mut cluster, ALPHA)?;
+    watch.expect_never_double(at_ns)?;
+    watch.expect_answers_since(at_ns)?;
+    finish(cluster, watch)
+}
+
+fn the_address_of_a_dead_node_goes_within_its_lifetime(via: Reception) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|_| {})?;
+    let at_ns = cluster.node(ALPHA)?.kill_daemon_and_keeper()?;
+    cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    watch.client.wait_answer(BETA, at_ns, STEP)?;
+    watch.expect_announced(&cluster, BETA, at_ns)?;
+    let limit = cluster.plan.address_lifetime + LIFETIME_SLACK;
+    watch.monitor(ALPHA)?.wait(watch.address, false, limit)?;
+    watch.expect_only(&mut cluster, BETA)?;
+    watch.expect_answers_since(at_ns)?;
+
+    let back_ns = monotonic_ns();
+    cluster.start()?;
+    watch.expect_only(&mut cluster, ALPHA)?;
+    watch.expect_never_double(back_ns)?;
+    // Programs and maps of the killed instance were taken over: a clean stop takes them away.
+    expect_clean_stop(&mut cluster)?;
+    finish(cluster, watch)
+}
+
+fn a_frozen_owner_gives_up_when_it_wakes_within_the_address_lifetime(via: Reception) -> Result<()> {
+    frozen(via, Duration::from_millis(1_000))
+}
+
+fn a_frozen_owner_gives_up_when_it_wakes_after_the_address_lifetime(via: Reception) -> Result<()> {
+    frozen(via, Duration::from_secs(6))
+}
+
+/// Manual failback: what ends on beta was given up by alpha, and not only passing by.
+fn frozen(via: Reception, time: Duration) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|plan| plan.failback = false)?;
+    let (daemon, _) = cluster.node(ALPHA)?.pids()?;
+    let at_ns = cluster.node(ALPHA)?.signal(Signal::SIGSTOP)?;
+    thread::sleep(time);
+    let taken = events(&cluster, BETA, "takeover", at_ns)?;
+    // Whatever was found: a frozen process could not be asked, only killed.
+    let awake_ns = monotonic_ns();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), Signal::SIGCONT)?;
+    ensure!(taken.len() == 1, "beta took over {} times", taken.len());
+    watch.client.wait_answer(BETA, at_ns, STEP)?;
+    if time > cluster.plan.address_lifetime + LIFETIME_SLACK {
+        let held = watch.monitor(ALPHA)?.held(watch.address);
+        let last = held.last().map_or(0, |(_, until_ns)| *until_ns);
+        ensure!(last < awake_ns, "the frozen owner had the address for all the time: {held:?}");
+    }
+    watch.expect_only(&mut cluster, BETA)?;
+    watch.client.wait_answer(BETA, monotonic_ns(), STEP)?;
+    watch.expect_answers_since(at_ns)?;
+    ensure!(takeovers(&mut cluster, GROUP, at_ns)? == 1, "it was taken more than once");
+    finish(cluster, watch)
+}
+
+/// A closed control connection is a verdict after two keepalives: 2 s here, time enough to start.
+fn an_owner_restarted_within_deadtime_owns_once_more_and_nobody_took_it(
+    via: Reception,
+) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|plan| {
+        plan.keepalive = Duration::from_secs(1);
+        plan.deadtime = Duration::from_secs(5);
+    })?;
+    let at_ns = cluster.node(ALPHA)?.kill_daemon_and_keeper()?;
+    cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    cluster.start()?;
+    watch.expect_only(&mut cluster, ALPHA)?;
+    thread::sleep(cluster.plan.deadtime);
+    watch.expect_only(&mut cluster, ALPHA)?;
+    ensure!(events(&cluster, BETA, "takeover", 0)?.is_empty(), "beta took it meanwhile");
+    ensure!(takeovers(&mut cluster, GROUP, at_ns)? == 1, "alpha took it more than once");
+    ensure!(!events(&cluster, BETA, "node-restarted", at_ns)?.is_empty(), "no node-restarted");
+    watch.expect_never_double(at_ns)?;
+    watch.expect_answers_since(at_ns)?;
+    finish(cluster, watch)
+}

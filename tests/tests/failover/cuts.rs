@@ -1,0 +1,180 @@
+//! Cables break and heal: a pair of nodes.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ha_tests::bed::{Cluster, Cut, GROUP, turn};
+use ha_tests::clock::monotonic_ns;
+
+use crate::support::{
+    ALPHA, BETA, CALM, Reception, STEP, Watch, events, finish, on_both_receptions, takeovers,
+    wait_node,
+};
+
+on_both_receptions! {
+    an_owner_cut_off_is_replaced_and_the_last_taker_stays_owner_after_healing,
+    an_owner_cut_off_gets_the_group_back_after_healing_with_automatic_failback,
+    an_owner_whose_interfaces_go_down_gives_the_group_up_itself,
+    an_owner_whose_cables_are_pulled_gives_the_group_up_itself,
+    a_broken_heartbeat_link_beside_a_whole_one_moves_nothing,
+    a_survivor_whose_interfaces_go_down_takes_nothing_then_or_after_healing,
+    a_survivor_cut_off_in_the_middle_takes_the_group_and_one_owner_is_left_after_healing,
+}
+
+fn an_owner_cut_off_is_replaced_and_the_last_taker_stays_owner_after_healing(
+    via: Reception,
+) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|plan| plan.failback = false)?;
+    let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
+    watch.client.wait_answer(BETA, at_ns, STEP)?;
+    ensure!(events(&cluster, BETA, "node-dead", at_ns)?.len() == 1, "no single node-dead");
+    thread::sleep(CALM);
+    // Nothing is configured that could tell alpha; nobody reaches it there.
+    ensure!(watch.holders() == [ALPHA, BETA], "on {:?}", watch.holders());
+
+    let healed_ns = cluster.bed.heal_all(ALPHA)?;
+    watch.expect_only(&mut cluster, BETA)?;
+    ensure!(events(&cluster, ALPHA, "double-owner", healed_ns)?.len() == 1, "no double-owner");
+    watch.expect_announced(&cluster, BETA, healed_ns)?;
+    watch.client.wait_answer(BETA, monotonic_ns(), STEP)?;
+    watch.expect_answers_since(at_ns)?;
+    ensure!(takeovers(&mut cluster, GROUP, at_ns)? == 1, "it was taken more than once");
+    finish(cluster, watch)
+}
+
+fn an_owner_cut_off_gets_the_group_back_after_healing_with_automatic_failback(
+    via: Reception,
+) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|_| {})?;
+    let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
+    watch.client.wait_answer(BETA, at_ns, STEP)?;
+    let healed_ns = cluster.bed.heal_all(ALPHA)?;
+    cluster.wait_settled(ALPHA)?;
+    watch.expect_only(&mut cluster, ALPHA)?;
+    watch.expect_announced(&cluster, ALPHA, healed_ns)?;
+    watch.client.wait_answer(ALPHA, monotonic_ns(), STEP)?;
+    watch.expect_answers_since(at_ns)?;
+    finish(cluster, watch)
+}
+
+fn an_owner_whose_interfaces_go_down_gives_the_group_up_itself(via: Reception) -> Result<()> {
+    owner_down(via, Cut::AtNode)
+}
+
+fn an_owner_whose_cables_are_pulled_gives_the_group_up_itself(via: Reception) -> Result<()> {
+    owner_down(via, Cut::Cable)
+}
+
+fn owner_down(via: Reception, cut: Cut) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|_| {})?;
+    let at_ns = cluster.bed.cut_all(ALPHA, cut)?;
+    watch.monitor(ALPHA)?.wait(watch.address, false, STEP)?;
+    ensure!(events(&cluster, ALPHA, "abandon", at_ns)?.len() == 1, "no single abandon");
+    watch.client.wait_answer(BETA, at_ns, STEP)?;
+    watch.monitor(BETA)?.wait(watch.address, true, STEP)?;
+    thread::sleep(CALM);
+    ensure!(watch.holders() == [BETA], "on {:?}", watch.holders());
+    ensure!(takeovers(&mut cluster, GROUP, at_ns)? == 1, "it was taken more than once");
+
+    cluster.bed.heal_all(ALPHA)?;
+    cluster.wait_settled(ALPHA)?;
+    watch.expect_only(&mut cluster, ALPHA)?;
+    watch.expect_never_double(at_ns)?;
+    expect_no_double_owner(&cluster)?;
+    watch.client.wait_answer(ALPHA, monotonic_ns(), STEP)?;
+    watch.expect_answers_since(at_ns)?;
+    finish(cluster, watch)
+}
+
+/// No node found that it owned the group beside another one.
+fn expect_no_double_owner(cluster: &Cluster) -> Result<()> {
+    for node in [ALPHA, BETA] {
+        let found = events(cluster, node, "double-owner", 0)?;
+        ensure!(found.is_empty(), "{node}: {found:?}");
+    }
+    Ok(())
+}
+
+fn a_broken_heartbeat_link_beside_a_whole_one_moves_nothing(via: Reception) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|_| {})?;
+    let start_ns = monotonic_ns();
+    for cut in [Cut::Middle, Cut::AtNode] {
+        let at_ns = cluster.bed.cut(BETA, "hb0", cut)?;
+        for (node, peer) in [(ALPHA, BETA), (BETA, ALPHA)] {
+            let status = cluster.node(node)?.wait_until("hb0 dead", STEP, |status| {
+                status.link(peer, "hb0").is_some_and(|link| link.state == "dead")
+            })?;
+            ensure!(status.node_state(peer) == "up", "{peer} is {}", status.node_state(peer));
+            ensure!(status.link(peer, "svc").is_some_and(|link| link.state == "up"), "svc");
+            let dead = cluster.node(node)?.wait_event("link-dead", at_ns, STEP)?;
+            ensure!(dead.link.as_deref() == Some("hb0"), "{dead:?}");
+        }
+        thread::sleep(CALM);
+        let healed_ns = cluster.bed.heal(BETA, "hb0")?;
+        cluster.wait_settled(ALPHA)?;
+        let up = cluster.node(ALPHA)?.wait_event("link-up", healed_ns, STEP)?;
+        ensure!(up.link.as_deref() == Some("hb0"), "{up:?}");
+    }
+    nothing_moved(&mut cluster, &watch, start_ns)?;
+    finish(cluster, watch)
+}
+
+/// The group stayed on alpha all the time, and nobody tried anything.
+fn nothing_moved(cluster: &mut Cluster, watch: &Watch, start_ns: u64) -> Result<()> {
+    watch.expect_only(cluster, ALPHA)?;
+    ensure!(takeovers(cluster, GROUP, start_ns)? == 0, "it was taken over");
+    for node in [ALPHA, BETA] {
+        ensure!(watch.times_added(node, start_ns)? == 0, "the address came to {node}");
+    }
+    watch.expect_answers_since(start_ns)?;
+    ensure!(watch.client.first_answer(BETA, 0).is_none(), "beta answered");
+    Ok(())
+}
+
+/// Without its service interface beta could serve nobody, so it takes nothing; and when it comes
+/// back it hears first whether the owner still lives.
+fn a_survivor_whose_interfaces_go_down_takes_nothing_then_or_after_healing(
+    via: Reception,
+) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|_| {})?;
+    let start_ns = monotonic_ns();
+    cluster.bed.cut_all(BETA, Cut::AtNode)?;
+    wait_node(&cluster, ALPHA, BETA, "dead")?;
+    wait_node(&cluster, BETA, ALPHA, "dead")?;
+    thread::sleep(CALM);
+    cluster.bed.heal_all(BETA)?;
+    cluster.wait_settled(ALPHA)?;
+    nothing_moved(&mut cluster, &watch, start_ns)?;
+    expect_no_double_owner(&cluster)?;
+    finish(cluster, watch)
+}
+
+/// `on_doubt = "take"` without an arbiter: cut off, beta takes the group, where nobody reaches it.
+/// After healing the later ownership (the higher term) wins, which is beta's, although it was beta
+/// that was cut off; with manual failback the group therefore ends there.
+fn a_survivor_cut_off_in_the_middle_takes_the_group_and_one_owner_is_left_after_healing(
+    via: Reception,
+) -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, watch) = via.start(|plan| plan.failback = false)?;
+    let at_ns = cluster.bed.cut_all(BETA, Cut::Middle)?;
+    watch.monitor(BETA)?.wait(watch.address, true, STEP)?;
+    thread::sleep(CALM);
+    ensure!(watch.holders() == [ALPHA, BETA], "on {:?}", watch.holders());
+    ensure!(watch.client.first_answer(BETA, at_ns).is_none(), "beta answered");
+    watch.client.wait_answer(ALPHA, monotonic_ns(), STEP)?;
+
+    let healed_ns = cluster.bed.heal_all(BETA)?;
+    watch.expect_only(&mut cluster, BETA)?;
+    watch.expect_announced(&cluster, BETA, healed_ns)?;
+    watch.client.wait_answer(BETA, monotonic_ns(), STEP + Duration::from_secs(1))?;
+    watch.expect_answers_since(at_ns)?;
+    ensure!(takeovers(&mut cluster, GROUP, at_ns)? == 1, "it was taken more than once");
+    finish(cluster, watch)
+}

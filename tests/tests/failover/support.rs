@@ -1,0 +1,300 @@
+//! What the scenarios share: the plan with the product's default timing, the observers, and the
+//! claims that every scenario ends with.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use ha_tests::bed::{Cluster, Event, FLOATING, FLOATING_V6, GROUP, Plan};
+use ha_tests::clock::{as_ns, monotonic_ns, ms};
+use ha_tests::observe::{AddressMonitor, Client, ClientOptions, Sniffer, both_held_ns};
+
+pub const ALPHA: &str = "alpha";
+pub const BETA: &str = "beta";
+pub const GAMMA: &str = "gamma";
+/// How long anything may take before the scenario has failed.
+pub const STEP: Duration = Duration::from_secs(20);
+/// How long a state has to last to count as the end of a story.
+pub const CALM: Duration = Duration::from_secs(1);
+/// Longest time without an answer that a scenario accepts where the service goes on: far above a
+/// failover, far below an outage that an operator has to end.
+pub const GAP_MAX: Duration = Duration::from_secs(3);
+/// How long an address may outlive its lifetime, which the kernel counts in seconds.
+pub const LIFETIME_SLACK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How heartbeats are received; the scenarios are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reception {
+    /// By the kernel side.
+    Xdp,
+    /// By the daemon's own socket.
+    Socket,
+}
+
+impl Reception {
+    /// A pair with the product's default timing.
+    pub fn plan(self) -> Plan {
+        let receive = match self {
+            Self::Xdp => "auto",
+            Self::Socket => "socket",
+        };
+        Plan { link_lines: vec![format!("receive = \"{receive}\"")], ..plan() }
+    }
+
+    /// A pair that is settled, with the group on alpha and heartbeats received as wanted.
+    pub fn start(self, change: impl FnOnce(&mut Plan)) -> Result<(Cluster, Watch)> {
+        let mut plan = self.plan();
+        change(&mut plan);
+        let (cluster, watch) = started(plan)?;
+        let expected = match self {
+            Self::Xdp => "xdp-native",
+            Self::Socket => "socket",
+        };
+        let status = cluster.node(BETA)?.status()?;
+        for link in status.nodes.iter().flat_map(|node| &node.links) {
+            ensure!(link.via == expected, "{} is received by {}", link.name, link.via);
+        }
+        Ok((cluster, watch))
+    }
+}
+
+/// Makes two tests of each scenario, which is a function of its [`Reception`].
+macro_rules! on_both_receptions {
+    ($($name:ident,)*) => {
+        mod by_xdp {
+            $(#[test]
+            #[ignore = "needs root: network namespaces"]
+            fn $name() -> anyhow::Result<()> {
+                super::$name($crate::support::Reception::Xdp)
+            })*
+        }
+        mod by_socket {
+            $(#[test]
+            #[ignore = "needs root: network namespaces"]
+            fn $name() -> anyhow::Result<()> {
+                super::$name($crate::support::Reception::Socket)
+            })*
+        }
+    };
+}
+pub(crate) use on_both_receptions;
+
+/// A pair with the product's default timing: a starved virtual CPU is no failover.
+pub fn plan() -> Plan {
+    Plan {
+        keepalive: Duration::from_millis(50),
+        deadtime: Duration::from_millis(200),
+        ..Plan::default()
+    }
+}
+
+/// `plan` built, watched and settled, the standard group on its first node.
+pub fn started(plan: Plan) -> Result<(Cluster, Watch)> {
+    let mut cluster = Cluster::build(plan)?;
+    let watch = Watch::start(&cluster)?;
+    cluster.start()?;
+    let owner = cluster.plan.nodes[0].clone();
+    watch.expect_only(&mut cluster, &owner)?;
+    if cluster.plan.web {
+        watch.client.wait_answer(&owner, 0, STEP)?;
+    }
+    Ok((cluster, watch))
+}
+
+pub fn floating() -> Result<IpAddr> {
+    Ok(FLOATING.parse()?)
+}
+
+/// Everyone who watches: each node's addresses, the announcements and answers that a client gets.
+pub struct Watch {
+    pub address: IpAddr,
+    pub monitors: Vec<(String, AddressMonitor)>,
+    pub sniffer: Sniffer,
+    pub client: Client,
+}
+
+impl Watch {
+    /// Watches the floating IPv4 address.
+    pub fn start(cluster: &Cluster) -> Result<Self> {
+        Self::of(cluster, floating()?)
+    }
+
+    /// Watches `address`.
+    pub fn of(cluster: &Cluster, address: IpAddr) -> Result<Self> {
+        let client = cluster.client()?;
+        let options =
+            ClientOptions { interval: Duration::from_millis(5), ..ClientOptions::default() };
+        let monitors = cluster
+            .nodes
+            .iter()
+            .map(|node| Ok((node.name().to_owned(), AddressMonitor::start(node.netns())?)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            address,
+            monitors,
+            sniffer: Sniffer::start(&client)?,
+            client: Client::start(&client, address, options)?,
+        })
+    }
+
+    pub fn monitor(&self, node: &str) -> Result<&AddressMonitor> {
+        let found = self.monitors.iter().find(|(name, _)| name == node);
+        found.map(|(_, monitor)| monitor).with_context(|| format!("{node} is not watched"))
+    }
+
+    /// The nodes whose kernel has the address now.
+    pub fn holders(&self) -> Vec<&str> {
+        let holding = self.monitors.iter().filter(|(_, monitor)| monitor.holds(self.address));
+        holding.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// How often the address came to `node` since `after_ns`.
+    pub fn times_added(&self, node: &str, after_ns: u64) -> Result<usize> {
+        use ha_tests::observe::AddressChange::Added;
+        let events = self.monitor(node)?.events();
+        let added = events.iter().filter(|event| {
+            event.address == self.address && event.change == Added && event.at_ns >= after_ns
+        });
+        Ok(added.count())
+    }
+
+    /// How long two nodes had the address at once since `from_ns`.
+    pub fn double_ns(&self, from_ns: u64) -> u64 {
+        let now_ns = monotonic_ns();
+        let pairs = self.monitors.iter().enumerate().flat_map(|(at, one)| {
+            self.monitors[at + 1..].iter().map(move |other| (&one.1, &other.1))
+        });
+        pairs.map(|(one, other)| both_held_ns(one, other, self.address, from_ns, now_ns)).sum()
+    }
+
+    /// Fails when two nodes had the address at once since `from_ns`.
+    pub fn expect_never_double(&self, from_ns: u64) -> Result<()> {
+        let double_ns = self.double_ns(from_ns);
+        let held: Vec<_> = self
+            .monitors
+            .iter()
+            .map(|(name, monitor)| (name, since(from_ns, monitor.held(self.address))))
+            .collect();
+        ensure!(
+            double_ns == 0,
+            "{} was on two nodes for {} ms; held (ms): {held:?}",
+            self.address,
+            ms(double_ns)
+        );
+        Ok(())
+    }
+
+    /// Waits until the standard group runs on `owner` alone, in the eyes of every running daemon
+    /// and of every kernel, and stays so.
+    pub fn expect_only(&self, cluster: &mut Cluster, owner: &str) -> Result<()> {
+        wait_runs(cluster, GROUP, owner)?;
+        let deadline = Instant::now() + STEP;
+        let mut since = Instant::now();
+        while since.elapsed() < CALM {
+            let holders = self.holders();
+            if holders != [owner] {
+                since = Instant::now();
+            }
+            if Instant::now() > deadline {
+                bail!("{} is on {holders:?}, not on {owner} alone", self.address);
+            }
+            thread::sleep(POLL_INTERVAL / 5);
+        }
+        wait_runs(cluster, GROUP, owner)
+    }
+
+    /// Fails when the client was without an answer for longer than [`GAP_MAX`] since `from_ns`.
+    pub fn expect_answers_since(&self, from_ns: u64) -> Result<()> {
+        let gap = self.client.gap_in(from_ns, monotonic_ns());
+        ensure!(
+            gap.length_ns() < as_ns(GAP_MAX),
+            "no answer for {} ms, from +{} ms on",
+            ms(gap.length_ns()),
+            ms(gap.from_ns.saturating_sub(from_ns)),
+        );
+        Ok(())
+    }
+
+    /// Waits until `node` has announced the address after `after_ns`.
+    pub fn expect_announced(&self, cluster: &Cluster, node: &str, after_ns: u64) -> Result<()> {
+        let mac = cluster.bed.mac(node, "eth0")?;
+        let deadline = Instant::now() + STEP;
+        while self.sniffer.first(self.address, mac, after_ns).is_none() {
+            let seen = self.sniffer.announcements(self.address, after_ns);
+            ensure!(Instant::now() < deadline, "{node} announces nothing; seen: {seen:?}");
+            thread::sleep(POLL_INTERVAL);
+        }
+        Ok(())
+    }
+}
+
+/// Times in milliseconds after `from_ns`; `None`: still.
+fn since(from_ns: u64, held: Vec<(u64, u64)>) -> Vec<(String, Option<String>)> {
+    let after = |at_ns: u64| ms(at_ns.saturating_sub(from_ns));
+    held.into_iter()
+        .map(|(start_ns, end_ns)| (after(start_ns), (end_ns != u64::MAX).then(|| after(end_ns))))
+        .collect()
+}
+
+/// Waits until every running daemon says that `group` runs on `owner`.
+pub fn wait_runs(cluster: &mut Cluster, group: &str, owner: &str) -> Result<()> {
+    let mut asked = 0;
+    for node in cluster.nodes.iter_mut().filter_map(|node| node.is_running().then_some(node)) {
+        node.wait_until(&format!("{group} on {owner}"), STEP, |it| it.runs_on(group, owner))?;
+        asked += 1;
+    }
+    ensure!(asked > 0, "no daemon runs");
+    Ok(())
+}
+
+/// Waits until `node` sees `peer` in `state`.
+pub fn wait_node(cluster: &Cluster, node: &str, peer: &str, state: &str) -> Result<()> {
+    let what = format!("{peer} {state}");
+    cluster.node(node)?.wait_until(&what, STEP, |it| it.node_state(peer) == state).map(drop)
+}
+
+/// The events of that kind on `node` since `after_ns`.
+pub fn events(cluster: &Cluster, node: &str, kind: &str, after_ns: u64) -> Result<Vec<Event>> {
+    let mut events = cluster.node(node)?.events()?;
+    events.retain(|event| event.kind == kind && event.monotonic_ns >= after_ns);
+    Ok(events)
+}
+
+/// How often the daemons that run now have taken `group` over since `after_ns`.
+pub fn takeovers(cluster: &mut Cluster, group: &str, after_ns: u64) -> Result<usize> {
+    let mut count = 0;
+    for node in cluster.nodes.iter_mut().filter_map(|node| node.is_running().then_some(node)) {
+        let of_group = |event: &Event| {
+            event.kind == "takeover"
+                && event.group.as_deref() == Some(group)
+                && event.monotonic_ns >= after_ns
+        };
+        count += node.events()?.into_iter().filter(of_group).count();
+    }
+    Ok(count)
+}
+
+/// Ends a story: every daemon leaves cleanly, and no node has anything left of it.
+pub fn finish(mut cluster: Cluster, watch: Watch) -> Result<()> {
+    drop(watch);
+    expect_clean_stop(&mut cluster)?;
+    let Cluster { nodes, webs, bed, .. } = cluster;
+    drop((nodes, webs));
+    bed.finish()
+}
+
+/// Stops every running daemon and looks for leftovers everywhere.
+pub fn expect_clean_stop(cluster: &mut Cluster) -> Result<()> {
+    for node in &mut cluster.nodes {
+        if node.is_running() {
+            node.stop()?;
+        }
+    }
+    let floating: [IpAddr; 2] = [FLOATING.parse()?, FLOATING_V6.parse()?];
+    for node in &cluster.nodes {
+        node.expect_nothing_left(&floating)?;
+    }
+    Ok(())
+}

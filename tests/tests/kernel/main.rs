@@ -1,0 +1,9 @@
+//! The programs in the kernel, held to the host build of the same code: same outcome for the same
+//! frame, exact counters, pins that last and go, and the chain of ways to attach.
+
+mod attach;
+mod hostile;
+mod log;
+mod pins;
+mod same;
+mod world;

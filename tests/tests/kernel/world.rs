@@ -1,0 +1,147 @@
+//! The same tables twice: in the kernel's maps and in plain memory.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::{TestRun, TestRunOptions, TestRunResult};
+use ha_common::judge::{Judgement, judge};
+use ha_common::maps::{Change, ChangeKind, LinkRecord};
+use ha_common::reason::Reason;
+use ha_common::vectors::{INTERFACE, Memory, World, contents, timeless};
+use ha_daemon::io::kernel::Kernel;
+use ha_tests::bpf::{self, BpfFs};
+
+/// Which program judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    Xdp,
+    Tc,
+}
+
+/// `linux/bpf.h`: XDP_DROP, XDP_PASS.
+const XDP_ACTIONS: (u32, u32) = (1, 2);
+/// `linux/pkt_cls.h`: TC_ACT_SHOT, TC_ACT_UNSPEC.
+const TC_ACTIONS: (u32, u32) = (2, u32::MAX);
+
+/// Whether the kernel runs a program on that frame (`net/bpf/test_run.c`): not on less than an
+/// Ethernet header, and for TC not on an IP packet without its whole header.
+pub fn is_runnable(hook: Hook, frame: &[u8]) -> bool {
+    let ethertype = frame.get(12..14);
+    match (hook, ethertype) {
+        (_, None) => false,
+        (Hook::Xdp, Some(_)) => true,
+        (Hook::Tc, Some([0x08, 0x00])) => frame.len() >= 34,
+        (Hook::Tc, Some([0x86, 0xdd])) => frame.len() >= 54,
+        (Hook::Tc, Some(_)) => frame.len() > 14,
+    }
+}
+
+pub fn passes(reason: Reason) -> bool {
+    matches!(reason, Reason::NotOurs | Reason::Control)
+}
+
+/// Kernel and memory side by side. The kernel goes before the file system of its pins.
+pub struct Both {
+    pub kernel: Kernel,
+    pub memory: Memory,
+    pub slots: Vec<u32>,
+    _place: BpfFs,
+}
+
+impl Both {
+    pub fn new(world: World) -> Result<Self> {
+        let place = BpfFs::mount()?;
+        let kernel = bpf::load(&place, &world)?;
+        let slots = world.records.iter().map(|(slot, _)| *slot).collect();
+        Ok(Self { kernel, memory: Memory::new(world), slots, _place: place })
+    }
+
+    /// The program's answer to `repeat` times the same frame.
+    pub fn run(&mut self, hook: Hook, frame: &[u8], repeat: u32) -> Result<u32> {
+        match hook {
+            Hook::Xdp => run(self.kernel.xdp()?, frame, repeat),
+            Hook::Tc => run(self.kernel.tc()?, frame, repeat),
+        }
+    }
+
+    pub fn record(&self, slot: u32) -> Result<LinkRecord> {
+        self.kernel.record(slot).map(contents).with_context(|| format!("no record {slot}"))
+    }
+
+    pub fn records(&self) -> Result<Vec<LinkRecord>> {
+        self.slots.iter().map(|slot| self.record(*slot)).collect()
+    }
+
+    /// Judges a frame on both sides; everything but the time must be the same.
+    pub fn judge(&mut self, hook: Hook, frame: &[u8]) -> Result<Judgement> {
+        self.memory.advance(1_000_000);
+        let judgement = judge(&self.memory, frame, INTERFACE);
+        let before = self.kernel.counters();
+        let action = self.run(hook, frame, 1)?;
+        ensure!(
+            action == expected_action(hook, judgement.reason),
+            "{judgement:?}: action {action}"
+        );
+        let moved = moved(&before, &self.kernel.counters());
+        ensure!(moved == [(judgement.reason, 1)], "{judgement:?}: counters {moved:?}");
+        let changes = self.kernel.take_changes();
+        let wanted: Vec<_> = judgement.change.iter().map(timeless).collect();
+        ensure!(
+            changes.iter().map(timeless).collect::<Vec<_>>() == wanted,
+            "{judgement:?}: {changes:?}"
+        );
+        self.check_times(&changes)?;
+        for slot in self.slots.clone() {
+            let (kernel, memory) = (self.record(slot)?, self.memory_record(slot)?);
+            ensure!(
+                without_times(kernel) == without_times(memory),
+                "{judgement:?}: {kernel:?} {memory:?}"
+            );
+        }
+        Ok(judgement)
+    }
+
+    fn memory_record(&self, slot: u32) -> Result<LinkRecord> {
+        use ha_common::judge::Tables as _;
+        self.memory.record(slot).map(contents).with_context(|| format!("no record {slot}"))
+    }
+
+    /// A change carries the time of the stamp.
+    fn check_times(&self, changes: &[Change]) -> Result<()> {
+        for change in changes.iter().filter(|change| change.kind != ChangeKind::FirstSight as u32) {
+            let stamp = self.record(change.slot)?.last_seen_ns;
+            ensure!(change.at_ns == stamp, "{change:?}: stamp {stamp}");
+        }
+        Ok(())
+    }
+}
+
+fn run<P>(program: &P, frame: &[u8], repeat: u32) -> Result<u32>
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+{
+    let result = bpf::run(program, frame, repeat);
+    Ok(result.with_context(|| format!("a frame of {} bytes", frame.len()))?.return_value)
+}
+
+pub fn expected_action(hook: Hook, reason: Reason) -> u32 {
+    let (drop, pass) = match hook {
+        Hook::Xdp => XDP_ACTIONS,
+        Hook::Tc => TC_ACTIONS,
+    };
+    if passes(reason) { pass } else { drop }
+}
+
+/// The counters that grew, and by how much.
+pub fn moved(before: &BTreeMap<Reason, u64>, after: &BTreeMap<Reason, u64>) -> Vec<(Reason, u64)> {
+    after
+        .iter()
+        .map(|(reason, count)| (*reason, count - before.get(reason).copied().unwrap_or(0)))
+        .filter(|(_, count)| *count != 0)
+        .collect()
+}
+
+/// A record of which only is kept whether there is a stamp.
+fn without_times(record: LinkRecord) -> LinkRecord {
+    LinkRecord { last_seen_ns: record.last_seen_ns.min(1), ..record }
+}
