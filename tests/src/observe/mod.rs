@@ -8,7 +8,9 @@ mod addresses;
 mod announcements;
 mod client;
 mod http;
+mod locks;
 mod stalls;
+mod tap;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -21,7 +23,9 @@ use anyhow::{Context, Result, anyhow};
 pub use addresses::{AddressChange, AddressEvent, AddressMonitor, both_held_ns};
 pub use announcements::{Announcement, AnnouncementKind, Sniffer};
 pub use client::{Answer, Client, ClientCounts, ClientOptions, Gap};
+pub use locks::{LockRecorder, LockWait};
 pub use stalls::{Stall, StallRecorder};
+pub use tap::{Passed, Tap};
 
 use crate::sys;
 

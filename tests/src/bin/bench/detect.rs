@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use ha_common::wire::FIXED_BYTES;
 use ha_tests::bed::Event;
 use ha_tests::clock::{MS_NS, as_ns, monotonic_ns};
-use ha_tests::observe::StallRecorder;
+use ha_tests::observe::{LockRecorder, StallRecorder, Tap};
 
 use crate::fault::Fault;
-use crate::pair::{Pair, SURVIVOR, Strike, Timing};
+use crate::pair::{OWNER, Pair, SURVIVOR, Strike, Timing};
 use crate::quiet;
 use crate::random::Random;
 use crate::report::Report;
@@ -29,6 +30,7 @@ const VOID_MAX: usize = 20;
 
 const VERDICT: &str = "fault to verdict";
 const LATENESS: &str = "verdict after it was due";
+const LATENESS_SEEN: &str = "the same by the switch's stamps";
 const ADDRESS: &str = "verdict to address";
 const ANNOUNCEMENT: &str = "verdict to announcement";
 
@@ -87,6 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         report.failures.push(format!("ended early: {error:#}"));
     }
     report.finish(samples);
+    report.require("", VERDICT);
     if options.runs > 0 {
         check(&mut report, &options.timing);
     }
@@ -143,6 +146,8 @@ fn measure(
     timing: &Timing,
     stalls: &StallRecorder,
 ) -> Result<Sample> {
+    let tap = Tap::open(&pair.cluster.bed.switch())?;
+    let locks = LockRecorder::start(&pair.cluster.bed.switch())?;
     let Strike { at_ns, fault_ns } = pair.strike(fault, phase)?;
     thread::sleep(timing.deadtime + AFTERMATH);
     let mut remarks = Vec::new();
@@ -155,6 +160,13 @@ fn measure(
     let announced_ns = pair.announced_ns(at_ns)?;
     let after = |from_ns: Option<u64>, to_ns: Option<u64>| to_ns?.checked_sub(from_ns?);
     let lateness_ns = verdict.as_ref().and_then(|event| lateness_ns(event, timing));
+    let silent = verdict.as_ref().filter(|event| event.kind == "node-dead");
+    let heard_ns = last_heartbeat_ns(pair, &tap, verdict_ns.unwrap_or(0))?;
+    let due_ns = heard_ns.map(|heard_ns| heard_ns + as_ns(timing.deadtime));
+    let lateness_seen_ns = silent.zip(due_ns).map(|(event, due_ns)| {
+        // Stamps of two clocks: a microsecond early is on time.
+        event.monotonic_ns.saturating_sub(due_ns)
+    });
     if let Some(event) = verdict.filter(|event| event.kind != "node-dead") {
         remarks.push(event.kind);
     }
@@ -166,16 +178,30 @@ fn measure(
         values: vec![
             (VERDICT, after(Some(at_ns), verdict_ns)),
             (LATENESS, lateness_ns),
+            (LATENESS_SEEN, lateness_seen_ns),
             (ADDRESS, after(verdict_ns, added_ns)),
             (ANNOUNCEMENT, after(verdict_ns, announced_ns)),
         ],
         stalls: Vec::new(),
+        lock_waits: Vec::new(),
         remarks,
     };
     let to_ns = announced_ns.or(added_ns).or(verdict_ns).unwrap_or_else(monotonic_ns);
     // The last heartbeat may be one keepalive older than the fault.
-    sample.observe_stalls(stalls, at_ns.saturating_sub(2 * as_ns(timing.keepalive)), to_ns);
+    let from_ns = at_ns.saturating_sub(2 * as_ns(timing.keepalive));
+    sample.observe_machine(stalls, &locks, (from_ns, to_ns));
     Ok(sample)
+}
+
+/// When the switch passed on the owner's last heartbeat before `until_ns`.
+fn last_heartbeat_ns(pair: &Pair, tap: &Tap, until_ns: u64) -> Result<Option<u64>> {
+    let bed = &pair.cluster.bed;
+    let macs = [bed.mac(OWNER, "hb0")?, bed.mac(OWNER, "eth0")?];
+    let heartbeats = tap.take().into_iter().filter(|passed| {
+        // Control messages have a body.
+        passed.payload_bytes == FIXED_BYTES && macs.contains(&&*passed.mac_text())
+    });
+    Ok(heartbeats.map(|passed| passed.at_ns).filter(|&at_ns| at_ns < until_ns).max())
 }
 
 /// How long after it was due a verdict came: after the last heartbeat plus deadtime, or after the
@@ -213,6 +239,11 @@ fn check(report: &mut Report, timing: &Timing) {
     }
     let lateness = quiet_values(&report.samples, LATENESS, any);
     report.goal("verdict after it was due (all kinds)".to_owned(), LATENESS_MAX_NS, &lateness);
+    let seen = quiet_values(&report.samples, LATENESS_SEEN, any);
+    if seen.runs() > 0 {
+        let what = "verdict after the last heartbeat on the switch + deadtime".to_owned();
+        report.goal(what, LATENESS_MAX_NS, &seen);
+    }
     let address = quiet_values(&report.samples, ADDRESS, any);
     report.goal("verdict to address (all kinds)".to_owned(), ADDRESS_MAX_NS, &address);
     report.list_outliers(LATENESS, LATENESS_MAX_NS);

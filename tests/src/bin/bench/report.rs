@@ -7,7 +7,7 @@ use ha_tests::distribution::Distribution;
 use serde::{Serialize, Serializer};
 
 use crate::machine::Machine;
-use crate::sample::{Row, Sample, rows};
+use crate::sample::{Row, STOP_NS, Sample, rows};
 
 /// Runs that missed a goal are listed up to this number.
 const OUTLIERS_MAX: usize = 12;
@@ -75,14 +75,27 @@ impl Report {
     /// Takes over all runs.
     pub(crate) fn finish(&mut self, samples: Vec<Sample>) {
         self.rows = rows(&samples);
-        let slow = samples.iter().filter(|sample| sample.slow_fault()).count();
-        if slow > 0 {
-            self.notes.push(format!(
-                "{slow} runs are only in the first table because the fault itself took longer than \
-                 1 ms (others hold the kernel's network lock): its moment is not known"
-            ));
-        }
+        let count = |why: fn(&Sample) -> bool| samples.iter().filter(|it| why(it)).count();
+        let stopped = count(|it| it.stalls.iter().any(|stall| stall.length_ns > STOP_NS));
+        let locked = count(|it| !it.lock_waits.is_empty());
+        let slow = count(Sample::slow_fault);
+        self.notes.push(format!(
+            "of {} runs, only in the first table: {stopped} with a stop of a CPU, {locked} while \
+             others on this machine held the kernel's network lock for more than 0.5 ms, {slow} \
+             whose fault took more than 1 ms",
+            samples.len()
+        ));
         self.samples = samples;
+    }
+
+    /// A failure when runs of the cases that begin so never came to `metric`.
+    pub(crate) fn require(&mut self, case: &str, metric: &str) {
+        let never = |sample: &&Sample| {
+            sample.case.starts_with(case)
+                && sample.values.iter().any(|(name, value)| *name == metric && value.is_none())
+        };
+        let failed: Vec<String> = self.samples.iter().filter(never).map(Sample::text).collect();
+        self.failures.extend(failed.into_iter().map(|text| format!("no {metric}: {text}")));
     }
 
     /// Checks the 99th percentile of quiet runs against a limit.
@@ -124,7 +137,7 @@ impl Report {
         if !self.rows.is_empty() {
             let pick = |row: &Row| row.all.clone();
             table(&mut text, "All runs", &self.rows, pick);
-            let title = "Runs without a stop of a CPU longer than 2 ms in their window";
+            let title = "Runs without a stop of a CPU longer than 2 ms or a held network lock in their window";
             table(&mut text, title, &self.rows, |row| row.quiet.clone());
         }
         for figures in &self.figures {
@@ -139,7 +152,7 @@ impl Report {
         if self.goals.is_empty() {
             return;
         }
-        text.push_str("\nGoals (p99 of the runs without a stop)\n");
+        text.push_str("\nGoals (p99 of the second table)\n");
         for goal in &self.goals {
             let measured = match (goal.measured_ns, goal.limit_ns) {
                 (None, _) => "no such run".to_owned(),
@@ -155,7 +168,7 @@ impl Report {
 
     fn write_lists(&self, text: &mut String) {
         if !self.outliers.is_empty() {
-            text.push_str("\nRuns over a goal without a stop longer than 2 ms (times in ms)\n");
+            text.push_str("\nRuns of the second table over a goal (times in ms)\n");
             for outlier in self.outliers.iter().take(OUTLIERS_MAX) {
                 let _ = writeln!(text, "  {outlier}");
             }
@@ -217,7 +230,7 @@ fn both_tables<S: Serializer>(rows: &[Row], serializer: S) -> Result<S::Ok, S::E
         serde_json::json!({
             "label": row.label,
             "all": row.all.summary(),
-            "without_stops": row.quiet.summary(),
+            "undisturbed": row.quiet.summary(),
         })
     }))
 }
@@ -240,6 +253,11 @@ mod tests {
         assert!(text.contains("FAIL  gap, strictly"), "{text}");
         assert!(text.contains("cut run 1: gap 2.000"), "{text}");
         assert!(!text.contains("gap 9.000"), "{text}");
+        report.require("cut", "gap");
+        report.require("power", "answer");
+        assert!(report.failures.is_empty());
+        report.require("cut", "answer");
+        assert_eq!(report.failures.len(), 2);
     }
 
     #[test]
@@ -248,7 +266,7 @@ mod tests {
         report.finish(vec![sample("cut", 2, 0), sample("cut", 4, 3_000_000)]);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["distributions"][0]["all"]["runs"], 2);
-        assert_eq!(json["distributions"][0]["without_stops"]["max_ns"], 2);
+        assert_eq!(json["distributions"][0]["undisturbed"]["max_ns"], 2);
         assert_eq!(json["samples"][1]["stalls"][0]["length_ns"], 3_000_000);
     }
 }

@@ -2,7 +2,7 @@
 
 use ha_tests::clock::{MS_NS, ms};
 use ha_tests::distribution::Distribution;
-use ha_tests::observe::{Stall, StallRecorder};
+use ha_tests::observe::{LockRecorder, LockWait, Stall, StallRecorder};
 use serde::Serialize;
 
 /// A stop longer than this takes a run out of the second table.
@@ -25,19 +25,29 @@ pub(crate) struct Sample {
     pub(crate) values: Vec<(&'static str, Option<u64>)>,
     /// Stops of a CPU longer than 1 ms in the run's window.
     pub(crate) stalls: Vec<Stall>,
+    /// Times longer than 0.5 ms in it in which somebody held the kernel's network lock.
+    pub(crate) lock_waits: Vec<LockWait>,
     /// What a reader should know of this run.
     pub(crate) remarks: Vec<String>,
 }
 
 impl Sample {
-    /// Looks up the stops between `from_ns` and `to_ns`.
-    pub(crate) fn observe_stalls(&mut self, recorder: &StallRecorder, from_ns: u64, to_ns: u64) {
-        self.stalls = recorder.stalls_in(from_ns, to_ns, MS_NS);
+    /// Looks up what the machine did between `from_ns` and `to_ns`.
+    pub(crate) fn observe_machine(
+        &mut self,
+        stalls: &StallRecorder,
+        locks: &LockRecorder,
+        (from_ns, to_ns): (u64, u64),
+    ) {
+        self.stalls = stalls.stalls_in(from_ns, to_ns, MS_NS);
+        self.lock_waits = locks.waits_in(from_ns, to_ns);
     }
 
     /// Whether nothing but the programs under test had a part in the figures.
     pub(crate) fn quiet(&self) -> bool {
-        !self.slow_fault() && self.stalls.iter().all(|stall| stall.length_ns <= STOP_NS)
+        !self.slow_fault()
+            && self.lock_waits.is_empty()
+            && self.stalls.iter().all(|stall| stall.length_ns <= STOP_NS)
     }
 
     /// Whether the fault itself took so long that its moment is not known.
@@ -58,9 +68,12 @@ impl Sample {
             .map(|(name, value)| format!("{name} {}", value.map_or_else(|| "never".to_owned(), ms)))
             .collect();
         parts.extend(self.stalls.iter().map(|stall| {
-            let after = i128::from(stall.start_ns) - i128::from(self.at_ns);
-            let after_ms = after as f64 / 1e6;
+            let after_ms = (i128::from(stall.start_ns) - i128::from(self.at_ns)) as f64 / 1e6;
             format!("CPU {} stood {} at {after_ms:.3}", stall.cpu, ms(stall.length_ns))
+        }));
+        parts.extend(self.lock_waits.iter().map(|wait| {
+            let after_ms = (i128::from(wait.start_ns) - i128::from(self.at_ns)) as f64 / 1e6;
+            format!("network lock held for {} at {after_ms:.3}", ms(wait.length_ns))
         }));
         parts.extend(self.remarks.iter().cloned());
         format!("{} run {}: {}", self.case, self.run, parts.join(", "))
@@ -126,6 +139,7 @@ pub(crate) mod tests {
             fault_ns: 0,
             values: vec![("gap", Some(value)), ("answer", None)],
             stalls: vec![Stall { cpu: 1, start_ns: 7, length_ns: stall_ns }],
+            lock_waits: Vec::new(),
             remarks: Vec::new(),
         }
     }
@@ -148,5 +162,12 @@ pub(crate) mod tests {
         slow.fault_ns = FAULT_TIME_MAX_NS + 1;
         assert!(!slow.quiet());
         assert!(slow.text().contains("answer never"));
+    }
+    #[test]
+    fn a_held_network_lock_takes_a_run_out_of_the_second_table() {
+        let mut held = sample("a", 1, 0);
+        held.lock_waits.push(LockWait { start_ns: 6, length_ns: 600_000 });
+        assert!(!held.quiet());
+        assert!(held.text().contains("network lock held for 0.600"));
     }
 }

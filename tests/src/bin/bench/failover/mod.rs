@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use ha_tests::clock::{MS_NS, as_ns, monotonic_ns};
-use ha_tests::observe::{Client, ClientOptions, StallRecorder};
+use ha_tests::observe::{Client, ClientOptions, LockRecorder, StallRecorder};
 
 use crate::fault::Fault;
 use crate::pair::{OWNER, Pair, STEP_TIME_MAX, SURVIVOR, Strike, Timing};
@@ -110,6 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     }
     report.figures.push(kept(&samples));
     report.finish(samples);
+    report.require("ha: ", ANSWER);
     let stop = quiet_values(&report.samples, SILENCE, |case| case == "ha: clean stop");
     if stop.runs() > 0 {
         report.goal("clean stop: client silent".to_owned(), STOP_GAP_MAX_NS, &stop);
@@ -200,13 +201,14 @@ impl Bench<'_> {
             Client::start(&pair.cluster.client()?, pair.floating, ClientOptions::default())?;
         client.wait_answer(OWNER, 0, STEP_TIME_MAX).context("before the fault")?;
         thread::sleep(ASK_BEFORE);
+        let locks = LockRecorder::start(&pair.cluster.bed.switch())?;
         let strike = self.subject.strike(fault, phase)?;
-        let mut samples = vec![self.takeover(name, strike, &client)?];
+        let mut samples = vec![self.takeover(name, strike, &client, &locks)?];
         let repaired_ns = monotonic_ns();
         self.subject.bring_back(fault)?;
         if failback && fault == Fault::Stop {
             thread::sleep(AFTERMATH);
-            samples.extend(self.failback(repaired_ns, &client)?);
+            samples.extend(self.failback(repaired_ns, &client, &locks)?);
         }
         Ok(samples)
     }
@@ -221,7 +223,13 @@ impl Bench<'_> {
         bail!("the group does not stay on {OWNER} between runs")
     }
 
-    fn takeover(&self, name: &str, strike: Strike, client: &Client) -> Result<Sample> {
+    fn takeover(
+        &self,
+        name: &str,
+        strike: Strike,
+        client: &Client,
+        locks: &LockRecorder,
+    ) -> Result<Sample> {
         let Strike { at_ns, fault_ns } = strike;
         let pair = self.subject.pair();
         thread::sleep(self.timing.deadtime + ASK_BEFORE);
@@ -249,16 +257,23 @@ impl Bench<'_> {
                 (ANNOUNCEMENT, since(pair.announced_ns(at_ns)?)),
             ],
             stalls: Vec::new(),
+            lock_waits: Vec::new(),
             remarks,
         };
         let from_ns = at_ns.saturating_sub(2 * as_ns(self.timing.keepalive)).min(gap.from_ns);
-        sample.observe_stalls(self.stalls, from_ns, gap.to_ns.max(answered_ns.unwrap_or(0)));
+        let to_ns = gap.to_ns.max(answered_ns.unwrap_or(0));
+        sample.observe_machine(self.stalls, locks, (from_ns, to_ns));
         Ok(sample)
     }
 
     /// The group's way back: from its first step, which is the old node's loss of the address or
     /// the new one's gain of it, whichever is first.
-    fn failback(&self, after_ns: u64, client: &Client) -> Result<Option<Sample>> {
+    fn failback(
+        &self,
+        after_ns: u64,
+        client: &Client,
+        locks: &LockRecorder,
+    ) -> Result<Option<Sample>> {
         let pair = self.subject.pair();
         let added_ns = pair.owner.first_added(pair.floating, after_ns);
         let removed_ns = pair.survivor.first_removed(pair.floating, after_ns);
@@ -278,9 +293,11 @@ impl Bench<'_> {
                 (ADDRESS, since(added_ns)),
             ],
             stalls: Vec::new(),
+            lock_waits: Vec::new(),
             remarks: Vec::new(),
         };
-        sample.observe_stalls(self.stalls, gap.from_ns, gap.to_ns.max(answered_ns));
+        let window = (gap.from_ns, gap.to_ns.max(answered_ns));
+        sample.observe_machine(self.stalls, locks, window);
         Ok(Some(sample))
     }
 }
