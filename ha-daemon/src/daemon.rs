@@ -123,7 +123,6 @@ async fn serve(
     let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
     let connections = node.connections(&paths, heard_by_connections, &mailbox)?;
     connections.start()?;
-    let control = ControlSocket::bind(&options.run_directory.join("control.sock"))?;
     // Who has the ports is the only daemon of this host: addresses and pins that are there now are
     // an earlier one's. Before, they may be those of a daemon that runs.
     let purged = address::purge(&floating_addresses(&config))?;
