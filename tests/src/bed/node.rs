@@ -336,7 +336,8 @@ impl Node {
     pub fn signal_child(&self, signal: Signal) -> Result<u64> {
         let child =
             self.child.as_ref().with_context(|| format!("{} was not started", self.name))?;
-        self.send(child.id().cast_signed(), signal)
+        send(child.id().cast_signed(), signal)
+            .with_context(|| format!("{} is not there", self.name))
     }
 
     /// `kill -9` of the daemon alone; its keeper lives. Returns the moment just before.
