@@ -1,0 +1,299 @@
+//! The daemon: puts the parts together, runs them, takes them down.
+
+mod node;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+
+use crate::config::{Config, NodeIndex};
+use crate::control::backend::{Backend, Busy};
+use crate::control::event_log::EventLog;
+use crate::control::server;
+use crate::control::socket::ControlSocket;
+use crate::driver::{Driver, Parts};
+use crate::io::address::{self, AddressCommand, AddressWorker};
+use crate::io::keeper::{Keeper, KeeperOptions};
+use crate::io::mailbox::{Letter, Mailbox, mailbox};
+use crate::io::sender::{Sender, Shared};
+use crate::io::{interfaces, paths, realtime};
+use crate::names::NodeName;
+use crate::snapshot::Severity;
+use node::Node;
+
+/// Where the daemon keeps its socket and lock unless told otherwise.
+pub const RUN_DIRECTORY: &str = "/run/ha";
+/// Where the incarnation is kept unless configured otherwise.
+pub const STATE_DIRECTORY: &str = "/var/lib/ha";
+/// Where maps and programs are pinned unless told otherwise.
+pub const BPF_DIRECTORY: &str = "/sys/fs/bpf/ha";
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory of socket, lock and state.
+    pub run_directory: PathBuf,
+    /// Directory of the pins.
+    pub bpf_directory: PathBuf,
+    /// Level of the kernel side's log lines; 0 = none.
+    pub kernel_log: u8,
+}
+
+/// Runs the node until it has left the cluster.
+///
+/// # Errors
+/// Why it could not start, or what it could not take down.
+pub fn run(config: Config, own: NodeIndex, options: &Options) -> Result<()> {
+    let name = config.nodes[own.0].name.clone();
+    fs::create_dir_all(&options.run_directory)
+        .with_context(|| format!("cannot make {}", options.run_directory.display()))?;
+    let _lock = lock(&options.run_directory)?;
+    // Kernels before 5.11 count BPF maps against it.
+    let infinity = nix::sys::resource::RLIM_INFINITY;
+    let _ = nix::sys::resource::setrlimit(
+        nix::sys::resource::Resource::RLIMIT_MEMLOCK,
+        infinity,
+        infinity,
+    );
+    // A dying process closes its files only after its core dump is written: the keeper and the peers
+    // would learn of its death that much later.
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    let memory = realtime::lock_memory();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (finished, failures) =
+        runtime.block_on(serve(Arc::new(config), own, &name, options, memory))?;
+    for failure in &failures {
+        tracing::error!("not taken down: {failure}");
+    }
+    finished?;
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        bail!("{} things were not taken down", failures.len())
+    }
+}
+
+/// One daemon per run directory.
+fn lock(directory: &Path) -> Result<nix::fcntl::Flock<File>> {
+    let path = directory.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
+        anyhow::anyhow!(
+            "another daemon runs with run directory {}: stop it, or choose another --run-dir",
+            directory.display()
+        )
+    })
+}
+
+type Finished = (Result<()>, Vec<String>);
+
+async fn serve(
+    config: Arc<Config>,
+    own: NodeIndex,
+    name: &NodeName,
+    options: &Options,
+    memory: String,
+) -> Result<Finished> {
+    let mut signals = Signals::new()?;
+    let events = Arc::new(EventLog::new().context("cannot make the event log")?);
+    tokio::spawn(log_events(Arc::clone(&events)));
+    // Whoever cannot be asked does not join.
+    let control = ControlSocket::bind(&options.run_directory.join("control.sock"))?;
+    let incarnation = node::take_incarnation(&config, name, options);
+    let node = Node { config, own, incarnation };
+    let Prepared { mut driver, sender, worker, mailbox } =
+        prepare(&node, name, options, memory, &events).await?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let backend = backend(mailbox.clone(), events);
+    let server = tokio::spawn(async move {
+        let served = server::serve_on(control, backend, async { drop(stopped.await) }).await;
+        if let Err(error) = &served {
+            tracing::error!("hactl is answered no more: {error}; the node goes on without it");
+        }
+        served
+    });
+    let parts = loop {
+        tokio::select! {
+            parts = &mut driver => break parts.context("the driver ended without a word")??,
+            () = signals.stop() => {
+                mailbox.post(Letter::Shutdown);
+            }
+        }
+    };
+    let failures = take_down(parts, sender, worker);
+    drop(stop);
+    let served = server.await.context("the control socket's task failed")?;
+    Ok((served.map_err(Into::into), failures))
+}
+
+/// Everything that runs once a node is prepared.
+struct Prepared {
+    driver: oneshot::Receiver<Result<Parts>>,
+    sender: Sender,
+    worker: AddressWorker,
+    mailbox: Mailbox,
+}
+
+/// Starts keeper, connections, address worker, sender and driver, in an order in which a start that
+/// fails leaves nothing behind.
+async fn prepare(
+    node: &Node,
+    name: &NodeName,
+    options: &Options,
+    memory: String,
+    events: &Arc<EventLog>,
+) -> Result<Prepared> {
+    let keeper_options = KeeperOptions {
+        program: PathBuf::from("/proc/self/exe"),
+        node: name.clone(),
+        priority: Some(realtime::ADDRESS_PRIORITY),
+    };
+    let keeper = Keeper::spawn(keeper_options.clone())?;
+    let (mailbox, inbox) = mailbox()?;
+    let paths = paths::of(&node.config, node.own)?;
+    let sockets = node.sockets(&paths)?;
+    let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
+    node.connections(&paths, heard_by_connections, &mailbox)?.start()?;
+    // Who has the ports is the only daemon of this host: addresses and pins that are there now are
+    // an earlier one's. Before, they may be those of a daemon that runs.
+    for (address, interface) in address::purge(&node::floating_addresses(&node.config))? {
+        tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
+    }
+    let worker = node.address_worker(&mailbox)?;
+    interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
+    let (kernel, receptions) = node.kernel(&paths, options)?;
+    let shared = Arc::new(Shared::new(paths.len()));
+    let sender = node.sender(&paths, &sockets, &shared, &mailbox)?;
+    let driver = Driver::new(Parts {
+        table: node.table(&paths)?,
+        header: node.header()?,
+        key: node.active_key()?.1,
+        config: Arc::clone(&node.config),
+        own: node.own,
+        incarnation: node.incarnation,
+        paths,
+        receptions,
+        kernel,
+        sockets,
+        shared,
+        keeper,
+        addresses: worker.sender(),
+        events: Arc::clone(events),
+        inbox,
+        mailbox: mailbox.clone(),
+        heard,
+        respawn_keeper: respawn(keeper_options, mailbox.clone()),
+        memory,
+        all_released: false,
+    })?;
+    let driver = start(driver, options.kernel_log, &mailbox)?;
+    Ok(Prepared { driver, sender, worker, mailbox })
+}
+
+fn backend(mailbox: Mailbox, events: Arc<EventLog>) -> Backend {
+    let ask = move |answer| {
+        if mailbox.post(Letter::Snapshot(answer)) { Ok(()) } else { Err(Busy) }
+    };
+    Backend { ask: Arc::new(ask), events }
+}
+
+/// Runs the driver on a thread of its own; its parts come back when the node has left.
+fn start(
+    mut driver: Driver,
+    kernel_log: u8,
+    mailbox: &Mailbox,
+) -> Result<oneshot::Receiver<Result<Parts>>> {
+    if kernel_log > 0 {
+        driver.start_kernel_log()?;
+    }
+    let (done, parts) = oneshot::channel();
+    let mailbox = mailbox.clone();
+    std::thread::Builder::new()
+        .name("ha-driver".to_owned())
+        .spawn(move || {
+            let granted = realtime::take_fifo(realtime::DRIVER_PRIORITY);
+            mailbox.post(Letter::Scheduling { thread: "driver", granted });
+            // Nobody waits any more when the process is on its way out.
+            let _ = done.send(driver.run());
+        })
+        .context("cannot start the driver's thread")?;
+    Ok(parts)
+}
+
+/// Takes everything down that this node put up; goes on past failures and returns all of them.
+fn take_down(parts: Parts, sender: Sender, worker: AddressWorker) -> Vec<String> {
+    let mut failures = Vec::new();
+    sender.stop();
+    if let Err(error) = worker.sender().send(AddressCommand::Shutdown) {
+        failures.push(error.to_string());
+    }
+    worker.join();
+    if let Some(kernel) = parts.kernel {
+        failures.extend(kernel.teardown());
+    }
+    // Whatever could not be stopped is still held: then the keeper's work begins here.
+    if parts.all_released {
+        failures.extend(parts.keeper.farewell().err().map(|error| error.to_string()));
+    }
+    failures
+}
+
+fn respawn(options: KeeperOptions, mailbox: Mailbox) -> Box<dyn Fn() + Send> {
+    Box::new(move || {
+        let (options, mailbox) = (options.clone(), mailbox.clone());
+        let spawn = move || {
+            mailbox.post(Letter::Keeper(Keeper::spawn(options)));
+        };
+        if let Err(error) = std::thread::Builder::new().name("ha-respawn".to_owned()).spawn(spawn) {
+            tracing::error!("cannot start another keeper: {error}");
+        }
+    })
+}
+
+async fn log_events(events: Arc<EventLog>) {
+    let mut follower = events.follow(0);
+    loop {
+        for event in follower.next(64).await {
+            match event.severity {
+                Severity::Info => tracing::info!(kind = %event.kind, "{}", event.message),
+                Severity::Warning => tracing::warn!(kind = %event.kind, "{}", event.message),
+                Severity::Error => tracing::error!(kind = %event.kind, "{}", event.message),
+            }
+        }
+    }
+}
+
+/// The signals that the daemon answers.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal to stop.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP: this version cannot reload; restart the daemon to take \
+                                    over a changed configuration");
+                }
+            }
+        }
+    }
+}
