@@ -8,7 +8,7 @@
 //! Of two nodes the one with the smaller name connects. Both sides first show a signed header that
 //! echoes the other's incarnation, so that a recording of an earlier start opens nothing. Nor does
 //! one of this start: the connecting side's header carries its clock, which must be later than in
-//! any header that was welcomed before, and the answer repeats it. Its sequence number is zero and
+//! any header that was seen before, and the answer repeats it. Its sequence number is zero and
 //! it has no body, so that no datagram passes for it, nor it for a datagram that is fresh.
 
 use std::io;
@@ -53,8 +53,8 @@ struct Shared {
     heard: watch::Receiver<Vec<u64>>,
     mailbox: Mailbox,
     strangers: AtomicUsize,
-    /// By path: incarnation and clock of the peer's last header that was welcomed.
-    welcomed: Mutex<Vec<(u64, u64)>>,
+    /// By path: incarnation and clock of the peer's latest header that echoed this start.
+    seen: Mutex<Vec<(u64, u64)>>,
 }
 
 /// How control connections are made.
@@ -86,7 +86,7 @@ impl Connections {
     pub fn start(self) -> Result<()> {
         let Self { paths, own, header, receivers, key, accepted_keys, heard, mailbox } = self;
         let strangers = AtomicUsize::new(0);
-        let welcomed = Mutex::new(vec![(0, 0); paths.len()]);
+        let seen = Mutex::new(vec![(0, 0); paths.len()]);
         let context = Arc::new(Shared {
             paths,
             own,
@@ -97,7 +97,7 @@ impl Connections {
             heard,
             mailbox,
             strangers,
-            welcomed,
+            seen,
         });
         let mut bound: Vec<SocketAddr> = Vec::new();
         for (slot, path) in context.paths.iter().enumerate() {
@@ -175,20 +175,25 @@ async fn welcome(
             && path.peer < context.own
     })?;
     // It echoes this node's incarnation: it was made after this daemon started.
-    let fresh = header.echo == context.header.incarnation;
+    if header.echo != context.header.incarnation {
+        return None;
+    }
+    // Seen is seen, also when it comes too early to be welcomed: its peer tries again with a later
+    // clock, and who recorded it must not have what is left of it.
+    let new = is_new(&context.seen, slot, &header);
     let known = context.heard.borrow()[slot] == header.incarnation;
-    if !fresh || !known || !is_new(&context.welcomed, slot, &header) {
+    if !new || !known {
         return None;
     }
     send_header(context, &mut stream, slot, header.incarnation, header.sent_ns).await.ok()?;
     Some((slot, header.incarnation, stream))
 }
 
-/// Whether no header of this start of the peer with this or a later clock was welcomed before; then
-/// none is from here on.
-fn is_new(welcomed: &Mutex<Vec<(u64, u64)>>, slot: usize, header: &Header) -> bool {
-    let mut welcomed = welcomed.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(last) = welcomed.get_mut(slot) else { return false };
+/// Whether no header of this start of the peer with this or a later clock was seen before; from here
+/// on it was.
+fn is_new(seen: &Mutex<Vec<(u64, u64)>>, slot: usize, header: &Header) -> bool {
+    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(last) = seen.get_mut(slot) else { return false };
     let this = (header.incarnation, header.sent_ns);
     let new = this > *last;
     if new {
@@ -322,14 +327,14 @@ mod tests {
 
     #[test]
     fn an_introduction_is_new_once_and_only_when_it_is_later() {
-        let welcomed = Mutex::new(vec![(0, 0); 2]);
-        assert!(is_new(&welcomed, 0, &header(5, 100)));
-        assert!(!is_new(&welcomed, 0, &header(5, 100)));
-        assert!(!is_new(&welcomed, 0, &header(5, 99)));
-        assert!(is_new(&welcomed, 0, &header(5, 101)));
+        let seen = Mutex::new(vec![(0, 0); 2]);
+        assert!(is_new(&seen, 0, &header(5, 100)));
+        assert!(!is_new(&seen, 0, &header(5, 100)));
+        assert!(!is_new(&seen, 0, &header(5, 99)));
+        assert!(is_new(&seen, 0, &header(5, 101)));
         // The clock of a restarted machine begins anew.
-        assert!(is_new(&welcomed, 0, &header(6, 1)));
-        assert!(!is_new(&welcomed, 0, &header(5, 200)));
-        assert!(is_new(&welcomed, 1, &header(5, 100)), "each path has its own");
+        assert!(is_new(&seen, 0, &header(6, 1)));
+        assert!(!is_new(&seen, 0, &header(5, 200)));
+        assert!(is_new(&seen, 1, &header(5, 100)), "each path has its own");
     }
 }
