@@ -166,7 +166,8 @@ impl Before {
     fn nothing_happened(&self, cluster: &Cluster) -> Result<()> {
         for ((node, events), groups) in cluster.nodes.iter().zip(&self.events).zip(&self.groups) {
             let status = node.status()?;
-            ensure!(status.raw["groups"].to_string() == *groups, "{}: {status:?}", node.name());
+            let seen = status.raw["groups"].to_string();
+            ensure!(seen == *groups, "{}: {status:?}", node.name());
             for other in &status.nodes {
                 ensure!(other.state == "up", "{} sees {other:?}", node.name());
             }
