@@ -1,8 +1,9 @@
 //! The benchmarks: how fast a failure is judged (`detect`), how long a client waits (`failover`), what
-//! a settled node costs (`idle`). Run them as `cargo xtask bench BENCHMARK`.
+//! a settled node costs (`idle`), what the kernel side takes for a packet (`xdp`). Run them as
+//! `cargo xtask bench BENCHMARK`.
 //!
-//! Every figure is given twice: of all runs, and of those during which no CPU of this machine stood
-//! still, since a virtual machine that does not run says nothing about the daemon.
+//! Every figure of a cluster is given twice: of all runs, and of those during which no CPU of this
+//! machine stood still, since a virtual machine that does not run says nothing about the daemon.
 
 mod detect;
 mod failover;
@@ -14,6 +15,7 @@ mod quiet;
 mod random;
 mod report;
 mod sample;
+mod xdp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +45,8 @@ enum Benchmark {
     Failover(failover::Options),
     /// CPU time, context switches and memory of a settled node
     Idle(idle::Options),
+    /// Time that the kernel side takes for one packet, by kind of packet
+    Xdp(xdp::Options),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +71,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Benchmark::Detect(options) => detect::run(options)?,
         Benchmark::Failover(options) => failover::run(options)?,
         Benchmark::Idle(options) => idle::run(options)?,
+        Benchmark::Xdp(options) => xdp::run(options)?,
     };
     print!("{}", report.text());
     if let Some(path) = &arguments.json {
