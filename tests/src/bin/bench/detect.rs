@@ -189,7 +189,8 @@ fn measure(
     let to_ns = announced_ns.or(added_ns).or(verdict_ns).unwrap_or_else(monotonic_ns);
     // The last heartbeat may be one keepalive older than the fault.
     let from_ns = at_ns.saturating_sub(2 * as_ns(timing.keepalive));
-    sample.observe_machine(stalls, &locks, (from_ns, to_ns));
+    sample.observe_stalls(stalls, from_ns, to_ns);
+    sample.observe_lock(&locks, verdict_ns.unwrap_or(at_ns), to_ns);
     Ok(sample)
 }
 

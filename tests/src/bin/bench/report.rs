@@ -80,9 +80,9 @@ impl Report {
         let locked = count(|it| !it.lock_waits.is_empty());
         let slow = count(Sample::slow_fault);
         self.notes.push(format!(
-            "of {} runs, only in the first table: {stopped} with a stop of a CPU, {locked} while \
-             others on this machine held the kernel's network lock for more than 0.5 ms, {slow} \
-             whose fault took more than 1 ms",
+            "of {} runs, only in the first table: {stopped} with a stop of a CPU, {locked} whose \
+             address waited while somebody held the kernel's network lock for more than 0.5 ms, \
+             {slow} whose fault took more than 1 ms",
             samples.len()
         ));
         self.samples = samples;

@@ -25,22 +25,23 @@ pub(crate) struct Sample {
     pub(crate) values: Vec<(&'static str, Option<u64>)>,
     /// Stops of a CPU longer than 1 ms in the run's window.
     pub(crate) stalls: Vec<Stall>,
-    /// Times longer than 0.5 ms in it in which somebody held the kernel's network lock.
+    /// Times longer than 0.5 ms in which somebody held the kernel's network lock, while the address
+    /// was to be added.
     pub(crate) lock_waits: Vec<LockWait>,
     /// What a reader should know of this run.
     pub(crate) remarks: Vec<String>,
 }
 
 impl Sample {
-    /// Looks up what the machine did between `from_ns` and `to_ns`.
-    pub(crate) fn observe_machine(
-        &mut self,
-        stalls: &StallRecorder,
-        locks: &LockRecorder,
-        (from_ns, to_ns): (u64, u64),
-    ) {
-        self.stalls = stalls.stalls_in(from_ns, to_ns, MS_NS);
-        self.lock_waits = locks.waits_in(from_ns, to_ns);
+    /// Looks up the stops of a CPU between two moments.
+    pub(crate) fn observe_stalls(&mut self, recorder: &StallRecorder, from_ns: u64, to_ns: u64) {
+        self.stalls = recorder.stalls_in(from_ns, to_ns, MS_NS);
+    }
+
+    /// Looks up who held the network lock between two moments: while an address was to be added.
+    /// At other times it has no part in a takeover.
+    pub(crate) fn observe_lock(&mut self, recorder: &LockRecorder, from_ns: u64, to_ns: u64) {
+        self.lock_waits = recorder.waits_in(from_ns, to_ns);
     }
 
     /// Whether nothing but the programs under test had a part in the figures.

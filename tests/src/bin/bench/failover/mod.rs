@@ -261,8 +261,8 @@ impl Bench<'_> {
             remarks,
         };
         let from_ns = at_ns.saturating_sub(2 * as_ns(self.timing.keepalive)).min(gap.from_ns);
-        let to_ns = gap.to_ns.max(answered_ns.unwrap_or(0));
-        sample.observe_machine(self.stalls, locks, (from_ns, to_ns));
+        sample.observe_stalls(self.stalls, from_ns, gap.to_ns.max(answered_ns.unwrap_or(0)));
+        sample.observe_lock(locks, at_ns, answered_ns.unwrap_or_else(monotonic_ns));
         Ok(sample)
     }
 
@@ -296,8 +296,8 @@ impl Bench<'_> {
             lock_waits: Vec::new(),
             remarks: Vec::new(),
         };
-        let window = (gap.from_ns, gap.to_ns.max(answered_ns));
-        sample.observe_machine(self.stalls, locks, window);
+        sample.observe_stalls(self.stalls, gap.from_ns, gap.to_ns.max(answered_ns));
+        sample.observe_lock(locks, at_ns, answered_ns);
         Ok(Some(sample))
     }
 }
