@@ -42,8 +42,13 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 const PROTOCOL_UDP: u8 = 17;
-/// "More fragments" and the fragment offset (RFC 791 3.1); "don't fragment" is left out.
-const IPV4_FRAGMENT_MASK: u16 = 0x3fff;
+/// Fragment offset, and "more fragments", of IPv4 (RFC 791 3.1).
+const IPV4_OFFSET_MASK: u16 = 0x1fff;
+const IPV4_MORE: u16 = 0x2000;
+/// Fragment header of IPv6, its length, and its offset field (RFC 8200 4.5).
+const PROTOCOL_FRAGMENT: u8 = 44;
+const IPV6_FRAGMENT_BYTES: usize = 8;
+const IPV6_OFFSET_MASK: u16 = 0xfff8;
 
 /// A UDP datagram inside a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,8 @@ pub struct Datagram {
     pub destination: [u8; 16],
     /// Destination port.
     pub port: u16,
+    /// The frame carries only the first part of the datagram.
+    pub fragment: bool,
     /// Where the payload begins in the frame.
     pub payload_at: usize,
     /// How much of it is there: the least of what UDP, IP and the frame say. The network stack
@@ -68,7 +75,10 @@ pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
 }
 
 /// Finds the UDP datagram in a frame. `None`: something else, or not in a form that a heartbeat has
-/// (fragments, IP options, extension headers), which is left to the network stack.
+/// (IP options, extension headers, later fragments), which is left to the network stack.
+///
+/// First fragments are recognised, because whoever drops them keeps the whole datagram from being
+/// put together and coming up to a socket past the programs in the kernel.
 #[inline(always)]
 #[must_use]
 pub fn parse<S: Source + ?Sized>(frame: &S) -> Option<Datagram> {
@@ -78,11 +88,12 @@ pub fn parse<S: Source + ?Sized>(frame: &S) -> Option<Datagram> {
         ethertype = u16::from_be_bytes(frame.read::<2>(ETHERNET_BYTES + VLAN_BYTES - 2)?);
         network_at = ETHERNET_BYTES + VLAN_BYTES;
     }
-    let (packet, transport_at) = match ethertype {
-        ETHERTYPE_IPV4 => (ipv4(frame, network_at)?, network_at + IPV4_BYTES),
-        ETHERTYPE_IPV6 => (ipv6(frame, network_at)?, network_at + IPV6_BYTES),
+    let packet = match ethertype {
+        ETHERTYPE_IPV4 => ipv4(frame, network_at)?,
+        ETHERTYPE_IPV6 => ipv6(frame, network_at)?,
         _ => return None,
     };
+    let transport_at = network_at + packet.header_bytes;
     let udp = frame.read::<UDP_BYTES>(transport_at)?;
     let stated = u16::from_be_bytes([udp[4], udp[5]]) as usize;
     let carried = frame.length().saturating_sub(transport_at);
@@ -90,6 +101,7 @@ pub fn parse<S: Source + ?Sized>(frame: &S) -> Option<Datagram> {
     Some(Datagram {
         destination: packet.destination,
         port: u16::from_be_bytes([udp[2], udp[3]]),
+        fragment: packet.fragment,
         payload_at: transport_at + UDP_BYTES,
         payload_bytes: length.saturating_sub(UDP_BYTES),
     })
@@ -98,34 +110,55 @@ pub fn parse<S: Source + ?Sized>(frame: &S) -> Option<Datagram> {
 /// What an IP header says.
 struct Packet {
     destination: [u8; 16],
-    /// Length of what follows the header.
+    /// Length of the header.
+    header_bytes: usize,
+    /// Length of what follows it.
     carried_bytes: usize,
+    /// Whether more of the datagram is in other packets.
+    fragment: bool,
 }
 
 #[inline(always)]
 fn ipv4<S: Source + ?Sized>(frame: &S, at: usize) -> Option<Packet> {
     let header = frame.read::<IPV4_BYTES>(at)?;
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & IPV4_FRAGMENT_MASK;
+    let fragment = u16::from_be_bytes([header[6], header[7]]);
     // 0x45: version 4, a header of five words, which is one without options.
-    if header[0] != 0x45 || fragment != 0 || header[9] != PROTOCOL_UDP {
+    if header[0] != 0x45 || fragment & IPV4_OFFSET_MASK != 0 || header[9] != PROTOCOL_UDP {
         return None;
     }
     let total_bytes = u16::from_be_bytes([header[2], header[3]]) as usize;
     Some(Packet {
         destination: mapped([header[16], header[17], header[18], header[19]]),
+        header_bytes: IPV4_BYTES,
         carried_bytes: total_bytes.saturating_sub(IPV4_BYTES),
+        fragment: fragment & IPV4_MORE != 0,
     })
 }
 
 #[inline(always)]
 fn ipv6<S: Source + ?Sized>(frame: &S, at: usize) -> Option<Packet> {
     let start = frame.read::<8>(at)?;
-    if start[0] >> 4 != 6 || start[6] != PROTOCOL_UDP {
+    if start[0] >> 4 != 6 {
         return None;
     }
+    let fragment = start[6] == PROTOCOL_FRAGMENT;
+    let mut header_bytes = IPV6_BYTES;
+    if fragment {
+        let header = frame.read::<IPV6_FRAGMENT_BYTES>(at + IPV6_BYTES)?;
+        let offset = u16::from_be_bytes([header[2], header[3]]) & IPV6_OFFSET_MASK;
+        if header[0] != PROTOCOL_UDP || offset != 0 {
+            return None;
+        }
+        header_bytes += IPV6_FRAGMENT_BYTES;
+    } else if start[6] != PROTOCOL_UDP {
+        return None;
+    }
+    let payload_bytes = u16::from_be_bytes([start[4], start[5]]) as usize;
     Some(Packet {
         destination: frame.read::<16>(at + 24)?,
-        carried_bytes: u16::from_be_bytes([start[4], start[5]]) as usize,
+        header_bytes,
+        carried_bytes: payload_bytes.saturating_sub(header_bytes - IPV6_BYTES),
+        fragment,
     })
 }
 
@@ -168,14 +201,29 @@ mod tests {
     }
 
     #[test]
-    fn fragments_options_and_other_protocols_are_left_to_the_stack() {
-        for (at, value) in [(12, 0x09), (14, 0x46), (20, 0x20), (21, 0x01), (23, 6)] {
+    fn later_fragments_options_and_other_protocols_are_left_to_the_stack() {
+        for (at, value) in [(12, 0x09), (14, 0x46), (21, 0x01), (23, 6)] {
             let mut frame = udp_over_ipv4(false);
             frame[at] = value;
             assert_eq!(parse(frame.as_slice()), None, "byte {at}");
         }
         let mut frame = udp_over_ipv6();
         frame[20] = 44; // fragment header
+        assert_eq!(parse(frame.as_slice()), None);
+    }
+
+    #[test]
+    fn first_fragments_are_recognised() {
+        let mut frame = udp_over_ipv4(false);
+        assert!(!parse(frame.as_slice()).unwrap().fragment);
+        frame[20] = 0x20;
+        assert!(parse(frame.as_slice()).unwrap().fragment);
+        let mut frame = udp_over_ipv6();
+        frame[20] = 44;
+        frame.splice(54..54, [17, 0, 0, 1, 0, 0, 0, 9]);
+        let datagram = parse(frame.as_slice()).unwrap();
+        assert_eq!((datagram.fragment, datagram.payload_at, datagram.port), (true, 70, 694));
+        frame[57] = 8; // a later one
         assert_eq!(parse(frame.as_slice()), None);
     }
 

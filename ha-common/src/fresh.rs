@@ -48,6 +48,10 @@ impl Window {
         if incarnation < self.heard || incarnation == 0 {
             return Freshness::OldIncarnation;
         }
+        // Senders begin with 1; 0 marks what is no datagram (the introduction of a connection).
+        if sequence == 0 {
+            return Freshness::OldSequence;
+        }
         if incarnation == self.believed {
             if sequence <= self.sequence {
                 return Freshness::OldSequence;
@@ -75,6 +79,7 @@ mod tests {
             ((20, 1, OWN), Freshness::OldSequence),
             ((19, 99, OWN), Freshness::OldIncarnation),
             ((0, 99, OWN), Freshness::OldIncarnation),
+            ((21, 0, OWN), Freshness::OldSequence),
             ((21, 1, OWN), Freshness::Proven),
             ((21, 1, OWN - 1), Freshness::Greeting),
             ((21, 1, 0), Freshness::Greeting),

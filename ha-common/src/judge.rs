@@ -51,6 +51,9 @@ pub fn judge<T: Tables, S: Source + ?Sized>(tables: &T, frame: &S, interface: u3
     if !tables.is_endpoint(&endpoint) {
         return Reason::NotOurs.into();
     }
+    if datagram.fragment {
+        return Reason::Fragment.into();
+    }
     match Fixed::read(frame, datagram.payload_at) {
         Some(fixed) => judge_payload(tables, &fixed, datagram.payload_bytes, interface),
         None => Reason::Truncated.into(),

@@ -28,9 +28,12 @@ reasons! {
     Greeting = "greeting",
     /// A fresh authentic control message: goes up to the daemon.
     Control = "control",
-    /// Not UDP to an endpoint of this node (fragments and IP options included, which heartbeats never
-    /// have): not touched.
+    /// Not UDP to an endpoint of this node (IP options and extension headers included, which heartbeats
+    /// never have): not touched.
     NotOurs = "not-ours",
+    /// The first fragment of a datagram to an endpoint; heartbeats and control messages are never
+    /// fragmented.
+    Fragment = "fragment",
     /// Shorter than header and tag, or than the lengths it states.
     Truncated = "truncated",
     /// Another magic or version.

@@ -35,6 +35,7 @@ fn action(reason: Reason) -> Action {
         Reason::NotOurs | Reason::Control => Action::Pass,
         Reason::Accepted
         | Reason::Greeting
+        | Reason::Fragment
         | Reason::Truncated
         | Reason::BadVersion
         | Reason::BadKind

@@ -354,7 +354,9 @@ fn not_ours() -> Vec<Vector> {
     vec![
         byte("ARP", at::ETHERTYPE + 1, 0x06),
         byte("TCP", at::IP + 9, 6),
-        byte("first fragment", at::IP + 6, 0x20),
+        damaged("first fragment", &Packet::heartbeat(99), Reason::Fragment, |it| {
+            it[at::IP + 6] = 0x20;
+        }),
         byte("later fragment", at::IP + 7, 0x10),
         byte("last fragment", at::IP + 6, 0x1f),
         byte("IP options", at::IP, 0x46),

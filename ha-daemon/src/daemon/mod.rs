@@ -15,7 +15,7 @@ use crate::control::backend::{Backend, Busy};
 use crate::control::event_log::EventLog;
 use crate::control::server;
 use crate::control::socket::ControlSocket;
-use crate::driver::{Driver, Parts};
+use crate::driver::{Driver, Parts, receives_heartbeats};
 use crate::io::address::{self, AddressCommand, AddressWorker};
 use crate::io::keeper::{Keeper, KeeperOptions};
 use crate::io::mailbox::{Letter, Mailbox, mailbox};
@@ -166,6 +166,9 @@ async fn prepare(
     let worker = node.address_worker(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let (kernel, receptions) = node.kernel(&paths, options)?;
+    for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
+        socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
+    }
     let shared = Arc::new(Shared::new(paths.len()));
     let sender = node.sender(&paths, &sockets, &shared, &mailbox)?;
     let driver = Driver::new(Parts {

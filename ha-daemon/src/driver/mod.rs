@@ -302,10 +302,7 @@ impl Driver {
         for position in positions {
             let Some(socket) = self.parts.sockets.get(position) else { continue };
             let interface = socket.interface_index;
-            let slots = self.parts.paths.iter().zip(&self.parts.receptions);
-            let heartbeats = slots
-                .filter(|(path, _)| path.local == socket.local)
-                .all(|(_, reception)| reception.via == Via::Socket);
+            let heartbeats = receives_heartbeats(socket, &self.parts.paths, &self.parts.receptions);
             for _ in 0..DATAGRAMS_PER_TURN {
                 // An error here is one of an earlier send (ICMP): it is counted there.
                 let Ok(Some((length, at_ns))) = socket.receive(&mut buffer) else { break };
@@ -410,6 +407,13 @@ impl Driver {
             self.handle(input);
         }
     }
+}
+
+/// Whether heartbeats come up to this socket, since no program in the kernel takes them.
+#[must_use]
+pub fn receives_heartbeats(socket: &LinkSocket, paths: &[Path], receptions: &[Reception]) -> bool {
+    let mut slots = paths.iter().zip(receptions).filter(|(path, _)| path.local == socket.local);
+    slots.all(|(_, reception)| reception.via == Via::Socket)
 }
 
 /// The record of a slot: the kernel's where a program is attached, else the daemon's own.

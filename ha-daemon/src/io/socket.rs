@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result};
-use ha_common::wire::{DATAGRAM_BYTES_MAX, TRAFFIC_CLASS};
+use ha_common::wire::{DATAGRAM_BYTES_MAX, Kind, TRAFFIC_CLASS};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::clock;
 use crate::names::InterfaceName;
@@ -18,6 +18,9 @@ use crate::names::InterfaceName;
 /// Receive buffer: room for a burst of control messages from every peer, and for what hostile
 /// senders put in front of them.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
+
+/// Where a socket filter finds the kind of a datagram: behind UDP header, magic and version.
+const KIND_AT: u32 = 8 + 3;
 
 /// A bound, non-blocking UDP socket.
 #[derive(Debug)]
@@ -86,6 +89,32 @@ impl LinkSocket {
             if let ControlMessageOwned::ScmTimestampns(stamp) = it { Some(stamp) } else { None }
         });
         Ok(Some((message.bytes, clock::monotonic_of_stamp(stamp))))
+    }
+
+    /// Refuses, before anybody wakes, what a program in the kernel does not send up: everything but
+    /// control messages, and packets with IP options or extension headers, which pass it by.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn accept_control_only(&self) -> io::Result<()> {
+        // First byte of an IPv4 header without options; next header of an IPv6 one without
+        // extensions (at SKF_NET_OFF, the network header).
+        let (offset, expected) = match self.local {
+            SocketAddr::V4(_) => (0, 0x45),
+            SocketAddr::V6(_) => (6, libc::IPPROTO_UDP as u32),
+        };
+        let network = (libc::SKF_NET_OFF as u32).wrapping_add(offset);
+        let load = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+        let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        let give = (libc::BPF_RET | libc::BPF_K) as u16;
+        self.socket.attach_filter(&[
+            SockFilter::new(load, 0, 0, network),
+            SockFilter::new(equal, 0, 3, expected),
+            SockFilter::new(load, 0, 0, KIND_AT),
+            SockFilter::new(equal, 0, 1, Kind::Control as u32),
+            SockFilter::new(give, 0, 0, u32::MAX),
+            SockFilter::new(give, 0, 0, 0),
+        ])
     }
 
     /// Another handle of the same socket, for another thread.

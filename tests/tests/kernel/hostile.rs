@@ -47,7 +47,8 @@ fn has_no_record(reason: Reason) -> bool {
     use Reason as R;
     matches!(
         reason,
-        R::Truncated
+        R::Fragment
+            | R::Truncated
             | R::BadVersion
             | R::BadKind
             | R::WrongCluster
@@ -81,7 +82,7 @@ fn settled() -> Result<Both> {
 fn flood(hook: Hook) -> Result<()> {
     let mut both = settled()?;
     let floods = refused();
-    ensure!(floods.len() == 13, "{:?}", floods.iter().map(|it| it.reason).collect::<Vec<_>>());
+    ensure!(floods.len() == 14, "{:?}", floods.iter().map(|it| it.reason).collect::<Vec<_>>());
     for Vector { name, frame, reason, .. } in floods {
         let (counters, records) = (both.kernel.counters(), both.records()?);
         let action = both.run(hook, &frame, FLOOD)?;
