@@ -4,7 +4,8 @@ mod node;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -187,7 +188,6 @@ async fn prepare(
         addresses: worker.sender(),
         events: Arc::clone(events),
         inbox,
-        mailbox: mailbox.clone(),
         heard,
         respawn_keeper: respawn(keeper_options, mailbox.clone()),
         memory,
@@ -234,6 +234,8 @@ fn take_down(parts: Parts, sender: Sender, worker: AddressWorker) -> Vec<String>
     if let Err(error) = worker.sender().send(AddressCommand::Shutdown) {
         failures.push(error.to_string());
     }
+    // Its thread ends with the last sender, should the command have found no room.
+    drop(parts.addresses);
     worker.join();
     if let Some(kernel) = parts.kernel {
         failures.extend(kernel.teardown());
@@ -245,11 +247,30 @@ fn take_down(parts: Parts, sender: Sender, worker: AddressWorker) -> Vec<String>
     failures
 }
 
+/// Pause before a keeper is started again that died young, or could not be started.
+const RESPAWN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Starts another keeper on a thread of its own, and goes on trying until one runs. A keeper that dies
+/// at once is not started again at once.
 fn respawn(options: KeeperOptions, mailbox: Mailbox) -> Box<dyn Fn() + Send> {
+    let last = Arc::new(Mutex::new(None::<Instant>));
     Box::new(move || {
-        let (options, mailbox) = (options.clone(), mailbox.clone());
+        let (options, mailbox, last) = (options.clone(), mailbox.clone(), Arc::clone(&last));
         let spawn = move || {
-            mailbox.post(Letter::Keeper(Keeper::spawn(options)));
+            let started =
+                last.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
+            if started.is_some_and(|started| started.elapsed() < RESPAWN_PAUSE) {
+                std::thread::sleep(RESPAWN_PAUSE);
+            }
+            loop {
+                let keeper = Keeper::spawn(options.clone());
+                let failed = keeper.is_err();
+                mailbox.post(Letter::Keeper(keeper));
+                if !failed {
+                    return;
+                }
+                std::thread::sleep(RESPAWN_PAUSE);
+            }
         };
         if let Err(error) = std::thread::Builder::new().name("ha-respawn".to_owned()).spawn(spawn) {
             tracing::error!("cannot start another keeper: {error}");

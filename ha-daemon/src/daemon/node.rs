@@ -103,10 +103,14 @@ impl Node {
     ) -> Result<(Option<Kernel>, Vec<Reception>)> {
         let wants = |path: &PeerPath| self.config.links[path.link.0].receive;
         if paths.iter().all(|path| wants(path) == Receive::Socket) {
+            Kernel::discard(&options.bpf_directory)?;
             let reception = Reception { via: Via::Socket, reason: String::new() };
             return Ok((None, vec![reception; paths.len()]));
         }
         let mut kernel = Kernel::load(&options.bpf_directory, options.kernel_log);
+        if kernel.is_err() {
+            Kernel::discard(&options.bpf_directory)?;
+        }
         match self.attach(&mut kernel, paths) {
             Ok(receptions) => Ok((kernel.ok(), receptions)),
             Err(error) => {

@@ -13,7 +13,7 @@ use crate::core::message::{Message, State};
 use crate::core::time::Moment;
 use crate::io::address::{AddressCommand, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
-use crate::io::keeper::Datagram;
+use crate::io::keeper::{Datagram, KeeperError};
 use crate::io::socket::scoped;
 use crate::snapshot::{LinkState, Severity};
 
@@ -27,10 +27,13 @@ fn of_token(token: u64) -> (GroupIndex, usize) {
 }
 
 impl Driver {
-    pub(super) fn carry_out(&mut self, action: Action, now: Moment) {
+    /// Carries an action out; what is refused at once comes back as the core's next input.
+    pub(super) fn carry_out(&mut self, action: Action, now: Moment) -> Option<Input> {
         match action {
-            Action::StartResource { group, resource } => self.start_resource(group, resource),
-            Action::StopResource { group, resource } => self.stop_resource(group, resource),
+            Action::StartResource { group, resource } => {
+                return self.start_resource(group, resource);
+            }
+            Action::StopResource { group, resource } => return self.stop_resource(group, resource),
             Action::Announce { group } => self.announce(group),
             Action::SendState { peer, state } => self.send_state(peer, state),
             Action::Advertise { generation, phase } => {
@@ -40,35 +43,29 @@ impl Driver {
             Action::Event(note) => self.event(now, note),
             Action::Exit => self.exit = true,
         }
+        None
     }
 
-    fn start_resource(&mut self, group: GroupIndex, resource: usize) {
-        let Some(Resource::Address { address, interface }) = self.resource(group, resource) else {
-            return;
-        };
+    fn start_resource(&mut self, group: GroupIndex, resource: usize) -> Option<Input> {
+        let Resource::Address { address, interface } = self.resource(group, resource)?;
         // The keeper knows of it before the kernel does: there is no moment at which nobody would
         // remove it.
         let held = match self.parts.keeper.hold(address, &interface) {
-            Ok(()) | Err(crate::io::keeper::KeeperError::Gone { .. }) => Ok(()),
+            Ok(()) | Err(KeeperError::Gone { .. }) => Ok(()),
             Err(error) => Err(error.to_string()),
         };
         let command = AddressCommand::Add { token: token(group, resource), address, interface };
         let sent = held
             .and_then(|()| self.parts.addresses.send(command).map_err(|error| error.to_string()));
-        if let Err(error) = sent {
-            self.handle(Input::ResourceStarted { group, resource, error: Some(error) });
-        }
+        let error = sent.err();
+        error.is_some().then_some(Input::ResourceStarted { group, resource, error })
     }
 
-    fn stop_resource(&mut self, group: GroupIndex, resource: usize) {
-        let Some(Resource::Address { address, interface }) = self.resource(group, resource) else {
-            return;
-        };
+    fn stop_resource(&self, group: GroupIndex, resource: usize) -> Option<Input> {
+        let Resource::Address { address, interface } = self.resource(group, resource)?;
         let command = AddressCommand::Remove { token: token(group, resource), address, interface };
-        if let Err(error) = self.parts.addresses.send(command) {
-            let error = Some(error.to_string());
-            self.handle(Input::ResourceStopped { group, resource, error });
-        }
+        let error = self.parts.addresses.send(command).err().map(|error| error.to_string());
+        error.is_some().then_some(Input::ResourceStopped { group, resource, error })
     }
 
     fn announce(&mut self, group: GroupIndex) {
@@ -249,9 +246,12 @@ impl Driver {
                 link.is_some_and(|link| matches!(link.state(), LinkState::Up | LinkState::Late));
             words.hears.store(hears, Relaxed);
         }
-        if heard != self.obituary_echoes {
-            self.obituary_echoes.clone_from(&heard);
+        if heard != self.heard_told {
+            self.heard_told.clone_from(&heard);
             self.parts.heard.send_replace(heard);
+            self.obituary_is_due = true;
+        }
+        if std::mem::take(&mut self.obituary_is_due) {
             self.write_obituary();
         }
     }
@@ -268,7 +268,7 @@ impl Driver {
     fn write_obituary(&mut self) {
         let body = Message::Obituary.encode();
         let datagrams = (0..self.parts.paths.len())
-            .filter(|slot| self.obituary_echoes[*slot] != 0)
+            .filter(|slot| self.heard_told[*slot] != 0)
             .map(|slot| {
                 let path = &self.parts.paths[slot];
                 let any_port = SocketAddr::new(path.local.ip(), 0);
@@ -280,8 +280,14 @@ impl Driver {
                 }
             })
             .collect();
-        if let Err(error) = self.parts.keeper.obituary(datagrams) {
-            self.driver_note(Severity::Warning, "keeper-behind", error.to_string());
+        match self.parts.keeper.obituary(datagrams) {
+            // A keeper that is gone is started again and told everything.
+            Ok(()) | Err(KeeperError::Gone { .. }) => {}
+            Err(error) => {
+                // It keeps the earlier one: try again in the next turn.
+                self.obituary_is_due = true;
+                tracing::debug!("obituary not taken: {error}");
+            }
         }
     }
 }

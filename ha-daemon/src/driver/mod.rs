@@ -5,6 +5,7 @@
 mod carry;
 mod view;
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,7 +29,7 @@ use crate::io::address::{AddressReport, AddressSender};
 use crate::io::clock::monotonic_ns;
 use crate::io::keeper::Keeper;
 use crate::io::kernel::Kernel;
-use crate::io::mailbox::{Inbox, Letter, Mailbox};
+use crate::io::mailbox::{Inbox, Letter};
 use crate::io::paths::Path;
 use crate::io::sender::Shared;
 use crate::io::socket::LinkSocket;
@@ -39,6 +40,9 @@ use crate::snapshot::{Severity, Via};
 pub const WAKE_MAX: Duration = Duration::from_millis(250);
 /// Most datagrams that are taken from one socket before the others get their turn.
 const DATAGRAMS_PER_TURN: usize = 64;
+
+/// Most letters that are read in one turn.
+const LETTERS_PER_TURN: usize = 64;
 
 /// How heartbeats of one interface reach the daemon.
 #[derive(Debug, Clone)]
@@ -81,8 +85,6 @@ pub struct Parts {
     pub events: Arc<EventLog>,
     /// Letters for the driver.
     pub inbox: Inbox,
-    /// Where others post them.
-    pub mailbox: Mailbox,
     /// Incarnations of the peers as last heard, by slot; for the control connections.
     pub heard: watch::Sender<Vec<u64>>,
     /// Starts another keeper, away from this thread.
@@ -102,8 +104,10 @@ pub struct Driver {
     /// What the core was told last, by slot.
     told: Vec<Observation>,
     control_sequences: Vec<u64>,
-    /// Number of the datagrams in the keeper's hands: the incarnations that they echo.
-    obituary_echoes: Vec<u64>,
+    /// Incarnations of the peers, by slot, that the connections were told.
+    heard_told: Vec<u64>,
+    /// The keeper's datagrams do not echo the newest incarnations.
+    obituary_is_due: bool,
     pause_handled_ns: u64,
     lateness_max_ns: u64,
     scheduling: Vec<(&'static str, String)>,
@@ -173,7 +177,8 @@ impl Driver {
             timer,
             told: vec![Observation::default(); slots],
             control_sequences: vec![0; slots],
-            obituary_echoes: vec![0; slots],
+            heard_told: vec![0; slots],
+            obituary_is_due: false,
             pause_handled_ns: 0,
             lateness_max_ns: 0,
             scheduling: Vec::new(),
@@ -265,7 +270,13 @@ impl Driver {
         }
         if sources.contains(&Source::Letters) {
             self.parts.inbox.acknowledge();
-            while let Some(letter) = self.parts.inbox.take() {
+            // A bounded turn: whoever writes letters faster than they are read delays no verdict.
+            let letters = std::iter::from_fn(|| self.parts.inbox.take());
+            let letters: Vec<Letter> = letters.take(LETTERS_PER_TURN).collect();
+            if letters.len() == LETTERS_PER_TURN {
+                self.parts.inbox.remind();
+            }
+            for letter in letters {
                 self.letter(letter);
             }
         }
@@ -327,9 +338,10 @@ impl Driver {
                 message,
             }),
             Err(error) => {
-                tracing::warn!(
+                let text = format!(
                     "control message of {peer} ignored: {error}; is it of a newer version?"
                 );
+                self.driver_note(Severity::Warning, "not-understood", text);
                 None
             }
         }
@@ -356,10 +368,13 @@ impl Driver {
     }
 
     fn handle(&mut self, input: Input) {
-        let now = Moment(monotonic_ns());
-        let actions = self.core.handle(input, now);
-        for action in actions {
-            self.carry_out(action, now);
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let now = Moment(monotonic_ns());
+            for action in self.core.handle(input, now) {
+                // What is refused at once is news of its own, after these actions.
+                inputs.extend(self.carry_out(action, now));
+            }
         }
     }
 

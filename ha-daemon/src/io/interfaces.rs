@@ -43,8 +43,8 @@ pub async fn watch(interfaces: Vec<InterfaceName>, mailbox: Mailbox) -> Result<(
             let Some((name, up)) = state(&link) else { continue };
             let Some(entry) = known.get_mut(&name) else { continue };
             let up = up && exists;
-            if std::mem::replace(entry, up) != up {
-                mailbox.post(Letter::Interface { name, up });
+            if *entry != up && mailbox.post(Letter::Interface { name, up }) {
+                *entry = up;
             }
         }
     });

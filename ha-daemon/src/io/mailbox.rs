@@ -105,6 +105,11 @@ impl Inbox {
         let _ = self.wake.read();
     }
 
+    /// Wakes the driver again: more letters wait than it took.
+    pub fn remind(&self) {
+        let _ = self.wake.write(1);
+    }
+
     /// Letters that found no room.
     #[must_use]
     pub fn dropped(&self) -> u64 {

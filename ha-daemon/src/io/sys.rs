@@ -44,8 +44,10 @@ pub fn set_fifo(priority: u8) -> io::Result<()> {
     // SAFETY: sched_param is plain integers; all zeros is a value of it.
     let mut parameters: libc::sched_param = unsafe { zeroed() };
     parameters.sched_priority = i32::from(priority);
+    // Threads and processes that this one starts (another keeper, for one) do not compete with it.
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
     // SAFETY: the pointer is to a live sched_param; pid 0 is the calling thread.
-    let outcome = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    let outcome = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
     Errno::result(outcome).map(drop).map_err(io::Error::from)
 }
 

@@ -173,7 +173,14 @@ impl Worker {
                 floating.interface
             ));
         }
-        self.set_address(floating, link.index).await.map_err(refused)?;
+        if let Err(error) = self.set_address(floating, link.index).await {
+            // The kernel may have done it and only its answer got lost: nobody else may take an
+            // address that is up here.
+            let undone = self.delete(floating).await;
+            let rest =
+                undone.err().map_or_else(String::new, |error| format!("; nor removed: {error}"));
+            return Err(refused(error) + &rest);
+        }
         Ok(link)
     }
 

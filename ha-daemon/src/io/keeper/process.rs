@@ -172,7 +172,11 @@ impl Keeper {
             .map(|(held, request)| (held, remove(&self.netlink, held, request.as_deref())))
             .collect();
         let removed_ns = monotonic_ns();
-        let (sent, mut failures) = self.obituary.send();
+        // It says that the addresses are off, and peers take them at once: where one may still be
+        // there, the peers wait as for any dead node.
+        let true_obituary = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
+        let (sent, mut failures) =
+            if true_obituary { self.obituary.send() } else { (0, Vec::new()) };
         let told_ns = monotonic_ns();
 
         let mut removed = Vec::new();

@@ -73,19 +73,7 @@ impl Kernel {
             return self.attached(interface, index, Via::XdpGeneric, reason, Some(pin));
         }
         let mut reasons = Vec::new();
-        // An interface takes one XDP program: the generic one of an earlier instance keeps the
-        // native one out, and is better taken over than called a stranger.
-        let goes_on =
-            ways.contains(&Via::XdpGeneric) && self.pin_path(index, Via::XdpGeneric).exists();
         for via in ways {
-            if goes_on && *via == Via::XdpNative {
-                let generic = name(Via::XdpGeneric);
-                reasons.push(format!(
-                    "{}: goes on with {generic}, as its last instance was received",
-                    name(*via)
-                ));
-                continue;
-            }
             match self.attach_via(interface, index, *via) {
                 Ok(pin) => return self.attached(interface, index, *via, reasons.join("; "), pin),
                 Err(error) => reasons.push(format!("{}: {error:#}", name(*via))),

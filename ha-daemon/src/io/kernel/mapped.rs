@@ -64,10 +64,10 @@ impl MappedRecords {
 
     /// Makes a record empty. Only for one that no program uses (its path is not in the maps).
     pub(super) fn clear(&self, slot: u32) {
-        let Some(record) = self.get(slot) else { return };
-        let _ = record;
-        let Ok(slot) = usize::try_from(slot) else { return };
-        // SAFETY: within the mapping (checked by `get`); all zeros is a record.
+        let Some(slot) = usize::try_from(slot).ok().filter(|slot| *slot < SLOTS_MAX) else {
+            return;
+        };
+        // SAFETY: within the mapping; all zeros is a record.
         unsafe { self.base.add(slot).write_bytes(0, 1) };
     }
 }

@@ -121,6 +121,15 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// Removes what an earlier instance left pinned, for a start that receives by sockets alone: its
+    /// programs would go on taking the heartbeats.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub fn discard(directory: &Path) -> Result<()> {
+        pins::remove_all(directory, &pinned_names())
+    }
+
     fn load_object(directory: &Path, log: u8) -> Result<Ebpf> {
         let mut loader = EbpfLoader::new();
         for name in PINNED_MAPS {
