@@ -84,9 +84,9 @@ pub mod layers {
     pub const LINK: u8 = 1;
     /// The sender's kernel works (implied by any packet).
     pub const KERNEL: u8 = 2;
-    /// The sender's daemon renewed its lease within its deadtime.
+    /// The sender's daemon renewed its lease within the last second.
     pub const DAEMON: u8 = 4;
-    /// All groups that the sender owns are well.
+    /// All groups that the sender owns are well; not sent before services are monitored.
     pub const SERVICE: u8 = 8;
 }
 

@@ -89,6 +89,19 @@ pub enum Via {
     Serial,
 }
 
+impl std::fmt::Display for Via {
+    /// The word of the contract.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::XdpNative => "xdp-native",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tc => "tc",
+            Self::Socket => "socket",
+            Self::Serial => "serial",
+        })
+    }
+}
+
 /// One heartbeat link to one peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinkStatus {

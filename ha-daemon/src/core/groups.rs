@@ -10,11 +10,12 @@ use super::message::{Claim, ClaimState};
 use super::ownership::{Candidate, Decision, Goal, LocalGroup, Step, decide};
 use super::time::Moment;
 use super::{Core, group_with_id, word};
-use crate::config::{Config, Failback, GroupIndex, NodeIndex};
+use crate::config::{Config, Failback, GroupIndex, NodeIndex, OnDoubt};
 use crate::names::InterfaceName;
 use crate::snapshot::{GroupState, ResourceState, Severity};
 
-/// How long a node whose start of a group failed leaves it to others.
+/// How long a node whose start of a group failed leaves it to others, and waits before it tries a
+/// failed stop again.
 pub const FAILED_PAUSE: Duration = Duration::from_secs(10);
 
 /// A group here, and what was last said about it.
@@ -85,7 +86,8 @@ impl Groups {
     }
 
     pub(super) fn deadline(&self) -> Option<Moment> {
-        self.entries.iter().filter_map(|entry| entry.local.failed_until).min()
+        let pauses = |entry: &Entry| [entry.local.failed_until, entry.local.retry_stop_at];
+        self.entries.iter().flat_map(pauses).flatten().min()
     }
 }
 
@@ -141,10 +143,12 @@ impl Core {
         group: GroupIndex,
         resource: usize,
         error: Option<String>,
+        now: Moment,
     ) {
         let Some(state) = self.resource(group, resource, ResourceState::Stopping) else { return };
         *state = if error.is_none() { ResourceState::Stopped } else { ResourceState::Failed };
         let Some(error) = error else { return };
+        self.groups.entries[group.0].local.retry_stop_at = Some(now.after(FAILED_PAUSE));
         let text = format!(
             "{} could not be stopped here, so nobody else may start it: {error}",
             self.resource_label(group, resource)
@@ -190,7 +194,7 @@ impl Core {
     /// Decides about every group and takes the next steps.
     pub(super) fn run_groups(&mut self, now: Moment) {
         for entry in &mut self.groups.entries {
-            entry.local.failed_until = entry.local.failed_until.filter(|until| now < *until);
+            entry.local.end_pauses(now);
         }
         let agreed = self.agreed();
         for index in (0..self.groups.entries.len()).map(GroupIndex) {
@@ -234,7 +238,9 @@ impl Core {
             self.actions.push(Action::Announce { group: index });
         }
         match decision {
-            Decision::Take if releasing && !mine && agreed => self.take(index),
+            Decision::Take if releasing && !mine && agreed && !self.in_doubt(index) => {
+                self.take(index);
+            }
             Decision::GiveBack(to) if !releasing => {
                 let text =
                     format!("giving {name} back to {}, which is preferred", self.node_name(to));
@@ -259,6 +265,16 @@ impl Core {
             | Decision::Abandon
             | Decision::Keep => {}
         }
+    }
+
+    /// Whether a candidate was never heard, so that nothing tells whether it owns the group: under
+    /// `on_doubt = hold` nobody takes it then.
+    fn in_doubt(&self, index: GroupIndex) -> bool {
+        let never_heard = |node: &NodeIndex| {
+            self.peers.get(node).is_some_and(|peer| peer.incarnation == 0 && !peer.alive())
+        };
+        self.config.cluster.on_doubt == OnDoubt::Hold
+            && self.config.groups[index.0].nodes.iter().any(never_heard)
     }
 
     /// All nodes that matter for a group, preferred first.

@@ -133,7 +133,7 @@ impl Core {
                 self.resource_started(group, resource, error, now);
             }
             Input::ResourceStopped { group, resource, error } => {
-                self.resource_stopped(group, resource, error);
+                self.resource_stopped(group, resource, error, now);
             }
             Input::ResourceLost { group, resource, cause } => {
                 self.resource_lost(group, resource, &cause);
@@ -441,7 +441,12 @@ impl Core {
         if peer.state == NodeState::Unknown {
             if now >= initdead_at {
                 peer.state = NodeState::Dead;
-                let text = format!("{} was not heard within initdead", self.node_name(node));
+                let held = match self.config.cluster.on_doubt {
+                    OnDoubt::Take => "",
+                    OnDoubt::Hold => "; nobody takes what it might own (on_doubt = hold)",
+                };
+                let name = self.node_name(node);
+                let text = format!("{name} was not heard within initdead{held}");
                 self.node_note(Severity::Warning, "node-dead", node, text);
             }
             return;

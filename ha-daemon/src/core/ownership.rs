@@ -34,6 +34,8 @@ pub struct LocalGroup {
     pub highest_term: u64,
     /// A start failed here; not eligible again before that.
     pub failed_until: Option<Moment>,
+    /// A stop failed here; it is tried again then.
+    pub retry_stop_at: Option<Moment>,
 }
 
 /// The next thing to do for a group.
@@ -55,6 +57,20 @@ impl LocalGroup {
             term: 0,
             highest_term: 0,
             failed_until: None,
+            retry_stop_at: None,
+        }
+    }
+
+    /// Ends the pauses that are over: a failed start may be tried again, a failed stop is.
+    pub fn end_pauses(&mut self, now: Moment) {
+        self.failed_until = self.failed_until.filter(|until| now < *until);
+        if self.retry_stop_at.is_some_and(|at| now >= at) {
+            self.retry_stop_at = None;
+            for state in &mut self.resources {
+                if *state == ResourceState::Failed {
+                    *state = ResourceState::Started;
+                }
+            }
         }
     }
 

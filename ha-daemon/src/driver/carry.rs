@@ -178,7 +178,7 @@ impl Driver {
                 continue;
             }
             noted.push(path.interface.as_str());
-            let via = super::view::via_word(reception.via);
+            let via = reception.via;
             let (severity, text) = if reception.reason.is_empty() {
                 (Severity::Info, format!("heartbeats on {} arrive via {via}", path.interface))
             } else {

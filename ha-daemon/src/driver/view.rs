@@ -15,17 +15,6 @@ use crate::snapshot::{
     ThreadStatus, Via,
 };
 
-/// The way as the contract spells it.
-pub(super) fn via_word(via: Via) -> &'static str {
-    match via {
-        Via::XdpNative => "xdp-native",
-        Via::XdpGeneric => "xdp-generic",
-        Via::Tc => "tc",
-        Via::Socket => "socket",
-        Via::Serial => "serial",
-    }
-}
-
 impl Driver {
     pub(super) fn snapshot(&self) -> Snapshot {
         let parts = &self.parts;

@@ -44,8 +44,6 @@ pub struct Shared {
     pub generation: AtomicU32,
     /// See [`Phase`].
     pub phase: AtomicU8,
-    /// Whether all owned groups are well.
-    pub service: AtomicBool,
     /// When the driver last ran.
     pub driver_ran_ns: AtomicU64,
     /// When the sender last ran.
@@ -69,7 +67,6 @@ impl Shared {
         Self {
             generation: AtomicU32::new(0),
             phase: AtomicU8::new(Phase::Starting as u8),
-            service: AtomicBool::new(true),
             driver_ran_ns: AtomicU64::new(now),
             sender_ran_ns: AtomicU64::new(now),
             pause_end_ns: AtomicU64::new(0),
@@ -165,7 +162,6 @@ fn run(plan: &Plan, mut targets: Vec<Target>, shared: &Shared) {
 fn send_all(targets: &mut [Target], shared: &Shared, key: &Key, sequence: u64) {
     let age_ns = monotonic_ns().saturating_sub(shared.driver_ran_ns.load(Relaxed));
     let daemon = if age_ns < DAEMON_LEASE.as_nanos() as u64 { layers::DAEMON } else { 0 };
-    let service = if shared.service.load(Relaxed) { layers::SERVICE } else { 0 };
     for (target, words) in targets.iter_mut().zip(&shared.paths) {
         let link = if words.hears.load(Relaxed) { layers::LINK } else { 0 };
         let header = &mut target.header;
@@ -174,7 +170,7 @@ fn send_all(targets: &mut [Target], shared: &Shared, key: &Key, sequence: u64) {
         header.echo = words.echo.load(Relaxed);
         header.generation = shared.generation.load(Relaxed);
         header.phase = Phase::from_wire(shared.phase.load(Relaxed));
-        header.layers = link | layers::KERNEL | daemon | service;
+        header.layers = link | layers::KERNEL | daemon;
         header.lease_age_ms = u16::try_from(age_ns / 1_000_000).unwrap_or(u16::MAX);
         header.sent_ns = monotonic_ns();
         let mut fixed = header.encode();

@@ -83,6 +83,22 @@ fn on_doubt_hold_keeps_the_group_where_it_is() {
     }
 }
 
+#[test]
+fn on_doubt_hold_takes_nothing_of_who_was_never_heard() {
+    for seed in 0..40 {
+        let mut config = config(2, 2, 1);
+        config.cluster.on_doubt = OnDoubt::Hold;
+        let mut sim = Sim::new(config, seed);
+        sim.start(1);
+        sim.run(ms(5000));
+        assert_eq!(sim.state(1, 0), NodeState::Dead);
+        assert!(sim.holders(0).is_empty(), "seed {seed}");
+        sim.start(0);
+        sim.run(SETTLE);
+        assert_eq!(sim.holders(0), [0], "seed {seed}");
+    }
+}
+
 /// The second hears nobody for a while; whoever hears it must not believe what it said before.
 #[test]
 fn a_one_way_cut_ends_with_one_owner() {

@@ -37,6 +37,10 @@ fn a_stop_that_fails_keeps_the_others_from_starting() {
     assert_eq!(sim.core(1).group(GroupIndex(0)).state, GroupState::Failed);
     assert_eq!(sim.core(1).group(GroupIndex(0)).owner, Some(NodeIndex(0)));
     assert_eq!(sim.notes(0, "group-stuck", from).len(), 1);
+    // It is tried again, so that what passes does not need an operator.
+    sim.stop_fails.clear();
+    sim.run(FAILED_PAUSE);
+    assert_eq!(sim.holders(0), [1]);
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Kernel {
         for via in ways {
             match self.attach_via(interface, index, *via) {
                 Ok(pin) => return self.attached(interface, index, *via, reasons.join("; "), pin),
-                Err(error) => reasons.push(format!("{}: {error:#}", name(*via))),
+                Err(error) => reasons.push(format!("{}: {error:#}", *via)),
             }
         }
         bail!("{}", reasons.join("; "))
@@ -101,7 +101,7 @@ impl Kernel {
 
     fn pin_path(&self, index: u32, via: Via) -> PathBuf {
         // Names on a bpf file system have no dots, those of interfaces may.
-        self.directory.join(format!("{}{index}-{}", pins::LINK_PREFIX, name(via)))
+        self.directory.join(format!("{}{index}-{}", pins::LINK_PREFIX, via))
     }
 
     fn attach_via(
@@ -212,7 +212,7 @@ fn unpin(pin: &Path, index: u32) -> Result<()> {
         return Ok(());
     }
     // With TC, the XDP program there is somebody else's and stays.
-    let is_tc = pin.to_string_lossy().ends_with(name(Via::Tc));
+    let is_tc = pin.to_string_lossy().ends_with(&Via::Tc.to_string());
     let attached = xdp_program_id(index).filter(|_| !is_tc);
     pins::remove(pin)?;
     let deadline = Instant::now() + DETACH_TIME_MAX;
@@ -280,17 +280,7 @@ fn xdp_program_id(index: u32) -> Option<u32> {
     })
 }
 
-fn name(via: Via) -> &'static str {
-    match via {
-        Via::XdpNative => "xdp-native",
-        Via::XdpGeneric => "xdp-generic",
-        Via::Tc => "tc",
-        Via::Socket => "socket",
-        Via::Serial => "serial",
-    }
-}
-
 /// Whether that is the name of a way that attaches something.
 pub(super) fn is_way(text: &str) -> bool {
-    WAYS.iter().any(|via| name(*via) == text)
+    WAYS.iter().any(|via| via.to_string() == text)
 }
