@@ -449,7 +449,7 @@ mod tests {
     fn options_and_later_fragments_are_not_for_the_parser() {
         assert_eq!(Frame::udp_with_options(&ROUTE, &[1, 1, 1, 0], b"x").payload(), None);
         let [first, second] = Frame::udp_in_fragments(&ROUTE, &[7; 100]);
-        assert!(ha_common::frame::parse(first.0.as_slice()).is_some_and(|it| it.fragment));
+        assert!(frame::parse(first.0.as_slice()).is_some_and(|it| it.fragment));
         assert_eq!(second.payload(), None);
         assert_eq!(first.0.len() + second.0.len(), 2 * 34 + 8 + 100);
     }
