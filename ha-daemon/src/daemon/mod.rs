@@ -16,12 +16,15 @@ use crate::control::backend::{Backend, Busy};
 use crate::control::event_log::EventLog;
 use crate::control::server;
 use crate::control::socket::ControlSocket;
-use crate::driver::{Driver, Parts, receives_heartbeats};
+use crate::driver::{Driver, Parts, Reception, receives_heartbeats};
 use crate::io::address::{self, AddressCommand, AddressWorker};
 use crate::io::keeper::{Keeper, KeeperOptions};
-use crate::io::mailbox::{Letter, Mailbox, mailbox};
+use crate::io::kernel::Kernel;
+use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
+use crate::io::paths::{self, Path as PeerPath};
 use crate::io::sender::{Sender, Shared};
-use crate::io::{interfaces, paths, realtime};
+use crate::io::socket::LinkSocket;
+use crate::io::{interfaces, realtime};
 use crate::names::NodeName;
 use crate::snapshot::Severity;
 use node::Node;
@@ -119,12 +122,14 @@ async fn serve(
     });
     let parts = loop {
         tokio::select! {
-            parts = &mut driver => break parts.context("the driver ended without a word")??,
+            parts = &mut driver => break parts,
             () = signals.stop() => {
                 mailbox.post(Letter::Shutdown);
             }
         }
     };
+    let parts = parts.context("the driver ended without a word").flatten();
+    let parts = parts.inspect_err(|_| discard(options))?;
     let failures = take_down(parts, sender, worker);
     drop(stop);
     let served = server.await.context("the control socket's task failed")?;
@@ -166,7 +171,33 @@ async fn prepare(
     }
     let worker = node.address_worker(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
-    let (kernel, receptions) = node.kernel(&paths, options)?;
+    let attached = node.kernel(&paths, options)?;
+    let started = Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker };
+    assemble(node, started, attached, options, memory, events).inspect_err(|_| discard(options))
+}
+
+/// What runs, or is open, before anything is attached.
+struct Started {
+    keeper_options: KeeperOptions,
+    keeper: Keeper,
+    mailbox: Mailbox,
+    inbox: Inbox,
+    paths: Vec<PeerPath>,
+    sockets: Vec<LinkSocket>,
+    heard: watch::Sender<Vec<u64>>,
+    worker: AddressWorker,
+}
+
+/// The rest of the way, with programs attached that a failure must take down.
+fn assemble(
+    node: &Node,
+    started: Started,
+    (kernel, receptions): (Option<Kernel>, Vec<Reception>),
+    options: &Options,
+    memory: String,
+    events: &Arc<EventLog>,
+) -> Result<Prepared> {
+    let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker } = started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
     }
@@ -195,6 +226,14 @@ async fn prepare(
     })?;
     let driver = start(driver, options.kernel_log, &mailbox)?;
     Ok(Prepared { driver, sender, worker, mailbox })
+}
+
+/// Detaches what a start or a driver that failed left attached: no daemon runs that would judge by
+/// it. (A daemon that is killed leaves it to the next one.)
+fn discard(options: &Options) {
+    if let Err(error) = Kernel::discard(&options.bpf_directory) {
+        tracing::error!("not taken down: {error:#}");
+    }
 }
 
 fn backend(mailbox: Mailbox, events: Arc<EventLog>) -> Backend {
