@@ -13,8 +13,6 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use sha2::{Digest as _, Sha256};
-
 use super::finding::{ConfigError, Finding, Position};
 use super::{AuthKey, AuthMethod, KeyRing, Severity, file};
 
@@ -196,7 +194,11 @@ impl Parser<'_> {
             let finding = Finding::warning(message, remedy);
             self.findings.push(finding.in_file(self.path).at(*word_position));
         }
-        self.keys.push(AuthKey { number, method: AuthMethod::SipHash24, secret: secret(word) });
+        self.keys.push(AuthKey {
+            number,
+            method: AuthMethod::SipHash24,
+            word: word.as_bytes().to_vec(),
+        });
     }
 
     fn finish(mut self) -> (Option<KeyRing>, Vec<Finding>) {
@@ -239,10 +241,4 @@ fn words(line: usize, text: &str) -> Vec<(&str, Position)> {
 fn key_number(word: &str) -> Option<u8> {
     let digits = word.bytes().all(|byte| byte.is_ascii_digit());
     word.parse().ok().filter(|number| digits && *number <= KEY_NUMBER_MAX)
-}
-
-/// Words of any length become keys of one length.
-fn secret(word: &str) -> [u8; 16] {
-    let digest: [u8; 32] = Sha256::digest(word.as_bytes()).into();
-    std::array::from_fn(|index| digest[index])
 }

@@ -126,7 +126,7 @@ impl Local<'_> {
                 continue;
             }
             for (number, resource) in group.resources.iter().enumerate() {
-                let Resource::Address { address, interface } = resource;
+                let Resource::Address { address, interface, .. } = resource else { continue };
                 findings.extend(self.floating_finding(address, interface).map(|finding| {
                     let place = (GroupIndex(index), number);
                     self.place(finding, |places| places.resources.get(&place).copied())
@@ -157,7 +157,10 @@ impl Local<'_> {
             return findings;
         };
         for (link, endpoint) in &node.endpoints {
-            let (address, interface) = (endpoint.address, &endpoint.interface);
+            let (Some(address), Some(interface)) = (endpoint.address(), endpoint.interface())
+            else {
+                continue;
+            };
             let finding = match self.prefixes(interface, address) {
                 Err(finding) => finding,
                 Ok(prefixes) if prefixes.iter().all(|prefix| prefix.addr() != address) => {
@@ -219,8 +222,7 @@ impl Local<'_> {
     fn floats(&self, host: IpAddr) -> bool {
         let resources = self.config.groups.iter().flat_map(|group| &group.resources);
         resources.into_iter().any(|resource| {
-            let Resource::Address { address, .. } = resource;
-            address.addr() == host
+            matches!(resource, Resource::Address { address, .. } if address.addr() == host)
         })
     }
 }

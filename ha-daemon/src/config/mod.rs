@@ -6,10 +6,11 @@
 //! leave this process (packets carry the `id`s, which are derived from the names).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ha_common::auth::Key;
 use ipnet::IpNet;
 
 use crate::names::{GroupName, InterfaceName, LinkName, NodeName};
@@ -45,6 +46,10 @@ pub const ADDRESS_LIFETIME_MAX: Duration = Duration::from_secs(3600);
 pub const BURST_MAX: u32 = 64;
 /// Most announcements that follow later.
 pub const REPEAT_MAX: usize = 64;
+/// Shortest default interval of the requests to a ping node.
+pub const PING_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Most ping nodes and ping groups.
+pub const PING_TARGETS_MAX: usize = 64;
 /// Shortest interval of an owner's announcements.
 pub const REFRESH_MIN: Duration = Duration::from_secs(1);
 
@@ -98,10 +103,65 @@ pub enum Receive {
 }
 
 /// Kind of a heartbeat link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
     /// UDP to each peer's own address.
-    Ucast,
+    Ucast {
+        /// Where peers are, when the configuration does not say which node has which address (as in
+        /// `ha.cf`): what is for any peer goes to each of them. This node's own are left out when
+        /// it sends. Empty when [`Endpoint`]s have addresses.
+        remotes: Vec<IpAddr>,
+    },
+    /// UDP to a multicast group.
+    Mcast {
+        /// The group, IPv4 (class D) or IPv6.
+        group: IpAddr,
+        /// IPv4 TTL or IPv6 hop limit, 0..=255. Default 1: the packet stays on its network.
+        ttl: u8,
+        /// Whether this host hears its own packets (`IP_MULTICAST_LOOP`). Default no.
+        loopback: bool,
+    },
+    /// UDP to the broadcast address of the interface's network.
+    Bcast,
+    /// A serial line between two nodes.
+    Serial {
+        /// Bits per second, 8N1: ten of them carry a byte. Default 19,200.
+        baud: u32,
+    },
+}
+
+impl LinkKind {
+    /// The kind as the configuration spells it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Ucast { .. } => "ucast",
+            Self::Mcast { .. } => "mcast",
+            Self::Bcast => "bcast",
+            Self::Serial { .. } => "serial",
+        }
+    }
+}
+
+/// How a packet says which link it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkIdentity {
+    /// By the link's name, which all nodes share (TOML).
+    Name,
+    /// By its kind and where it arrives, because each node may call the interface by another name
+    /// (Heartbeat's files).
+    Arrival,
+}
+
+/// How long silence may last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Interval between two heartbeats.
+    pub keepalive: Duration,
+    /// Silence after which a peer is late.
+    pub warntime: Duration,
+    /// Silence after which a peer is dead.
+    pub deadtime: Duration,
 }
 
 /// Timing and policy of the cluster.
@@ -134,6 +194,14 @@ pub struct Cluster {
 /// Method by which heartbeats are authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMethod {
+    /// CRC-32, no key: keeps noise out, not an attacker.
+    Crc,
+    /// HMAC-MD5 (RFC 2104).
+    Md5,
+    /// HMAC-SHA-1, truncated to 128 bits (RFC 2104).
+    Sha1,
+    /// HMAC-SHA-256, truncated to 128 bits (RFC 4868).
+    Sha256,
     /// SipHash-2-4, 64-bit tag.
     SipHash24,
 }
@@ -145,8 +213,8 @@ pub struct AuthKey {
     pub number: u8,
     /// Method.
     pub method: AuthMethod,
-    /// 128-bit key: the first 16 bytes of SHA-256 of the key word in the file.
-    pub secret: [u8; 16],
+    /// The key word as it stands in the file; empty for `crc`.
+    pub word: Vec<u8>,
 }
 
 impl std::fmt::Debug for AuthKey {
@@ -154,9 +222,20 @@ impl std::fmt::Debug for AuthKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "AuthKey {{ number: {}, method: {:?}, secret: (hidden) }}",
+            "AuthKey {{ number: {}, method: {:?}, word: (hidden) }}",
             self.number, self.method
         )
+    }
+}
+
+impl AuthKey {
+    /// The key as packets are signed and verified with it. Words of any length become keys of the
+    /// one length that SipHash has: the first 16 bytes of their SHA-256.
+    #[must_use]
+    pub fn to_key(&self) -> Key {
+        use sha2::Digest as _;
+        let digest: [u8; 32] = sha2::Sha256::digest(&self.word).into();
+        Key::siphash24(&std::array::from_fn(|index| digest[index]))
     }
 }
 
@@ -190,17 +269,52 @@ pub struct Link {
     pub id: u32,
     /// Kind.
     pub kind: LinkKind,
+    /// How packets name it.
+    pub identity: LinkIdentity,
+    /// UDP port of its heartbeats and control messages; not used on serial lines.
+    pub port: u16,
+    /// Its own times, where they differ from the cluster's (`None`: they do not).
+    pub times: Option<Times>,
     /// How to receive.
     pub receive: Receive,
 }
 
 /// Where a node is on a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its address there.
-    pub address: IpAddr,
-    /// The interface on that node.
-    pub interface: InterfaceName,
+pub enum Endpoint {
+    /// On a network.
+    Network {
+        /// The interface on that node.
+        interface: InterfaceName,
+        /// Its address there, when the configuration says so. TOML always does for `ucast`;
+        /// Heartbeat's files never do.
+        address: Option<IpAddr>,
+    },
+    /// At one end of a serial line.
+    Serial {
+        /// Full path of the character device on that node.
+        device: PathBuf,
+    },
+}
+
+impl Endpoint {
+    /// The interface, on a network.
+    #[must_use]
+    pub fn interface(&self) -> Option<&InterfaceName> {
+        match self {
+            Self::Network { interface, .. } => Some(interface),
+            Self::Serial { .. } => None,
+        }
+    }
+
+    /// The address, on a network and when the configuration says it.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Network { address, .. } => *address,
+            Self::Serial { .. } => None,
+        }
+    }
 }
 
 /// One node.
@@ -223,15 +337,45 @@ pub enum Resource {
         address: IpNet,
         /// Interface that carries it.
         interface: InterfaceName,
+        /// Address label as `ifconfig` shows it (`eth0:0`); IPv4 only.
+        label: Option<String>,
+        /// Broadcast address, where it is not the prefix's own; IPv4 only.
+        broadcast: Option<Ipv4Addr>,
+    },
+    /// The source address that the host uses for what it sends to others than its own networks
+    /// (Heartbeat's `IPsrcaddr`). The address itself is another resource, before this one.
+    SourceAddress {
+        /// The address.
+        address: IpAddr,
+    },
+    /// A script with Heartbeat's interface: `NAME ARGUMENTS... start|stop|status`, found in
+    /// `resource.d` of the configuration's directory, then in `/etc/init.d`; where neither has it,
+    /// the systemd unit of that name.
+    Script {
+        /// Name of the script, no path.
+        name: String,
+        /// Arguments before the operation.
+        arguments: Vec<String>,
+    },
+    /// A systemd unit.
+    Systemd {
+        /// Full name, such as `nginx.service`.
+        unit: String,
     },
 }
 
 impl Resource {
-    /// What it is, for display: the address with its prefix.
+    /// What it is, for display: the address with its prefix; a script as `haresources` writes it.
     #[must_use]
     pub fn label(&self) -> String {
         match self {
             Self::Address { address, .. } => address.to_string(),
+            Self::SourceAddress { address } => address.to_string(),
+            Self::Script { name, arguments } => {
+                let words = std::iter::once(name).chain(arguments);
+                words.map(String::as_str).collect::<Vec<_>>().join("::")
+            }
+            Self::Systemd { unit } => unit.clone(),
         }
     }
 
@@ -240,8 +384,83 @@ impl Resource {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Address { .. } => "address",
+            Self::SourceAddress { .. } => "source-address",
+            Self::Script { .. } => "script",
+            Self::Systemd { .. } => "systemd",
         }
     }
+}
+
+/// Something outside of the cluster that answers pings, so that nodes can compare what they reach:
+/// it is reached while any of its members answers (Heartbeat's `ping` and `ping_group`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PingTarget {
+    /// Name for display: the group's, or the host as it was written.
+    pub name: String,
+    /// Addresses that are asked.
+    pub members: Vec<IpAddr>,
+}
+
+/// Ping nodes, and what follows from what they tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connectivity {
+    /// What is asked; empty = nothing.
+    pub targets: Vec<PingTarget>,
+    /// Interval of the requests. Default: the cluster's keepalive, at least 100 ms.
+    pub interval: Duration,
+    /// Silence after which a target is not reached (Heartbeat's `deadping`). Default: the larger of
+    /// `deadtime` and 3 x `interval`.
+    pub deadping: Duration,
+    /// Whether groups move to the node that reaches more (Heartbeat's `ipfail`). Default yes.
+    pub moves_groups: bool,
+    /// How long a difference must last before a group moves. Default 2 x `interval`.
+    pub damping: Duration,
+}
+
+impl Connectivity {
+    /// No ping nodes, in a cluster of this timing.
+    #[must_use]
+    pub fn none(keepalive: Duration, deadtime: Duration) -> Self {
+        let interval = keepalive.max(PING_INTERVAL_MIN);
+        Self {
+            targets: Vec::new(),
+            interval,
+            deadping: deadtime.max(interval * 3),
+            moves_groups: true,
+            damping: interval * 2,
+        }
+    }
+}
+
+/// A client program that the daemon starts and restarts (Heartbeat's `respawn`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// User that it runs as.
+    pub user: String,
+    /// Absolute path of the program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+/// Where the log goes besides the standard error stream.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Logging {
+    /// File for messages from level info.
+    pub file: Option<PathBuf>,
+    /// File for messages from level debug.
+    pub debug_file: Option<PathBuf>,
+    /// Syslog facility by its name (`local0`, `daemon`); `None` = no syslog.
+    pub syslog_facility: Option<String>,
+    /// Whether debug messages are wanted at all.
+    pub debug: bool,
+}
+
+/// Scheduling of the threads that heartbeats depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Realtime {
+    /// Whether they ask for `SCHED_FIFO` and locked memory. Default yes.
+    pub enabled: bool,
 }
 
 /// One resource group.
@@ -268,6 +487,16 @@ pub struct Config {
     pub keys: KeyRing,
     /// Announcements.
     pub announce: AnnouncePlan,
+    /// Ping nodes.
+    pub connectivity: Connectivity,
+    /// Client programs.
+    pub clients: Vec<Client>,
+    /// Log.
+    pub logging: Logging,
+    /// Scheduling.
+    pub realtime: Realtime,
+    /// Where resource scripts are looked up first. Default: `resource.d` beside the configuration.
+    pub script_directory: PathBuf,
     /// Links, by name.
     pub links: Vec<Link>,
     /// Nodes, by name.
@@ -277,6 +506,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// Times of a link.
+    #[must_use]
+    pub fn times(&self, link: LinkIndex) -> Times {
+        let cluster = &self.cluster;
+        self.links.get(link.0).and_then(|link| link.times).unwrap_or(Times {
+            keepalive: cluster.keepalive,
+            warntime: cluster.warntime,
+            deadtime: cluster.deadtime,
+        })
+    }
+
     /// Position of the node with that name.
     #[must_use]
     pub fn node_named(&self, name: &NodeName) -> Option<NodeIndex> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ha_common::wire::Phase;
 
 use super::io::Action;
-use super::message::{Claim, ClaimState};
+use super::message::{Claim, ClaimState, Wish};
 use super::ownership::{Candidate, Decision, Goal, LocalGroup, Step, decide};
 use super::time::Moment;
 use super::{Core, group_with_id, word};
@@ -76,6 +76,7 @@ impl Groups {
             group: group.id,
             state: entry.local.claim_state(),
             eligible: able && entry.local.eligible(group, own, down),
+            wish: Wish::None,
             term: entry.local.told_term(),
         };
         config.groups.iter().zip(&self.entries).map(claim).collect()

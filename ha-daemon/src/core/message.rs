@@ -51,8 +51,48 @@ pub struct Claim {
     pub state: ClaimState,
     /// Whether the node could own it now.
     pub eligible: bool,
+    /// Where the group is to go, see [`Wish`]. It belongs to `term`: of two, that of the higher term
+    /// holds.
+    pub wish: Wish,
     /// The highest term that the node knows; its own, when it owns the group.
     pub term: u64,
+}
+
+/// What an operator wants with a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Wish {
+    /// What the configuration says: preference and failback.
+    #[default]
+    None,
+    /// The candidate in this position of the group's nodes (0..[`crate::config::NODES_MAX`]) comes
+    /// first, while it can own the group.
+    Candidate(u8),
+    /// No node owns it.
+    Disabled,
+}
+
+impl Wish {
+    const DISABLED: u8 = 255;
+
+    /// 0 = none, 1.. = candidate in position 0.., 255 = disabled. What this version does not know
+    /// is no wish.
+    fn to_wire(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Candidate(position) => position.saturating_add(1),
+            Self::Disabled => Self::DISABLED,
+        }
+    }
+
+    fn from_wire(byte: u8) -> Self {
+        match byte {
+            Self::DISABLED => Self::Disabled,
+            byte if byte != 0 && usize::from(byte) <= crate::config::NODES_MAX => {
+                Self::Candidate(byte - 1)
+            }
+            _ => Self::None,
+        }
+    }
 }
 
 /// A node's whole state.
@@ -66,6 +106,10 @@ pub struct State {
     pub known_incarnation: u64,
     /// Number of that state.
     pub known_generation: u32,
+    /// How many ping targets the node reaches; `None` = it does not measure, or not yet.
+    pub reached: Option<u8>,
+    /// The operator has put the node on standby: it owns nothing that another node could own.
+    pub standby: bool,
     /// Groups.
     pub claims: Vec<Claim>,
 }
@@ -100,7 +144,9 @@ const KIND_STATE: u8 = 1;
 const KIND_OBITUARY: u8 = 2;
 const FLAG_ANSWER: u8 = 1;
 const FLAG_ELIGIBLE: u8 = 1;
-const STATE_BYTES: usize = 20;
+const FLAG_STANDBY: u8 = 2;
+const REACHED_UNKNOWN: u8 = 255;
+const STATE_BYTES: usize = 24;
 const CLAIM_BYTES: usize = 16;
 
 const _: () = assert!(STATE_BYTES + GROUPS_MAX * CLAIM_BYTES <= ha_common::wire::BODY_BYTES_MAX);
@@ -133,14 +179,18 @@ impl State {
     fn encode(&self) -> Vec<u8> {
         let claims = &self.claims[..self.claims.len().min(GROUPS_MAX)];
         let mut body = Vec::with_capacity(STATE_BYTES + claims.len() * CLAIM_BYTES);
-        body.extend([KIND_STATE, if self.answer { FLAG_ANSWER } else { 0 }]);
+        let answer = if self.answer { FLAG_ANSWER } else { 0 };
+        let standby = if self.standby { FLAG_STANDBY } else { 0 };
+        body.extend([KIND_STATE, answer | standby]);
         body.extend((claims.len() as u16).to_be_bytes());
         body.extend(self.generation.to_be_bytes());
         body.extend(self.known_incarnation.to_be_bytes());
         body.extend(self.known_generation.to_be_bytes());
+        body.extend([self.reached.unwrap_or(REACHED_UNKNOWN), 0, 0, 0]);
         for claim in claims {
             body.extend(claim.group.to_be_bytes());
-            body.extend([claim.state as u8, if claim.eligible { FLAG_ELIGIBLE } else { 0 }, 0, 0]);
+            body.extend([claim.state as u8, if claim.eligible { FLAG_ELIGIBLE } else { 0 }]);
+            body.extend([claim.wish.to_wire(), 0]);
             body.extend(claim.term.to_be_bytes());
         }
         body
@@ -153,20 +203,24 @@ impl State {
         }
         let claim = |number: usize| {
             let at = STATE_BYTES + number * CLAIM_BYTES;
-            let [state, flags] = array(body, at + 4)?;
+            let [state, flags, wish] = array(body, at + 4)?;
             Ok(Claim {
                 group: u32::from_be_bytes(array(body, at)?),
                 state: ClaimState::from_wire(state).ok_or(MessageError::ClaimState(state))?,
                 eligible: flags & FLAG_ELIGIBLE != 0,
+                wish: Wish::from_wire(wish),
                 term: u64::from_be_bytes(array(body, at + 8)?),
             })
         };
         let [flags] = array(body, 1)?;
+        let [reached] = array(body, STATE_BYTES - 4)?;
         Ok(Self {
             generation: u32::from_be_bytes(array(body, 4)?),
             answer: flags & FLAG_ANSWER != 0,
             known_incarnation: u64::from_be_bytes(array(body, 8)?),
             known_generation: u32::from_be_bytes(array(body, 16)?),
+            reached: (reached != REACHED_UNKNOWN).then_some(reached),
+            standby: flags & FLAG_STANDBY != 0,
             claims: (0..usize::from(count)).map(claim).collect::<Result<_, MessageError>>()?,
         })
     }
@@ -187,10 +241,13 @@ mod tests {
             answer: true,
             known_incarnation: 0x0102_0304_0506_0708,
             known_generation: 9,
+            reached: Some(2),
+            standby: true,
             claims: vec![Claim {
                 group: 0xaabb_ccdd,
                 state: ClaimState::Started,
                 eligible: true,
+                wish: Wish::Candidate(1),
                 term: 3,
             }],
         }
@@ -203,12 +260,13 @@ mod tests {
         assert_eq!(
             hex,
             concat!(
-                "01010001",
+                "01030001",
                 "00000007",
                 "0102030405060708",
                 "00000009",
+                "02000000",
                 "aabbccdd",
-                "02010000",
+                "02010200",
                 "0000000000000003"
             )
         );
@@ -236,13 +294,17 @@ mod tests {
         }
 
         #[test]
-        fn what_is_encoded_is_decoded(numbers in any::<(u32, bool, u64, u32)>(),
-                                      claims in proptest::collection::vec(any::<(u32, u8, bool, u64)>(), 0..GROUPS_MAX)) {
-            let claims = claims.into_iter().map(|(group, state, eligible, term)| Claim {
-                group, state: ClaimState::from_wire(state % 5).unwrap(), eligible, term,
+        fn what_is_encoded_is_decoded(numbers in any::<(u32, bool, u64, u32, u8, bool)>(),
+                                      claims in proptest::collection::vec(any::<(u32, u8, bool, u8, u64)>(), 0..GROUPS_MAX)) {
+            let claims = claims.into_iter().map(|(group, state, eligible, wish, term)| Claim {
+                group, state: ClaimState::from_wire(state % 5).unwrap(), eligible,
+                wish: Wish::from_wire(wish), term,
             }).collect();
-            let (generation, answer, known_incarnation, known_generation) = numbers;
-            let message = Message::State(State { generation, answer, known_incarnation, known_generation, claims });
+            let (generation, answer, known_incarnation, known_generation, reached, standby) = numbers;
+            let reached = (reached != REACHED_UNKNOWN).then_some(reached);
+            let message = Message::State(State {
+                generation, answer, known_incarnation, known_generation, reached, standby, claims,
+            });
             prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
         }
     }

@@ -129,6 +129,9 @@ impl LocalGroup {
     pub fn eligible(&self, group: &Group, own: NodeIndex, down: &BTreeSet<InterfaceName>) -> bool {
         let usable = |resource: &Resource| match resource {
             Resource::Address { interface, .. } => !down.contains(interface),
+            Resource::SourceAddress { .. } | Resource::Script { .. } | Resource::Systemd { .. } => {
+                true
+            }
         };
         group.nodes.contains(&own)
             && self.failed_until.is_none()

@@ -92,6 +92,8 @@ impl Core {
             answer,
             known_incarnation,
             known_generation,
+            reached: None,
+            standby: false,
             claims: self.claims(),
         };
         self.actions.push(Action::SendState { peer: node, state });

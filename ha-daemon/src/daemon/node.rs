@@ -11,7 +11,7 @@ use ha_common::wire::{Header, Kind, Phase};
 use tokio::sync::watch;
 
 use super::{Options, RUN_DIRECTORY, STATE_DIRECTORY};
-use crate::config::{AuthMethod, Config, NodeIndex, Receive, Resource};
+use crate::config::{Config, NodeIndex, Receive, Resource};
 use crate::driver::Reception;
 use crate::io::address::{AddressOptions, AddressWorker};
 use crate::io::connection::Connections;
@@ -34,10 +34,7 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn keys(&self) -> Vec<(u8, Key)> {
-        let key = |key: &crate::config::AuthKey| match key.method {
-            AuthMethod::SipHash24 => (key.number, Key::siphash24(&key.secret)),
-        };
-        self.config.keys.keys.iter().map(key).collect()
+        self.config.keys.keys.iter().map(|key| (key.number, key.to_key())).collect()
     }
 
     pub(super) fn active_key(&self) -> Result<(u8, Key)> {
@@ -274,8 +271,11 @@ pub(super) fn take_incarnation(config: &Config, name: &NodeName, options: &Optio
 pub(super) fn floating_addresses(config: &Config) -> Vec<(ipnet::IpNet, InterfaceName)> {
     let resources = config.groups.iter().flat_map(|group| &group.resources);
     resources
-        .map(|resource| match resource {
-            Resource::Address { address, interface } => (*address, interface.clone()),
+        .filter_map(|resource| match resource {
+            Resource::Address { address, interface, .. } => Some((*address, interface.clone())),
+            Resource::SourceAddress { .. } | Resource::Script { .. } | Resource::Systemd { .. } => {
+                None
+            }
         })
         .collect()
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use ha_common::wire::{Header, Kind, Phase, SEQUENCE_LAST};
 
 use super::{Driver, record};
+use ipnet::IpNet;
+
 use crate::config::{GroupIndex, NodeIndex, Resource};
 use crate::control::event_log::EventDraft;
 use crate::core::io::{Action, Input, Note};
@@ -15,6 +17,7 @@ use crate::io::address::{AddressCommand, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::keeper::{Datagram, KeeperError};
 use crate::io::socket::scoped;
+use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, Severity};
 
 /// A resource's number in commands to the address worker.
@@ -47,7 +50,10 @@ impl Driver {
     }
 
     fn start_resource(&mut self, group: GroupIndex, resource: usize) -> Option<Input> {
-        let Resource::Address { address, interface } = self.resource(group, resource)?;
+        let Some((address, interface)) = self.address(group, resource) else {
+            let error = Some("this kind of resource cannot be started yet".to_owned());
+            return Some(Input::ResourceStarted { group, resource, error });
+        };
         // The keeper knows of it before the kernel does: there is no moment at which nobody would
         // remove it.
         let held = match self.parts.keeper.hold(address, &interface) {
@@ -62,7 +68,7 @@ impl Driver {
     }
 
     fn stop_resource(&self, group: GroupIndex, resource: usize) -> Option<Input> {
-        let Resource::Address { address, interface } = self.resource(group, resource)?;
+        let (address, interface) = self.address(group, resource)?;
         let command = AddressCommand::Remove { token: token(group, resource), address, interface };
         let error = self.parts.addresses.send(command).err().map(|error| error.to_string());
         error.is_some().then_some(Input::ResourceStopped { group, resource, error })
@@ -71,7 +77,7 @@ impl Driver {
     fn announce(&mut self, group: GroupIndex) {
         let count = self.parts.config.groups[group.0].resources.len();
         for resource in 0..count {
-            if let Some(Resource::Address { address, interface }) = self.resource(group, resource) {
+            if let Some((address, interface)) = self.address(group, resource) {
                 let command = AddressCommand::Announce { address, interface };
                 if let Err(error) = self.parts.addresses.send(command) {
                     self.driver_note(Severity::Warning, "not-announced", error.to_string());
@@ -80,14 +86,27 @@ impl Driver {
         }
     }
 
-    fn resource(&self, group: GroupIndex, resource: usize) -> Option<Resource> {
-        self.parts.config.groups.get(group.0)?.resources.get(resource).cloned()
+    /// The resource, if it is an address.
+    fn address(&self, group: GroupIndex, resource: usize) -> Option<(IpNet, InterfaceName)> {
+        match self.parts.config.groups.get(group.0)?.resources.get(resource)? {
+            Resource::Address { address, interface, .. } => Some((*address, interface.clone())),
+            Resource::SourceAddress { .. } | Resource::Script { .. } | Resource::Systemd { .. } => {
+                None
+            }
+        }
     }
 
-    fn resource_at(&self, wanted: &Resource) -> Option<(GroupIndex, usize)> {
+    fn address_at(
+        &self,
+        wanted: IpNet,
+        wanted_interface: &InterfaceName,
+    ) -> Option<(GroupIndex, usize)> {
+        let is_wanted = |resource: &Resource| {
+            matches!(resource, Resource::Address { address, interface, .. }
+                     if *address == wanted && interface == wanted_interface)
+        };
         self.parts.config.groups.iter().enumerate().find_map(|(group, it)| {
-            let resource = it.resources.iter().position(|resource| resource == wanted)?;
-            Some((GroupIndex(group), resource))
+            Some((GroupIndex(group), it.resources.iter().position(is_wanted)?))
         })
     }
 
@@ -106,8 +125,8 @@ impl Driver {
             }
             AddressReport::Removed { token, outcome, at_ns } => {
                 let (group, resource) = of_token(token);
-                if let (Ok(()), Some(Resource::Address { address, interface })) =
-                    (&outcome, self.resource(group, resource))
+                if let (Ok(()), Some((address, interface))) =
+                    (&outcome, self.address(group, resource))
                 {
                     // A keeper that is gone is started again with what is held then.
                     let _ = self.parts.keeper.release(address, &interface);
@@ -116,14 +135,12 @@ impl Driver {
                 Some(Input::ResourceStopped { group, resource, error: outcome.err() })
             }
             AddressReport::Conflict { address, interface, mac } => {
-                let (group, resource) =
-                    self.resource_at(&Resource::Address { address, interface })?;
+                let (group, resource) = self.address_at(address, &interface)?;
                 Some(Input::AddressConflict { group, resource, mac })
             }
             AddressReport::Lapsed { address, interface, silent_ns } => {
                 let _ = self.parts.keeper.release(address, &interface);
-                let (group, resource) =
-                    self.resource_at(&Resource::Address { address, interface })?;
+                let (group, resource) = self.address_at(address, &interface)?;
                 let seconds = silent_ns as f64 / 1e9;
                 let cause = format!("not renewed for {seconds:.3} s, longer than its lifetime");
                 Some(Input::ResourceLost { group, resource, cause })
@@ -137,7 +154,8 @@ impl Driver {
     }
 
     fn note_address(&self, group: GroupIndex, resource: usize, kind: &str, at_ns: u64) {
-        let label = self.resource(group, resource).map_or_else(String::new, |it| it.label());
+        let label = self.parts.config.groups.get(group.0).and_then(|it| it.resources.get(resource));
+        let label = label.map_or_else(String::new, Resource::label);
         let word = kind.rsplit('-').next().unwrap_or(kind);
         let note = Note {
             severity: Severity::Info,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use ha_common::reason::Reason;
 
 use super::{Driver, record};
-use crate::config::{GroupIndex, LinkKind, NodeIndex};
+use crate::config::{GroupIndex, NodeIndex};
 use crate::core::detector::Detector;
 use crate::core::peer::Peer;
 use crate::io::clock::monotonic_ns;
@@ -88,9 +88,7 @@ impl Driver {
         let age_ns = monotonic_ns().saturating_sub(last_seen_ns);
         Some(LinkStatus {
             name: link.name.clone(),
-            kind: match link.kind {
-                LinkKind::Ucast => "ucast".to_owned(),
-            },
+            kind: link.kind.word().to_owned(),
             interface: path.interface.clone(),
             via: reception.via,
             via_reason: reception.reason.clone(),

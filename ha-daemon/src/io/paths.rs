@@ -37,17 +37,19 @@ pub fn of(config: &Config, own: NodeIndex) -> Result<Vec<Path>> {
     let port = config.cluster.port;
     let mut paths = Vec::new();
     for (link, mine) in &config.nodes[own.0].endpoints {
-        let index = interface_index(&mine.interface)?;
+        let Some(interface) = mine.interface() else { continue };
+        let index = interface_index(interface)?;
         for (peer, node) in config.nodes.iter().enumerate().filter(|(peer, _)| *peer != own.0) {
             let Some(theirs) = node.endpoints.get(link) else { continue };
+            let (Some(local), Some(remote)) = (mine.address(), theirs.address()) else { continue };
             paths.push(Path {
                 peer: NodeIndex(peer),
                 link: *link,
                 key: PathKey { sender: node.id, link: config.links[link.0].id },
-                interface: mine.interface.clone(),
+                interface: interface.clone(),
                 interface_index: index,
-                local: SocketAddr::new(mine.address, port),
-                remote: SocketAddr::new(theirs.address, port),
+                local: SocketAddr::new(local, port),
+                remote: SocketAddr::new(remote, port),
             });
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::Position;
+use crate::config::{Endpoint, Position};
 
 const CLEAN: &str = r#"[cluster]
 name = "shop"
@@ -189,7 +189,8 @@ fn local_findings_are_warnings_because_interfaces_may_come_up_later() {
     let mut config = config();
     for node in &mut config.nodes {
         for endpoint in node.endpoints.values_mut() {
-            endpoint.interface = "no-such-device".parse().unwrap();
+            let interface = "no-such-device".parse().unwrap();
+            *endpoint = Endpoint::Network { interface, address: endpoint.address() };
         }
     }
     let findings = check_local(&config, NodeIndex(2));

@@ -217,7 +217,15 @@ fn read_resource(
     table.finish(reader);
     let (address, interface) = (address?, interface.given()?.into_inner());
     let span = address.span();
-    Some(Spanned::new(span, Resource::Address { address: address.into_inner(), interface }))
+    Some(Spanned::new(
+        span,
+        Resource::Address {
+            address: address.into_inner(),
+            interface,
+            label: None,
+            broadcast: None,
+        },
+    ))
 }
 
 /// A floating address with its prefix length.
@@ -265,7 +273,7 @@ fn check_addresses(reader: &mut Reader<'_>, groups: &[Draft], nodes: &[nodes::Dr
     let mut floating: BTreeMap<IpAddr, &str> = BTreeMap::new();
     for group in groups {
         for resource in &group.resources {
-            let Resource::Address { address, .. } = resource.get_ref();
+            let Resource::Address { address, .. } = resource.get_ref() else { continue };
             let host = address.addr();
             if let Some(other) = floating.insert(host, &group.key) {
                 let message = format!("the group {} has the address {host} already", quoted(other));

@@ -5,7 +5,7 @@ use toml::Spanned;
 use super::reader::{Field, Reader, Span, Table};
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, quoted};
-use crate::config::{LINKS_MAX, Link, LinkKind, Receive};
+use crate::config::{LINKS_MAX, Link, LinkIdentity, LinkKind, PORT_DEFAULT, Receive};
 use crate::names::InterfaceName;
 
 const RECEIVE: &[(&str, Receive)] = &[
@@ -66,7 +66,15 @@ fn read_link(reader: &mut Reader<'_>, key: &Spanned<String>, table: Option<Table
         (name, kind, receive.or_default(Receive::Auto))
     {
         let id = ha_common::wire::name_id(key.get_ref());
-        draft.link = Some(Link { name, id, kind, receive });
+        draft.link = Some(Link {
+            name,
+            id,
+            kind,
+            identity: LinkIdentity::Name,
+            port: PORT_DEFAULT,
+            times: None,
+            receive,
+        });
     }
     draft
 }
@@ -89,7 +97,7 @@ fn read_kind(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Kind {
     };
     let kind = given.get_ref().as_str();
     if kind == "ucast" {
-        return Kind::Known(LinkKind::Ucast);
+        return Kind::Known(LinkKind::Ucast { remotes: Vec::new() });
     }
     if KINDS_LATER.contains(&kind) {
         let message = format!("the link kind \"{kind}\" is not supported yet");

@@ -21,7 +21,7 @@ use toml::de::DeTable;
 
 use self::reader::{Reader, Span, Table};
 use super::finding::{ConfigError, Finding, Position, Severity, quoted};
-use super::{Config, GroupIndex, LinkIndex, NodeIndex, file};
+use super::{Config, Connectivity, GroupIndex, LinkIndex, Logging, NodeIndex, Realtime, file};
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -155,7 +155,13 @@ fn read_sections(
         }
     }
     let (cluster, keys) = cluster?;
+    let directory = path.parent().unwrap_or(Path::new(""));
     Some(Config {
+        connectivity: Connectivity::none(cluster.keepalive, cluster.deadtime),
+        clients: Vec::new(),
+        logging: Logging::default(),
+        realtime: Realtime { enabled: true },
+        script_directory: directory.join("resource.d"),
         cluster,
         keys,
         announce: announce?,

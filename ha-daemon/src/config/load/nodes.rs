@@ -40,7 +40,7 @@ impl Draft {
     pub(super) fn finish(self) -> Option<Node> {
         let endpoint = |(link, draft): (LinkIndex, DraftEndpoint)| {
             let address = draft.address?.into_inner();
-            Some((link, Endpoint { address, interface: draft.interface? }))
+            Some((link, Endpoint::Network { interface: draft.interface?, address: Some(address) }))
         };
         Some(Node {
             id: ha_common::wire::name_id(&self.key),

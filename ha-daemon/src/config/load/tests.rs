@@ -14,9 +14,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{
-    AnnouncePlan, AuthMethod, Endpoint, Failback, LinkKind, OnDoubt, Receive, Resource,
-};
+use crate::config::{AnnouncePlan, AuthMethod, Endpoint, Failback, OnDoubt, Receive, Resource};
 
 /// A directory with a key file, for configurations that name `authkeys`.
 struct Place {
@@ -159,14 +157,15 @@ fn every_key_arrives_in_the_configuration() {
 #[test]
 fn links_nodes_and_groups_are_sorted_by_name_and_refer_to_each_other_by_position() {
     let config = Place::new().parse(FULL).unwrap();
-    let links: Vec<_> = config.links.iter().map(|l| (l.name.as_str(), l.kind, l.receive)).collect();
-    let expected = [("hb0", LinkKind::Ucast, Receive::Auto), ("svc", LinkKind::Ucast, Receive::Tc)];
+    let links: Vec<_> =
+        config.links.iter().map(|l| (l.name.as_str(), l.kind.word(), l.receive)).collect();
+    let expected = [("hb0", "ucast", Receive::Auto), ("svc", "ucast", Receive::Tc)];
     assert_eq!(links, expected);
     let nodes: Vec<_> = config.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(nodes, ["alpha", "beta"]);
     assert_eq!(config.node_named(&"beta".parse().unwrap()), Some(NodeIndex(1)));
-    let endpoint = |address: &str, interface: &str| Endpoint {
-        address: address.parse().unwrap(),
+    let endpoint = |address: &str, interface: &str| Endpoint::Network {
+        address: Some(address.parse().unwrap()),
         interface: interface.parse().unwrap(),
     };
     assert_eq!(config.nodes[0].endpoints[&LinkIndex(0)], endpoint("192.0.2.1", "eth1"));

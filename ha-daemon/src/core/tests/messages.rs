@@ -4,7 +4,7 @@ use super::sim::{Death, Sim};
 use super::starts::holders_since;
 use super::*;
 use crate::core::io::{Action, Input};
-use crate::core::message::{Claim, ClaimState, Message, State};
+use crate::core::message::{Claim, ClaimState, Message, State, Wish};
 use crate::core::time::Moment;
 use ha_common::wire::Phase;
 
@@ -143,12 +143,15 @@ impl Lone {
 
     /// The peer says that it owns the group.
     fn says(&mut self, generation: u32, known_generation: u32, answer: bool) -> Vec<Action> {
-        let claim = Claim { group: 100, state: ClaimState::Started, eligible: true, term: 4 };
+        let (state, wish) = (ClaimState::Started, Wish::None);
+        let claim = Claim { group: 100, state, eligible: true, wish, term: 4 };
         let state = State {
             generation,
             answer,
             known_incarnation: 70,
             known_generation,
+            reached: None,
+            standby: false,
             claims: vec![claim],
         };
         let (peer, incarnation, phase) = (NodeIndex(0), 9, Phase::Active as u8);

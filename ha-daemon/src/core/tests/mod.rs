@@ -17,8 +17,9 @@ use std::time::Duration;
 use super::Core;
 use super::io::{Observation, Sighting};
 use crate::config::{
-    AnnouncePlan, Cluster, Config, Endpoint, Failback, Group, KeyRing, Link, LinkIndex, LinkKind,
-    Node, NodeIndex, OnDoubt, Receive, Resource,
+    AnnouncePlan, Cluster, Config, Connectivity, Endpoint, Failback, Group, KeyRing, Link,
+    LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDoubt, Realtime, Receive,
+    Resource,
 };
 
 pub(super) const KEEPALIVE: Duration = Duration::from_millis(10);
@@ -35,8 +36,8 @@ pub(super) fn ms(milliseconds: u64) -> Duration {
 /// So many nodes on so many links. Group 0 prefers node 0, then 1, and so on; each group has two
 /// addresses. Group 1, if wanted, prefers node 1.
 pub(super) fn config(nodes: usize, links: usize, groups: usize) -> Config {
-    let endpoint = |node: usize, link: usize| Endpoint {
-        address: format!("192.0.{link}.{}", node + 1).parse().unwrap(),
+    let endpoint = |node: usize, link: usize| Endpoint::Network {
+        address: Some(format!("192.0.{link}.{}", node + 1).parse().unwrap()),
         interface: format!("hb{link}").parse().unwrap(),
     };
     let node = |node: usize| Node {
@@ -47,6 +48,8 @@ pub(super) fn config(nodes: usize, links: usize, groups: usize) -> Config {
     let address = |group: usize, number: usize| Resource::Address {
         address: format!("198.51.{group}.{number}/24").parse().unwrap(),
         interface: "eth0".parse().unwrap(),
+        label: None,
+        broadcast: None,
     };
     let group = |group: usize| Group {
         name: format!("g{group}").parse().unwrap(),
@@ -58,7 +61,10 @@ pub(super) fn config(nodes: usize, links: usize, groups: usize) -> Config {
     let link = |link: usize| Link {
         name: format!("hb{link}").parse().unwrap(),
         id: link as u32 + 1,
-        kind: LinkKind::Ucast,
+        kind: LinkKind::Ucast { remotes: Vec::new() },
+        identity: LinkIdentity::Name,
+        port: 694,
+        times: None,
         receive: Receive::Auto,
     };
     Config {
@@ -75,6 +81,11 @@ pub(super) fn config(nodes: usize, links: usize, groups: usize) -> Config {
             state_dir: None,
         },
         keys: KeyRing { active: 0, keys: Vec::new() },
+        connectivity: Connectivity::none(KEEPALIVE, DEADTIME),
+        clients: Vec::new(),
+        logging: Logging::default(),
+        realtime: Realtime { enabled: true },
+        script_directory: "resource.d".into(),
         announce: AnnouncePlan { burst: 1, repeat: Vec::new(), refresh: None },
         links: (0..links).map(link).collect(),
         nodes: (0..nodes).map(node).collect(),
