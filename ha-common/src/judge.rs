@@ -5,7 +5,7 @@
 use crate::auth::Key;
 use crate::frame::{self, Source};
 use crate::fresh::Freshness;
-use crate::maps::{Change, ChangeKind, Endpoint, NodeIdentity, Path};
+use crate::maps::{Audience, Change, ChangeKind, Endpoint, NodeIdentity, Path};
 use crate::reason::Reason;
 use crate::record::Record;
 use crate::wire::{FIXED_BYTES, Fixed, Header, HeaderError, Kind, TAG_BYTES};
@@ -14,8 +14,8 @@ use crate::wire::{FIXED_BYTES, Fixed, Header, HeaderError, Kind, TAG_BYTES};
 pub trait Tables {
     /// Who this node is; `None` = not configured yet.
     fn node(&self) -> Option<NodeIdentity>;
-    /// Whether that is one of this node's endpoints.
-    fn is_endpoint(&self, endpoint: &Endpoint) -> bool;
+    /// Who hears that endpoint, if it is one of this node's.
+    fn audience(&self, endpoint: &Endpoint) -> Option<Audience>;
     /// The slot of a peer's link.
     fn slot(&self, path: &Path) -> Option<u32>;
     /// The record in a slot.
@@ -48,26 +48,25 @@ pub fn judge<T: Tables, S: Source + ?Sized>(tables: &T, frame: &S, interface: u3
     let Some(datagram) = frame::parse(frame) else { return Reason::NotOurs.into() };
     let endpoint =
         Endpoint { interface, port: u32::from(datagram.port), address: datagram.destination };
-    if !tables.is_endpoint(&endpoint) {
-        return Reason::NotOurs.into();
-    }
+    let Some(audience) = tables.audience(&endpoint) else { return Reason::NotOurs.into() };
     if datagram.fragment {
         return Reason::Fragment.into();
     }
     match Fixed::read(frame, datagram.payload_at) {
-        Some(fixed) => judge_payload(tables, &fixed, datagram.payload_bytes, interface),
+        Some(fixed) => judge_payload(tables, &fixed, datagram.payload_bytes, interface, audience),
         None => Reason::Truncated.into(),
     }
 }
 
 /// Judges the payload of a datagram to one of this node's endpoints: its fixed part, and its
-/// whole length.
+/// whole length. `audience` is the endpoint's.
 #[inline(always)]
 pub fn judge_payload<T: Tables>(
     tables: &T,
     fixed: &Fixed,
     payload_bytes: usize,
     interface: u32,
+    audience: Audience,
 ) -> Judgement {
     let header = match Header::decode(fixed) {
         Ok(header) => header,
@@ -86,9 +85,12 @@ pub fn judge_payload<T: Tables>(
         return Reason::WrongCluster.into();
     }
     if header.receiver != node.node {
-        return Reason::WrongReceiver.into();
+        return match audience {
+            Audience::One => Reason::WrongReceiver.into(),
+            Audience::Several => Reason::ForAnother.into(),
+        };
     }
-    let path = Path { sender: header.sender, link: header.link };
+    let path = Path::new(header.sender, header.link, interface);
     let Some(slot) = tables.slot(&path) else { return Reason::UnknownPeer.into() };
     let Some(record) = tables.record(slot) else { return Reason::NotReady.into() };
     let judgement = judge_peer(tables, fixed, &header, node.incarnation, record, slot, interface);

@@ -7,8 +7,8 @@ use crate::fresh::Window;
 
 /// Slots of the `links` map: one per peer and link.
 pub const SLOTS_MAX: usize = 512;
-/// Slots of the `endpoints` map: this node's own (interface, address, port) triples.
-pub const ENDPOINTS_MAX: usize = 16;
+/// Slots of the `endpoints` map: the (interface, address, port) triples on which this node receives.
+pub const ENDPOINTS_MAX: usize = 64;
 /// Size of the ring buffer of changes in bytes; a change takes 32, so 2,048 fit.
 pub const CHANGES_BYTES: usize = 64 * 1024;
 
@@ -36,14 +36,46 @@ pub struct Endpoint {
     pub address: [u8; 16],
 }
 
-/// Key of the `paths` map: which peer speaks on which link.
+/// Whom what arrives at an endpoint may be for (value of the `endpoints` map).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Audience {
+    /// This node alone: an address of its own.
+    One = 1,
+    /// Other nodes too: a multicast group, a broadcast address, or an own address on a link whose
+    /// senders do not know which node has it.
+    Several = 2,
+}
+
+impl Audience {
+    /// The audience that a map value stands for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_value(value: u32) -> Self {
+        if value == Self::Several as u32 { Self::Several } else { Self::One }
+    }
+}
+
+/// Key of the `paths` map: which peer speaks on which link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Path {
     /// [`crate::wire::name_id`] of the peer.
     pub sender: u32,
-    /// [`crate::wire::name_id`] of the link.
+    /// [`crate::wire::name_id`] of the link, or its kind ([`crate::wire::by_arrival`]).
     pub link: u32,
+    /// 0 for a link that packets name; for one by arrival, the index of its interface.
+    pub interface: u32,
+}
+
+impl Path {
+    /// The path of a packet that names this sender and link and arrives on this interface.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(sender: u32, link: u32, interface: u32) -> Self {
+        let interface = if link <= crate::wire::by_arrival::MAX { interface } else { 0 };
+        Self { sender, link, interface }
+    }
 }
 
 /// Liveness of one peer on one link (map `links`, mmap-ed by the daemon).
@@ -118,7 +150,7 @@ pub struct Change {
 const _: () = {
     assert!(size_of::<NodeIdentity>() == 16);
     assert!(size_of::<Endpoint>() == 24);
-    assert!(size_of::<Path>() == 8);
+    assert!(size_of::<Path>() == 12);
     assert!(size_of::<Window>() == 24);
     assert!(size_of::<LinkRecord>() == 128);
     assert!(size_of::<Change>() == 24);

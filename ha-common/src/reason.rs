@@ -42,7 +42,7 @@ reasons! {
     BadKind = "bad-kind",
     /// Another cluster's.
     WrongCluster = "wrong-cluster",
-    /// For another node.
+    /// For another node, at an address that is this node's alone.
     WrongReceiver = "wrong-receiver",
     /// From a node, or on a link, that is not configured.
     UnknownPeer = "unknown-peer",
@@ -58,6 +58,9 @@ reasons! {
     BadTag = "bad-tag",
     /// The daemon has not configured this program yet, or a table is inconsistent.
     NotReady = "not-ready",
+    /// For another node (or from this one), at a multicast group, a broadcast address or another
+    /// endpoint that other nodes hear too: no fault.
+    ForAnother = "for-another",
 }
 
 /// Number of reasons, which is the number of counters.

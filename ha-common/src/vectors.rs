@@ -10,10 +10,14 @@ use std::vec::Vec;
 use crate::auth::Key;
 use crate::frame::mapped;
 use crate::judge::Tables;
-use crate::maps::{Change, ChangeKind, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX};
+use crate::maps::{
+    Audience, Change, ChangeKind, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX,
+};
 use crate::reason::Reason;
 use crate::record::Record;
-use crate::wire::{Fixed, HEADER_BYTES, Header, Kind, Phase, TAG_BYTES, layers, name_id};
+use crate::wire::{
+    Fixed, HEADER_BYTES, Header, Kind, Phase, TAG_BYTES, by_arrival, layers, name_id,
+};
 
 mod frames;
 mod mutate;
@@ -34,6 +38,10 @@ pub const SLOT_ALPHA: u32 = 0;
 pub const SLOT_ELSEWHERE: u32 = 1;
 /// Slot of gamma on hb0, whose every heartbeat is a return.
 pub const SLOT_GAMMA: u32 = 2;
+/// Slot of alpha on the multicast link that has no name.
+pub const SLOT_ARRIVAL: u32 = 3;
+/// Slot of alpha on such a link of the other interface.
+pub const SLOT_ARRIVAL_ELSEWHERE: u32 = 4;
 /// Slot that a path names although there is no such record.
 pub const SLOT_MISSING: u32 = SLOTS_MAX as u32;
 
@@ -56,7 +64,7 @@ pub struct World {
     /// Who this node is.
     pub identity: NodeIdentity,
     /// Where it listens.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<(Endpoint, Audience)>,
     /// Who speaks to it.
     pub paths: Vec<(Path, u32)>,
     /// Keys by number.
@@ -75,7 +83,16 @@ pub fn key(number: u8) -> Key {
 #[must_use]
 pub fn world() -> World {
     let endpoint = |interface, address| Endpoint { interface, port: u32::from(PORT), address };
-    let path = |sender, link| Path { sender: name_id(sender), link: name_id(link) };
+    let own = |interface, address| (endpoint(interface, address), Audience::One);
+    let shared = |address| (endpoint(INTERFACE, address), Audience::Several);
+    let path = |sender, link| Path::new(name_id(sender), name_id(link), INTERFACE);
+    let arrival = |interface| Path::new(name_id("alpha"), by_arrival::MCAST, interface);
+    let by_arrival = |interface| LinkRecord {
+        peer: name_id("alpha"),
+        link: by_arrival::MCAST,
+        interface,
+        ..LinkRecord::default()
+    };
     let record = |sender, link, interface, silence_ns| LinkRecord {
         peer: name_id(sender),
         link: name_id(link),
@@ -90,21 +107,29 @@ pub fn world() -> World {
             incarnation: OWN,
         },
         endpoints: vec![
-            endpoint(INTERFACE, mapped([192, 0, 2, 2])),
-            endpoint(INTERFACE, frames::address_v6(2)),
-            endpoint(INTERFACE + 1, mapped([192, 0, 2, 9])),
+            own(INTERFACE, mapped([192, 0, 2, 2])),
+            own(INTERFACE, frames::address_v6(2)),
+            own(INTERFACE + 1, mapped([192, 0, 2, 9])),
+            shared(Destination::Group.v4()),
+            shared(Destination::Group.v6()),
+            shared(Destination::Network.v4()),
+            shared(Destination::Everybody.v4()),
         ],
         paths: vec![
             (path("alpha", "hb0"), SLOT_ALPHA),
             (path("alpha", "svc"), SLOT_ELSEWHERE),
             (path("gamma", "hb0"), SLOT_GAMMA),
             (path("delta", "hb0"), SLOT_MISSING),
+            (arrival(INTERFACE), SLOT_ARRIVAL),
+            (arrival(INTERFACE + 1), SLOT_ARRIVAL_ELSEWHERE),
         ],
         keys: vec![(1, key(1)), (3, key(3))],
         records: vec![
             (SLOT_ALPHA, record("alpha", "hb0", INTERFACE, 0)),
             (SLOT_ELSEWHERE, record("alpha", "svc", INTERFACE + 1, 0)),
             (SLOT_GAMMA, record("gamma", "hb0", INTERFACE, 1)),
+            (SLOT_ARRIVAL, by_arrival(INTERFACE)),
+            (SLOT_ARRIVAL_ELSEWHERE, by_arrival(INTERFACE + 1)),
         ],
     }
 }
@@ -175,8 +200,9 @@ impl Tables for Memory {
         Some(self.world.identity).filter(|identity| identity.incarnation != 0)
     }
 
-    fn is_endpoint(&self, endpoint: &Endpoint) -> bool {
-        self.world.endpoints.contains(endpoint)
+    fn audience(&self, endpoint: &Endpoint) -> Option<Audience> {
+        let mut endpoints = self.world.endpoints.iter();
+        endpoints.find(|(known, _)| known == endpoint).map(|(_, audience)| *audience)
     }
 
     fn slot(&self, path: &Path) -> Option<u32> {
@@ -211,6 +237,40 @@ pub enum Vlan {
     Both,
 }
 
+/// Where a frame goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// The host with this last byte of its address.
+    Host(u8),
+    /// A multicast group.
+    Group,
+    /// The broadcast address of the network; there is none in IPv6.
+    Network,
+    /// The broadcast address of every network; there is none in IPv6.
+    Everybody,
+}
+
+impl Destination {
+    fn v4(self) -> [u8; 16] {
+        mapped(match self {
+            Self::Host(last) => [192, 0, 2, last],
+            Self::Group => [225, 0, 0, 1],
+            Self::Network => [192, 0, 2, 255],
+            Self::Everybody => [255; 4],
+        })
+    }
+
+    fn v6(self) -> [u8; 16] {
+        match self {
+            Self::Host(last) => frames::address_v6(last),
+            // A transient group of the link's own scope (RFC 4291 2.7).
+            Self::Group | Self::Network | Self::Everybody => {
+                [0xff, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x06, 0x94]
+            }
+        }
+    }
+}
+
 /// What a frame is made of.
 #[derive(Debug, Clone)]
 pub struct Packet {
@@ -218,8 +278,8 @@ pub struct Packet {
     pub vlan: Vlan,
     /// Whether it travels over IPv6.
     pub v6: bool,
-    /// Last byte of the destination address.
-    pub destination: u8,
+    /// Destination address.
+    pub destination: Destination,
     /// Destination port.
     pub port: u16,
     /// The header.
@@ -237,7 +297,7 @@ impl Packet {
         Self {
             vlan: Vlan::Untagged,
             v6: false,
-            destination: 2,
+            destination: Destination::Host(2),
             port: PORT,
             header: Header {
                 kind: Kind::Heartbeat,

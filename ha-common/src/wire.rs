@@ -42,6 +42,22 @@ pub const fn name_id(name: &str) -> u32 {
     hash
 }
 
+/// What [`Header::link`] says of a link that has no name which both ends share: its kind. The
+/// receiver tells such links apart by the interface on which packets arrive. No link has a name
+/// whose [`name_id`] is one of these.
+pub mod by_arrival {
+    /// UDP to the peer's own address.
+    pub const UCAST: u32 = 1;
+    /// UDP to a multicast group.
+    pub const MCAST: u32 = 2;
+    /// UDP to a broadcast address.
+    pub const BCAST: u32 = 3;
+    /// A serial line.
+    pub const SERIAL: u32 = 4;
+    /// The highest of them.
+    pub const MAX: u32 = SERIAL;
+}
+
 /// Kind of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -101,7 +117,7 @@ pub struct Header {
     pub sender: u32,
     /// [`name_id`] of the node that it is for.
     pub receiver: u32,
-    /// [`name_id`] of the link that it travels on.
+    /// [`name_id`] of the link that it travels on, or its kind, see [`by_arrival`].
     pub link: u32,
     /// Number of the key that made the tag, 0..=15.
     pub key: u8,

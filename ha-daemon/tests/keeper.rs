@@ -40,6 +40,7 @@ fn hold(keeper: &mut Keeper, address: &str) -> Result<(), KeeperError> {
 
 fn obituary(local: &str) -> Vec<Datagram> {
     vec![Datagram {
+        hops: 1,
         local: local.parse().unwrap(),
         interface: "veth0".parse().unwrap(),
         remote: "192.0.2.2:5694".parse().unwrap(),

@@ -8,7 +8,7 @@ use aya_ebpf::macros::btf_map;
 use ha_common::auth::{KEYS_MAX, Key};
 use ha_common::judge::Tables;
 use ha_common::maps::{
-    CHANGES_BYTES, Change, ENDPOINTS_MAX, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX,
+    Audience, CHANGES_BYTES, Change, ENDPOINTS_MAX, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX,
 };
 use ha_common::reason::{REASONS, Reason};
 use ha_common::record::Record;
@@ -42,8 +42,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn is_endpoint(&self, endpoint: &Endpoint) -> bool {
-        ENDPOINTS.get_ptr(endpoint).is_some()
+    fn audience(&self, endpoint: &Endpoint) -> Option<Audience> {
+        // SAFETY: as for `slot`.
+        ENDPOINTS.get_ptr(endpoint).map(|value| Audience::from_value(unsafe { *value }))
     }
 
     #[inline(always)]

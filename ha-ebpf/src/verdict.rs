@@ -47,7 +47,8 @@ fn action(reason: Reason) -> Action {
         | Reason::OldIncarnation
         | Reason::OldSequence
         | Reason::BadTag
-        | Reason::NotReady => Action::Drop,
+        | Reason::NotReady
+        | Reason::ForAnother => Action::Drop,
     }
 }
 

@@ -33,12 +33,13 @@ pub(super) fn frame(packet: &Packet) -> Vec<u8> {
     if packet.v6 {
         frame.extend([0x86, 0xdd, 0x6c, 0, 0, 0, udp_bytes[0], udp_bytes[1], 17, 1]);
         frame.extend(address_v6(1));
-        frame.extend(address_v6(packet.destination));
+        frame.extend(packet.destination.v6());
     } else {
         // The checksum is left zero: nothing of the path of a heartbeat looks at it.
         let ip_bytes = ((payload.len() + 28) as u16).to_be_bytes();
         frame.extend([0x08, 0x00, 0x45, 0xc0, ip_bytes[0], ip_bytes[1], 0, 0, 0, 0, 1, 17, 0, 0]);
-        frame.extend([192, 0, 2, 1, 192, 0, 2, packet.destination]);
+        frame.extend([192, 0, 2, 1]);
+        frame.extend(&packet.destination.v4()[12..]);
     }
     let [high, low] = packet.port.to_be_bytes();
     frame.extend([0x30, 0x39, high, low, udp_bytes[0], udp_bytes[1], 0, 0]);
@@ -71,6 +72,7 @@ pub fn vectors() -> Vec<Vector> {
         lengths(),
         cut(),
         not_ours(),
+        shared(),
         returning(),
         restart(),
     ]
@@ -367,9 +369,61 @@ fn not_ours() -> Vec<Vector> {
         byte_v6("IP version 4 in an IPv6 frame", at::IP, 0x4c),
         packet("two VLAN tags", Packet { vlan: Vlan::Both, ..Packet::heartbeat(99) }),
         packet("other port", Packet { port: PORT + 1, ..Packet::heartbeat(99) }),
-        packet("other address", Packet { destination: 3, ..Packet::heartbeat(99) }),
-        packet("other IPv6 address", Packet { destination: 3, ..v6(99) }),
-        packet("endpoint of another interface", Packet { destination: 9, ..Packet::heartbeat(99) }),
+        packet(
+            "other address",
+            Packet { destination: Destination::Host(3), ..Packet::heartbeat(99) },
+        ),
+        packet("other IPv6 address", Packet { destination: Destination::Host(3), ..v6(99) }),
+        packet(
+            "endpoint of another interface",
+            Packet { destination: Destination::Host(9), ..Packet::heartbeat(99) },
+        ),
+    ]
+}
+
+/// At endpoints that other nodes hear too, and on links that packets do not name.
+fn shared() -> Vec<Vector> {
+    let to = |destination, packet| Packet { destination, ..packet };
+    let by_arrival = |sequence| with(sequence, |it| it.link = by_arrival::MCAST);
+    let for_gamma = || with(99, |it| it.receiver = name_id("gamma"));
+    let other = |name, packet| vector(name, &packet, Reason::ForAnother);
+    let accepted = |name, packet| vector(name, &packet, Reason::Accepted);
+    let (group, network) = (Destination::Group, Destination::Network);
+    vec![
+        accepted("to the group", to(group, Packet::heartbeat(26))),
+        accepted("to the IPv6 group", to(group, v6(27))),
+        accepted("to the broadcast address", to(network, Packet::heartbeat(28))),
+        accepted("to every host", to(Destination::Everybody, Packet::heartbeat(29))),
+        other("for another at the group", to(group, for_gamma())),
+        other("for another at the IPv6 group", Packet { v6: true, ..to(group, for_gamma()) }),
+        other("for another at the broadcast address", to(network, for_gamma())),
+        other(
+            "its own, come back",
+            to(group, {
+                with(99, |it| {
+                    it.sender = name_id("beta");
+                    it.receiver = name_id("alpha");
+                })
+            }),
+        ),
+        vector(
+            "forged at the group",
+            &Packet { key: key(3), ..to(group, Packet::heartbeat(99)) },
+            Reason::BadTag,
+        ),
+        changed(
+            "link by arrival",
+            &to(group, by_arrival(1)),
+            Reason::Accepted,
+            ChangeKind::NewIncarnation,
+        ),
+        accepted("next on a link by arrival", to(group, by_arrival(2))),
+        vector("again on a link by arrival", &to(group, by_arrival(2)), Reason::OldSequence),
+        vector(
+            "by arrival, a kind that is not there",
+            &to(group, with(99, |it| it.link = by_arrival::BCAST)),
+            Reason::UnknownPeer,
+        ),
     ]
 }
 

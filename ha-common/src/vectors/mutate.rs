@@ -50,11 +50,14 @@ impl Mutator {
         let mut packet = Packet::heartbeat(self.sequence);
         packet.vlan = self.one_of(&[Vlan::Customer, Vlan::Service, Vlan::Both], Vlan::Untagged);
         packet.v6 = self.below(3) == 0;
-        packet.destination = self.one_of(&[3, 9], 2);
+        use Destination::{Everybody, Group, Host, Network};
+        packet.destination = self.one_of(&[Host(3), Host(9), Group, Network, Everybody], Host(2));
         packet.header.kind = if self.below(4) == 0 { Kind::Control } else { Kind::Heartbeat };
         let sender = self.one_of(&["gamma", "delta", "eve"], "alpha");
         packet.header.sender = name_id(sender);
-        packet.header.link = name_id(if self.below(12) == 0 { "svc" } else { "hb0" });
+        let links = [name_id("svc"), by_arrival::MCAST, by_arrival::BCAST];
+        packet.header.link = self.one_of(&links, name_id("hb0"));
+        packet.header.receiver = self.one_of(&[name_id("gamma")], packet.header.receiver);
         packet.header.incarnation = self.incarnation - u64::from(self.below(20) == 0);
         packet.header.echo = self.one_of(&[0, OWN - 1], OWN);
         packet.header.key = self.one_of(&[3, 2], 1);

@@ -206,6 +206,8 @@ fn assemble(
     let driver = Driver::new(Parts {
         table: node.table(&paths)?,
         header: node.header()?,
+        beat: node.beat(&paths),
+        pause: node.pause(&paths),
         key: node.active_key()?.1,
         config: Arc::clone(&node.config),
         own: node.own,

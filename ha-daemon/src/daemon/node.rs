@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ha_common::auth::Key;
@@ -75,22 +76,20 @@ impl Node {
 
     pub(super) fn sockets(&self, paths: &[PeerPath]) -> Result<Vec<LinkSocket>> {
         let mut sockets: Vec<LinkSocket> = Vec::new();
-        for network in paths.iter().filter_map(PeerPath::network) {
-            if sockets.iter().all(|socket| socket.local != network.local) {
-                let (interface, index) = (&network.interface, network.interface_index);
-                sockets.push(LinkSocket::bind(network.local, interface, index)?);
+        for path in paths {
+            let Some(network) = path.network() else { continue };
+            if sockets.iter().any(|socket| socket.link == path.link) {
+                continue;
+            }
+            for entrance in &network.entrances {
+                sockets.push(LinkSocket::bind(path.link, network, entrance)?);
             }
         }
         Ok(sockets)
     }
 
-    /// Silence after which the return of a link is worth an event.
-    pub(super) fn silence_ns(&self) -> u64 {
-        self.config.cluster.warntime.as_nanos() as u64
-    }
-
     pub(super) fn table(&self, paths: &[PeerPath]) -> Result<Table> {
-        Ok(Table::new(self.identity(), paths, &self.keys(), self.silence_ns()))
+        Ok(Table::new(self.identity(), paths, &self.keys()))
     }
 
     /// Loads and attaches the kernel side; says for every path how it is received.
@@ -159,11 +158,11 @@ impl Node {
             peer: path.key.sender,
             link: path.key.link,
             interface: network.interface_index,
-            silence_ns: self.silence_ns(),
+            silence_ns: path.silence_ns,
         };
         Tables {
             identity: self.identity(),
-            endpoints: in_kernel.iter().map(|(_, _, network)| network.endpoint()).collect(),
+            endpoints: in_kernel.iter().flat_map(|(_, _, network)| network.endpoints()).collect(),
             paths: in_kernel.iter().map(|(slot, path, _)| (path.key, *slot)).collect(),
             keys: self.keys(),
             slots: in_kernel.iter().map(slot).collect(),
@@ -204,6 +203,19 @@ impl Node {
         })
     }
 
+    /// Interval of the sender's ticks: the shortest keepalive of what it sends.
+    pub(super) fn beat(&self, paths: &[PeerPath]) -> Duration {
+        let networks = paths.iter().filter(|path| path.network().is_some());
+        let keepalives = networks.map(|path| self.config.times(path.link).keepalive);
+        keepalives.min().unwrap_or(self.config.cluster.keepalive)
+    }
+
+    /// Lateness that counts as a pause of this node: a quarter of the shortest deadtime.
+    pub(super) fn pause(&self, paths: &[PeerPath]) -> Duration {
+        let deadtimes = paths.iter().map(|path| self.config.times(path.link).deadtime);
+        deadtimes.min().unwrap_or(self.config.cluster.deadtime) / 4
+    }
+
     pub(super) fn sender(
         &self,
         paths: &[PeerPath],
@@ -214,18 +226,27 @@ impl Node {
         let mut targets = Vec::new();
         for (slot, path) in paths.iter().enumerate() {
             let Some(network) = path.network() else { continue };
-            let socket = sockets.iter().find(|socket| socket.local == network.local);
+            let socket = sockets.iter().find(|socket| socket.link == path.link);
             let socket = socket.context("a path without a socket")?;
+            let keepalive = self.config.times(path.link).keepalive;
+            let remotes = network.remotes.iter();
+            let remotes = remotes.map(|it| scoped(*it, network.interface_index).into());
             targets.push(Target {
                 slot,
                 socket: socket.duplicate().context("cannot duplicate a socket")?,
-                remote: scoped(network.remote, network.interface_index).into(),
-                header: Header { receiver: path.key.sender, link: path.key.link, ..self.header()? },
+                remotes: remotes.collect(),
+                header: Header {
+                    receiver: path.key.sender,
+                    link: path.key.link,
+                    keepalive_us: keepalive.as_micros() as u32,
+                    ..self.header()?
+                },
+                keepalive,
             });
         }
         let plan = Plan {
-            keepalive: self.config.cluster.keepalive,
-            pause: self.config.cluster.deadtime / 4,
+            idle: self.config.cluster.keepalive,
+            pause: self.pause(paths),
             key: self.active_key()?.1,
         };
         let mailbox = mailbox.clone();

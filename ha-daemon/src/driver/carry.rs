@@ -16,7 +16,7 @@ use crate::core::time::Moment;
 use crate::io::address::{AddressCommand, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::keeper::{Datagram, KeeperError};
-use crate::io::paths::{Carrier, Path};
+use crate::io::paths::{Carrier, Network, Path};
 use crate::io::socket::scoped;
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, Severity};
@@ -28,6 +28,19 @@ fn token(group: GroupIndex, resource: usize) -> u64 {
 
 fn of_token(token: u64) -> (GroupIndex, usize) {
     (GroupIndex((token >> 32) as usize), (token & u64::from(u32::MAX)) as usize)
+}
+
+/// A datagram of the keeper for every address that stands for the peer.
+fn obituaries(network: &Network, payload: &[u8]) -> Vec<Datagram> {
+    let Some(source) = network.source() else { return Vec::new() };
+    let datagram = |remote: &SocketAddr| Datagram {
+        local: scoped(source, network.interface_index),
+        interface: network.interface.clone(),
+        remote: scoped(*remote, network.interface_index),
+        hops: network.hops(),
+        payload: payload.to_vec(),
+    };
+    network.remotes.iter().map(datagram).collect()
 }
 
 impl Driver {
@@ -227,10 +240,16 @@ impl Driver {
     fn send_on(&self, path: &Path, datagram: &[u8]) -> bool {
         match &path.carrier {
             Carrier::Network(network) => {
-                let remote = scoped(network.remote, network.interface_index).into();
                 let mut sockets = self.parts.sockets.iter();
-                let socket = sockets.find(|socket| socket.local == network.local);
-                socket.is_some_and(|socket| socket.send(datagram, &remote).is_ok())
+                let Some(socket) = sockets.find(|socket| socket.link == path.link) else {
+                    return false;
+                };
+                let mut refused = false;
+                for remote in &network.remotes {
+                    let remote = scoped(*remote, network.interface_index).into();
+                    refused |= socket.send(datagram, &remote).is_err();
+                }
+                !refused
             }
             Carrier::Serial(_) => false,
         }
@@ -247,6 +266,7 @@ impl Driver {
             body_bytes: body.len() as u16,
             sequence,
             sent_ns: monotonic_ns(),
+            keepalive_us: self.parts.config.times(path.link).keepalive.as_micros() as u32,
             generation: shared.generation.load(Relaxed),
             phase: Phase::from_wire(shared.phase.load(Relaxed)),
             ..self.parts.header
@@ -262,7 +282,7 @@ impl Driver {
     /// Takes note of newly heard incarnations (which heartbeats echo, so that the peers can prove
     /// themselves) and of the links that are heard.
     pub(super) fn update_echoes(&mut self) {
-        let heard: Vec<u64> = (0..self.parts.paths.len()).map(|slot| self.heard(slot)).collect();
+        let heard = self.heard();
         for (slot, path) in self.parts.paths.iter().enumerate() {
             let words = &self.parts.shared.paths[slot];
             words.echo.store(heard[slot], Relaxed);
@@ -282,11 +302,14 @@ impl Driver {
         }
     }
 
-    /// The highest incarnation of the slot's peer that was heard on any link.
-    fn heard(&self, slot: usize) -> u64 {
-        let peer = self.parts.paths[slot].peer;
-        let slots = (0..self.parts.paths.len()).filter(|it| self.parts.paths[*it].peer == peer);
-        slots.filter_map(|it| record(&self.parts, it)).map(|it| it.heard()).max().unwrap_or(0)
+    /// By slot, the highest incarnation of its peer that was heard on any link.
+    fn heard(&self) -> Vec<u64> {
+        let mut by_peer = vec![0; self.parts.config.nodes.len()];
+        for (slot, path) in self.parts.paths.iter().enumerate() {
+            let heard = record(&self.parts, slot).map_or(0, |it| it.heard());
+            by_peer[path.peer.0] = heard.max(by_peer[path.peer.0]);
+        }
+        self.parts.paths.iter().map(|path| by_peer[path.peer.0]).collect()
     }
 
     /// Gives the keeper what it is to send when this daemon dies: signed beforehand, so that it
@@ -295,15 +318,10 @@ impl Driver {
         let body = Message::Obituary.encode();
         let datagrams = (0..self.parts.paths.len())
             .filter(|slot| self.heard_told[*slot] != 0)
-            .filter_map(|slot| {
-                let network = self.parts.paths[slot].network()?;
-                let any_port = SocketAddr::new(network.local.ip(), 0);
-                Some(Datagram {
-                    local: scoped(any_port, network.interface_index),
-                    interface: network.interface.clone(),
-                    remote: scoped(network.remote, network.interface_index),
-                    payload: self.control_datagram(slot, SEQUENCE_LAST, &body),
-                })
+            .filter_map(|slot| Some((slot, self.parts.paths[slot].network()?)))
+            .flat_map(|(slot, network)| {
+                let payload = self.control_datagram(slot, SEQUENCE_LAST, &body);
+                obituaries(network, &payload)
             })
             .collect();
         match self.parts.keeper.obituary(datagrams) {

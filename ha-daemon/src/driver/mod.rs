@@ -24,7 +24,7 @@ use crate::control::event_log::EventLog;
 use crate::core::Core;
 use crate::core::io::{Input, Observation, Sighting};
 use crate::core::message::Message;
-use crate::core::time::{Moment, nanoseconds};
+use crate::core::time::Moment;
 use crate::io::address::{AddressReport, AddressSender};
 use crate::io::clock::monotonic_ns;
 use crate::io::keeper::Keeper;
@@ -77,6 +77,10 @@ pub struct Parts {
     pub key: Key,
     /// What is shared with the sender.
     pub shared: Arc<Shared>,
+    /// Interval of the sender's ticks.
+    pub beat: Duration,
+    /// Lateness that counts as a pause of this node.
+    pub pause: Duration,
     /// The keeper.
     pub keeper: Keeper,
     /// The address worker.
@@ -288,15 +292,14 @@ impl Driver {
 
     /// Whether this node did not run: its driver or its sender was late, or its sender is overdue.
     fn own_pause(&mut self, now_ns: u64, lateness_ns: u64) -> Option<i64> {
-        let cluster = &self.parts.config.cluster;
-        let limit_ns = (nanoseconds(cluster.deadtime) / 4) as u64;
+        let limit_ns = self.parts.pause.as_nanos() as u64;
         let shared = &self.parts.shared;
         let ended_ns = shared.pause_end_ns.load(Relaxed);
         if ended_ns != self.pause_handled_ns {
             self.pause_handled_ns = ended_ns;
             return Some(shared.pause_ns.load(Relaxed) as i64);
         }
-        let beat_ns = nanoseconds(cluster.keepalive) as u64;
+        let beat_ns = self.parts.beat.as_nanos() as u64;
         let overdue_ns = now_ns.saturating_sub(shared.sender_ran_ns.load(Relaxed) + beat_ns);
         let length_ns = lateness_ns.max(overdue_ns);
         (length_ns > limit_ns).then_some(length_ns as i64)
@@ -312,13 +315,14 @@ impl Driver {
         });
         for position in positions {
             let Some(socket) = self.parts.sockets.get(position) else { continue };
-            let interface = socket.interface_index;
+            let (interface, audience) = (socket.interface_index, socket.audience);
             let heartbeats = receives_heartbeats(socket, &self.parts.paths, &self.parts.receptions);
             for _ in 0..DATAGRAMS_PER_TURN {
                 // An error here is one of an earlier send (ICMP): it is counted there.
                 let Ok(Some((length, at_ns))) = socket.receive(&mut buffer) else { break };
                 let datagram = &buffer[..length];
-                let received = self.parts.table.receive(datagram, interface, at_ns, heartbeats);
+                let table = &mut self.parts.table;
+                let received = table.receive(datagram, interface, at_ns, heartbeats, audience);
                 if let Received::Control { slot, header, body } = received {
                     inputs.extend(self.control_input(slot, &header, &body));
                 }
@@ -427,8 +431,7 @@ impl Driver {
 /// Whether heartbeats come up to this socket, since no program in the kernel takes them.
 #[must_use]
 pub fn receives_heartbeats(socket: &LinkSocket, paths: &[Path], receptions: &[Reception]) -> bool {
-    let is_here = |path: &Path| path.network().is_some_and(|it| it.local == socket.local);
-    let mut slots = paths.iter().zip(receptions).filter(|(path, _)| is_here(path));
+    let mut slots = paths.iter().zip(receptions).filter(|(path, _)| path.link == socket.link);
     slots.all(|(_, reception)| reception.via == Via::Socket)
 }
 

@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use super::clock::monotonic_ns;
 use super::mailbox::{Letter, Mailbox};
-use super::paths::{Network, Path};
+use super::paths::{Ends, Network, Path};
 use super::socket::scoped;
 use crate::config::NodeIndex;
 use crate::names::InterfaceName;
@@ -99,13 +99,16 @@ impl Connections {
             strangers,
             seen,
         });
-        let mut bound: Vec<SocketAddr> = Vec::new();
+        let mut bound: Vec<(u32, SocketAddr)> = Vec::new();
         for (slot, path) in context.paths.iter().enumerate() {
-            let Some(network) = path.network() else { continue };
-            if !bound.contains(&network.local) {
-                bound.push(network.local);
-                let listener = listen(network)?;
-                tokio::spawn(accept(Arc::clone(&context), listener, network.interface_index));
+            let Some((network, _)) = path.network().zip(ends(path)) else { continue };
+            for entrance in &network.entrances {
+                let place = (network.interface_index, entrance.address);
+                if !bound.contains(&place) {
+                    bound.push(place);
+                    let listener = listen(network, entrance.address)?;
+                    tokio::spawn(accept(Arc::clone(&context), listener, network.interface_index));
+                }
             }
             if context.own < path.peer {
                 tokio::spawn(connect(Arc::clone(&context), slot));
@@ -126,20 +129,24 @@ fn socket(domain: SocketAddr, interface: &InterfaceName) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn listen(network: &Network) -> Result<TcpListener> {
+/// Both ends of a path's control connection: it has one where the peer's address is known.
+fn ends(path: &Path) -> Option<Ends> {
+    path.network().and_then(|network| network.ends)
+}
+
+fn listen(network: &Network, local: SocketAddr) -> Result<TcpListener> {
     let bind = || {
-        let socket = socket(network.local, &network.interface)?;
+        let socket = socket(local, &network.interface)?;
         // A restarted daemon must not wait for the old connections' TIME_WAIT.
         socket.set_reuse_address(true)?;
-        if network.local.is_ipv6() {
+        if local.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        socket.bind(&scoped(network.local, network.interface_index).into())?;
+        socket.bind(&scoped(local, network.interface_index).into())?;
         socket.listen(128)?;
         TcpListener::from_std(socket.into())
     };
-    bind()
-        .with_context(|| format!("cannot listen on TCP {} of {}", network.local, network.interface))
+    bind().with_context(|| format!("cannot listen on TCP {local} of {}", network.interface))
 }
 
 async fn accept(context: Arc<Shared>, listener: TcpListener, interface_index: u32) {
@@ -225,13 +232,13 @@ async fn connect(context: Arc<Shared>, slot: usize) {
 /// The connecting side of the handshake: sends a header, reads one.
 async fn introduce(context: &Shared, slot: usize, incarnation: u64) -> Option<TcpStream> {
     let path = &context.paths[slot];
-    let network = path.network()?;
+    let (network, Ends { local, remote }) = path.network().zip(ends(path))?;
     let attempt = async {
-        let socket = socket(network.local, &network.interface).ok()?;
-        let local = SocketAddr::new(network.local.ip(), 0);
+        let socket = socket(local, &network.interface).ok()?;
+        let local = SocketAddr::new(local.ip(), 0);
         socket.bind(&scoped(local, network.interface_index).into()).ok()?;
         let socket = TcpSocket::from_std_stream(socket.into());
-        let remote = scoped(network.remote, network.interface_index);
+        let remote = scoped(remote, network.interface_index);
         let mut stream = socket.connect(remote).await.ok()?;
         let clock = monotonic_ns();
         send_header(context, &mut stream, slot, incarnation, clock).await.ok()?;

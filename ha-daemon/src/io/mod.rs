@@ -14,6 +14,7 @@ pub mod keeper;
 pub mod kernel;
 pub mod mailbox;
 pub mod netlink;
+pub mod own_addresses;
 pub mod paths;
 pub mod realtime;
 pub mod sender;

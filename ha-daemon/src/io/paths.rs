@@ -6,10 +6,17 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ha_common::frame::mapped;
-use ha_common::maps::{Endpoint, Path as PathKey, SLOTS_MAX};
+use ha_common::maps::{Audience, Endpoint, Path as PathKey, SLOTS_MAX};
+use ha_common::wire::by_arrival;
 
-use crate::config::{self, Config, LinkIndex, NodeIndex};
+use super::own_addresses::OwnAddresses;
+use crate::config::{self, Config, Link, LinkIdentity, LinkIndex, LinkKind, NodeIndex};
 use crate::names::InterfaceName;
+
+mod station;
+
+/// Where packets of a serial line "arrive": numbers above those of all interfaces, by link.
+const SERIAL_INTERFACES: u32 = 1 << 31;
 
 /// One peer on one link.
 #[derive(Debug, Clone)]
@@ -20,6 +27,8 @@ pub struct Path {
     pub link: LinkIndex,
     /// As packets name it.
     pub key: PathKey,
+    /// Silence after which the return of the link is worth an event, nanoseconds.
+    pub silence_ns: u64,
     /// What carries it.
     pub carrier: Carrier,
 }
@@ -41,13 +50,52 @@ pub struct Serial {
 }
 
 /// UDP on an interface.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// This node's interface on the link.
     pub interface: InterfaceName,
     /// Its index.
     pub interface_index: u32,
-    /// This node's address and port there.
+    /// Where this node receives what is sent on the link, at least one; the same for all paths of
+    /// the link. Its datagrams leave through the socket of the first.
+    pub entrances: Vec<Entrance>,
+    /// Where what is for the peer is sent, at least one.
+    pub remotes: Vec<SocketAddr>,
+    /// Addresses of this node and of the peer for a control connection, where they are known.
+    pub ends: Option<Ends>,
+}
+
+/// An address and port on which a link is received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entrance {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Who else hears it.
+    pub audience: Audience,
+    /// How what is sent there travels.
+    pub cast: Cast,
+}
+
+/// How a datagram travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cast {
+    /// To one host.
+    Unicast,
+    /// To a multicast group.
+    Multicast {
+        /// TTL or hop limit.
+        ttl: u8,
+        /// Whether this host hears its own.
+        loopback: bool,
+    },
+    /// To all hosts of a network.
+    Broadcast,
+}
+
+/// Both ends of a control connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// This node's.
     pub local: SocketAddr,
     /// The peer's.
     pub remote: SocketAddr,
@@ -56,44 +104,53 @@ pub struct Network {
 /// All paths of a node, in the order of their slots.
 ///
 /// # Errors
-/// An interface that does not exist.
+/// An interface that does not exist, or does not have the address that its link needs.
 pub fn of(config: &Config, own: NodeIndex) -> Result<Vec<Path>> {
+    planned(config, own, &OwnAddresses::read()?, &interface_index)
+}
+
+fn planned(
+    config: &Config,
+    own: NodeIndex,
+    addresses: &OwnAddresses,
+    index_of: &dyn Fn(&InterfaceName) -> Result<u32>,
+) -> Result<Vec<Path>> {
     let mut paths = Vec::new();
     for (link, mine) in &config.nodes[own.0].endpoints {
+        let station = station::Station { config, link: *link, addresses };
         for (peer, node) in config.nodes.iter().enumerate().filter(|(peer, _)| *peer != own.0) {
             let Some(theirs) = node.endpoints.get(link) else { continue };
-            let Some(carrier) = carrier(config.cluster.port, mine, theirs)? else { continue };
-            paths.push(Path {
-                peer: NodeIndex(peer),
-                link: *link,
-                key: PathKey { sender: node.id, link: config.links[link.0].id },
-                carrier,
-            });
+            let carrier = station.carrier(mine, theirs, index_of)?;
+            paths.push(path(config, *link, NodeIndex(peer), carrier));
         }
     }
     anyhow::ensure!(paths.len() <= SLOTS_MAX, "{} paths; at most {SLOTS_MAX} fit", paths.len());
     Ok(paths)
 }
 
-/// What carries the path between two endpoints of a link.
-fn carrier(
-    port: u16,
-    mine: &config::Endpoint,
-    theirs: &config::Endpoint,
-) -> Result<Option<Carrier>> {
-    let interface = match mine {
-        config::Endpoint::Network { interface, .. } => interface,
-        config::Endpoint::Serial { device } => {
-            return Ok(Some(Carrier::Serial(Serial { device: device.clone() })));
-        }
+fn path(config: &Config, link: LinkIndex, peer: NodeIndex, carrier: Carrier) -> Path {
+    let mut path = Path {
+        peer,
+        link,
+        key: PathKey::new(0, 0, 0),
+        silence_ns: config.times(link).warntime.as_nanos() as u64,
+        carrier,
     };
-    let (Some(local), Some(remote)) = (mine.address(), theirs.address()) else { return Ok(None) };
-    Ok(Some(Carrier::Network(Network {
-        interface: interface.clone(),
-        interface_index: interface_index(interface)?,
-        local: SocketAddr::new(local, port),
-        remote: SocketAddr::new(remote, port),
-    })))
+    let named = link_number(&config.links[link.0]);
+    path.key = PathKey::new(config.nodes[peer.0].id, named, path.interface_index());
+    path
+}
+
+/// What packets say of a link.
+#[must_use]
+pub fn link_number(link: &Link) -> u32 {
+    match (link.identity, &link.kind) {
+        (LinkIdentity::Name, _) => link.id,
+        (LinkIdentity::Arrival, LinkKind::Ucast { .. }) => by_arrival::UCAST,
+        (LinkIdentity::Arrival, LinkKind::Mcast { .. }) => by_arrival::MCAST,
+        (LinkIdentity::Arrival, LinkKind::Bcast) => by_arrival::BCAST,
+        (LinkIdentity::Arrival, LinkKind::Serial { .. }) => by_arrival::SERIAL,
+    }
 }
 
 /// Index of an interface.
@@ -116,10 +173,12 @@ impl Path {
         }
     }
 
-    /// Index of the interface on which its packets arrive; 0 on a serial line.
+    /// Index of the interface on which its packets arrive; on a serial line, a number that no
+    /// interface has and that is the line's alone.
     #[must_use]
     pub fn interface_index(&self) -> u32 {
-        self.network().map_or(0, |network| network.interface_index)
+        let line = SERIAL_INTERFACES + u32::try_from(self.link.0).unwrap_or_default();
+        self.network().map_or(line, |network| network.interface_index)
     }
 
     /// The interface or the device, for display.
@@ -133,13 +192,37 @@ impl Path {
 }
 
 impl Network {
-    /// The endpoint on which its datagrams arrive.
+    /// Where datagrams of the link arrive, and who hears them.
+    pub fn endpoints(&self) -> impl Iterator<Item = (Endpoint, Audience)> + '_ {
+        self.entrances.iter().map(|entrance| {
+            let address = match entrance.address {
+                SocketAddr::V4(address) => mapped(address.ip().octets()),
+                SocketAddr::V6(address) => address.ip().octets(),
+            };
+            let port = u32::from(entrance.address.port());
+            (Endpoint { interface: self.interface_index, port, address }, entrance.audience)
+        })
+    }
+
+    /// TTL or hop limit of what is sent to a multicast group.
     #[must_use]
-    pub fn endpoint(&self) -> Endpoint {
-        let address = match self.local {
-            SocketAddr::V4(local) => mapped(local.ip().octets()),
-            SocketAddr::V6(local) => local.ip().octets(),
+    pub fn hops(&self) -> u8 {
+        match self.entrances.first().map(|entrance| entrance.cast) {
+            Some(Cast::Multicast { ttl, .. }) => ttl,
+            Some(Cast::Unicast | Cast::Broadcast) | None => 1,
+        }
+    }
+
+    /// The address from which a datagram may leave without a port of its own: the node's own, or
+    /// what the kernel chooses.
+    #[must_use]
+    pub fn source(&self) -> Option<SocketAddr> {
+        let first = self.entrances.first()?;
+        let address = match (first.cast, first.address) {
+            (Cast::Unicast, address) => address.ip(),
+            (_, SocketAddr::V4(_)) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            (_, SocketAddr::V6(_)) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
-        Endpoint { interface: self.interface_index, port: u32::from(self.local.port()), address }
+        Some(SocketAddr::new(address, 0))
     }
 }

@@ -85,10 +85,12 @@ pub struct Target {
     pub slot: usize,
     /// Its socket.
     pub socket: LinkSocket,
-    /// The peer's address.
-    pub remote: SockAddr,
-    /// Cluster, sender, receiver, link, key and incarnation.
+    /// Where what is for the peer goes.
+    pub remotes: Vec<SockAddr>,
+    /// Cluster, sender, receiver, link, key, incarnation and keepalive.
     pub header: Header,
+    /// Interval between two heartbeats.
+    pub keepalive: Duration,
 }
 
 /// The running thread.
@@ -101,8 +103,8 @@ pub struct Sender {
 /// How the sender runs.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Interval between two heartbeats.
-    pub keepalive: Duration,
+    /// Interval of the ticks of a sender that has no target.
+    pub idle: Duration,
     /// Lateness of a tick that counts as a pause of this node.
     pub pause: Duration,
     /// Key that signs.
@@ -131,19 +133,54 @@ impl Sender {
         Ok(Self { shared, thread })
     }
 
-    /// Stops it after at most one keepalive.
+    /// Stops it after at most the shortest of the keepalives.
     pub fn stop(self) {
         self.shared.stop.store(true, Relaxed);
         let _ = self.thread.join();
     }
 }
 
-fn run(plan: &Plan, mut targets: Vec<Target>, shared: &Shared) {
-    let keepalive_ns = plan.keepalive.as_nanos() as u64;
+/// A target and when it is due.
+struct Due {
+    target: Target,
+    beat: Beat,
+    sequence: u64,
+}
+
+/// A grid of moments on absolute time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Beat {
+    next_ns: u64,
+    interval_ns: u64,
+}
+
+impl Beat {
+    fn new(start_ns: u64, interval: Duration) -> Self {
+        Self { next_ns: start_ns, interval_ns: (interval.as_nanos() as u64).max(1) }
+    }
+
+    /// Whether a moment of it has come; the next one then is in the future. Those that were missed
+    /// are not made up for.
+    fn strike(&mut self, now_ns: u64) -> bool {
+        let Some(late_ns) = now_ns.checked_sub(self.next_ns) else { return false };
+        self.next_ns += self.interval_ns * (late_ns / self.interval_ns + 1);
+        true
+    }
+}
+
+fn run(plan: &Plan, targets: Vec<Target>, shared: &Shared) {
     let pause_ns = plan.pause.as_nanos() as u64;
-    let mut sequence = 0;
-    let mut next_ns = monotonic_ns();
+    let start_ns = monotonic_ns();
+    let due = |target: Target| {
+        let beat = Beat::new(start_ns, target.keepalive);
+        Due { target, beat, sequence: 0 }
+    };
+    let mut targets: Vec<Due> = targets.into_iter().map(due).collect();
+    // A sender without targets still is the node's sense of its own pauses.
+    let mut idle = targets.is_empty().then(|| Beat::new(start_ns, plan.idle));
     while !shared.stop.load(Relaxed) {
+        let beats = targets.iter().map(|due| &due.beat).chain(&idle);
+        let Some(next_ns) = beats.map(|beat| beat.next_ns).min() else { return };
         sleep_until(next_ns);
         let now_ns = monotonic_ns();
         let lateness_ns = now_ns.saturating_sub(next_ns);
@@ -152,24 +189,27 @@ fn run(plan: &Plan, mut targets: Vec<Target>, shared: &Shared) {
             shared.pause_ns.store(lateness_ns, Relaxed);
             shared.pause_end_ns.store(now_ns, Relaxed);
         }
-        sequence += 1;
-        send_all(&mut targets, shared, &plan.key, sequence);
+        send_due(&mut targets, shared, &plan.key, now_ns);
+        if let Some(idle) = &mut idle {
+            idle.strike(now_ns);
+        }
         shared.sender_ran_ns.store(now_ns, Relaxed);
-        // Missed ticks are not made up for: the next one is in the future, on the same grid.
-        let missed = lateness_ns / keepalive_ns;
-        next_ns += keepalive_ns * (missed + 1);
     }
 }
 
-fn send_all(targets: &mut [Target], shared: &Shared, key: &Key, sequence: u64) {
+fn send_due(targets: &mut [Due], shared: &Shared, key: &Key, now_ns: u64) {
     let age_ns = monotonic_ns().saturating_sub(shared.driver_ran_ns.load(Relaxed));
     let daemon = if age_ns < DAEMON_LEASE.as_nanos() as u64 { layers::DAEMON } else { 0 };
-    for target in targets {
+    for Due { target, beat, sequence } in targets {
         let Some(words) = shared.paths.get(target.slot) else { continue };
+        if !beat.strike(now_ns) {
+            continue;
+        }
+        *sequence += 1;
         let link = if words.hears.load(Relaxed) { layers::LINK } else { 0 };
         let header = &mut target.header;
         header.kind = Kind::Heartbeat;
-        header.sequence = sequence;
+        header.sequence = *sequence;
         header.echo = words.echo.load(Relaxed);
         header.generation = shared.generation.load(Relaxed);
         header.phase = Phase::from_wire(shared.phase.load(Relaxed));
@@ -178,10 +218,13 @@ fn send_all(targets: &mut [Target], shared: &Shared, key: &Key, sequence: u64) {
         header.sent_ns = monotonic_ns();
         let mut fixed = header.encode();
         key.sign(&mut fixed);
-        match target.socket.send(&fixed.to_bytes(), &target.remote) {
-            Ok(()) => words.sent.fetch_add(1, Relaxed),
-            Err(_) => words.errors.fetch_add(1, Relaxed),
-        };
+        let bytes = fixed.to_bytes();
+        let mut refused = false;
+        for remote in &target.remotes {
+            refused |= target.socket.send(&bytes, remote).is_err();
+        }
+        let counter = if refused { &words.errors } else { &words.sent };
+        counter.fetch_add(1, Relaxed);
     }
 }
 
@@ -191,4 +234,19 @@ fn sleep_until(moment_ns: u64) {
     while clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &moment)
         == Err(nix::errno::Errno::EINTR)
     {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beat_strikes_once_per_interval_and_makes_up_for_nothing() {
+        let mut beat = Beat::new(100, Duration::from_nanos(10));
+        let struck: Vec<u64> = (95..145).filter(|now| beat.strike(*now)).collect();
+        assert_eq!(struck, [100, 110, 120, 130, 140]);
+        assert!(beat.strike(187));
+        assert_eq!(beat.next_ns, 190, "on the same grid");
+        assert!(!beat.strike(189));
+    }
 }

@@ -1,18 +1,25 @@
-//! UDP sockets of the heartbeat links: one per local endpoint, for sending, for control messages,
-//! and for heartbeats where no program is attached.
+//! UDP sockets of the heartbeat links: one per entrance, for sending, for control messages, and for
+//! heartbeats where no program is attached.
+//!
+//! Each is bound to exactly one destination on one interface: an own address, a multicast group or
+//! a broadcast address. Links that share a port and an interface get their own datagrams that way,
+//! and none twice; and a second daemon on this host finds the destination taken.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result};
+use ha_common::maps::Audience;
 use ha_common::wire::{DATAGRAM_BYTES_MAX, Kind, TRAFFIC_CLASS};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockFilter, Socket, Type};
 
 use super::clock;
+use super::paths::{Cast, Entrance, Network};
+use crate::config::LinkIndex;
 use crate::names::InterfaceName;
 
 /// Receive buffer: room for a burst of control messages from every peer, and for what hostile
@@ -26,33 +33,39 @@ const KIND_AT: u32 = 8 + 3;
 #[derive(Debug)]
 pub struct LinkSocket {
     socket: Socket,
+    /// The link.
+    pub link: LinkIndex,
     /// Index of its interface.
     pub interface_index: u32,
     /// Address and port that it is bound to.
     pub local: SocketAddr,
+    /// Who else hears that address.
+    pub audience: Audience,
 }
 
 impl LinkSocket {
-    /// Binds to `local` on one interface.
+    /// Binds to an entrance of a link.
     ///
     /// # Errors
     /// What could not be done, with the address and what helps.
-    pub fn bind(
-        local: SocketAddr,
-        interface: &InterfaceName,
-        interface_index: u32,
-    ) -> Result<Self> {
-        let socket = open(local, interface)
-            .and_then(|socket| bind(&socket, local, interface_index).map(|()| socket))
-            .with_context(|| {
-                format!(
-                    "cannot bind UDP {local} on {interface}: is the address there (`ip addr show dev \
-                     {interface}`), and no other daemon on the port?"
-                )
-            })?;
+    pub fn bind(link: LinkIndex, network: &Network, entrance: &Entrance) -> Result<Self> {
+        let (interface, interface_index) = (&network.interface, network.interface_index);
+        let local = entrance.address;
+        let bind = || {
+            let socket = open(local, interface)?;
+            socket.bind(&scoped(local, interface_index).into())?;
+            prepare(&socket, local.ip(), entrance.cast, interface_index)?;
+            Ok::<_, io::Error>(socket)
+        };
+        let socket = bind().with_context(|| {
+            format!(
+                "cannot bind UDP {local} on {interface}: is the address there (`ip addr show dev \
+                 {interface}`), and no other daemon on the port?"
+            )
+        })?;
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true)
             .context("cannot get time stamps of the kernel")?;
-        Ok(Self { socket, interface_index, local })
+        Ok(Self { socket, link, interface_index, local, audience: entrance.audience })
     }
 
     /// Sends a datagram; never blocks.
@@ -123,7 +136,8 @@ impl LinkSocket {
     /// Those of dup(2).
     pub fn duplicate(&self) -> io::Result<Self> {
         let socket = self.socket.try_clone()?;
-        Ok(Self { socket, interface_index: self.interface_index, local: self.local })
+        let Self { link, interface_index, local, audience, .. } = *self;
+        Ok(Self { socket, link, interface_index, local, audience })
     }
 }
 
@@ -151,15 +165,35 @@ fn open(local: SocketAddr, interface: &InterfaceName) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind(socket: &Socket, local: SocketAddr, interface_index: u32) -> io::Result<()> {
-    socket.bind(&scoped(local, interface_index).into())
+/// What a socket needs besides its address to receive from many and to send to many.
+fn prepare(socket: &Socket, local: IpAddr, cast: Cast, interface_index: u32) -> io::Result<()> {
+    match (cast, local) {
+        (Cast::Unicast, _) => Ok(()),
+        (Cast::Broadcast, _) => socket.set_broadcast(true),
+        (Cast::Multicast { ttl, loopback }, IpAddr::V4(group)) => {
+            socket.set_multicast_ttl_v4(u32::from(ttl))?;
+            socket.set_multicast_loop_v4(loopback)?;
+            socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface_index))
+        }
+        (Cast::Multicast { ttl, loopback }, IpAddr::V6(group)) => {
+            socket.set_multicast_hops_v6(u32::from(ttl))?;
+            socket.set_multicast_loop_v6(loopback)?;
+            socket.set_multicast_if_v6(interface_index)?;
+            socket.join_multicast_v6(&group, interface_index)
+        }
+    }
 }
 
-/// A link-local IPv6 address means nothing without its interface (RFC 4007 6).
+/// A link-local IPv6 address, or a multicast group of the interface's or the link's scope, means
+/// nothing without its interface (RFC 4007 6).
 #[must_use]
 pub fn scoped(address: SocketAddr, interface_index: u32) -> SocketAddr {
+    let is_local = |ip: &std::net::Ipv6Addr| {
+        let [first, second, ..] = ip.octets();
+        ip.is_unicast_link_local() || first == 0xff && matches!(second & 0x0f, 1 | 2)
+    };
     match address {
-        SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
+        SocketAddr::V6(mut v6) if is_local(v6.ip()) => {
             v6.set_scope_id(interface_index);
             SocketAddr::V6(v6)
         }

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use ha_common::auth::Key;
 use ha_common::fresh::Window;
 use ha_common::judge::{Judgement, Tables, judge_payload};
-use ha_common::maps::{Change, Endpoint, LinkRecord, NodeIdentity, Path as PathKey};
+use ha_common::maps::{Audience, Change, Endpoint, LinkRecord, NodeIdentity, Path as PathKey};
 use ha_common::reason::Reason;
 use ha_common::record::Record;
 use ha_common::wire::{BODY_BYTES_MAX, FIXED_BYTES, Fixed, Header, Kind, TAG_BYTES};
@@ -46,18 +46,13 @@ pub struct Table {
 impl Table {
     /// Empty records for these paths.
     #[must_use]
-    pub fn new(
-        identity: NodeIdentity,
-        paths: &[Path],
-        keys: &[(u8, Key)],
-        silence_ns: u64,
-    ) -> Self {
+    pub fn new(identity: NodeIdentity, paths: &[Path], keys: &[(u8, Key)]) -> Self {
         let record = |path: &Path| {
             UnsafeCell::new(LinkRecord {
                 peer: path.key.sender,
                 link: path.key.link,
                 interface: path.interface_index(),
-                silence_ns,
+                silence_ns: path.silence_ns,
                 ..LinkRecord::default()
             })
         };
@@ -86,14 +81,16 @@ impl Table {
         &self.counters
     }
 
-    /// Judges a datagram that arrived at `now_ns` on an interface. With `heartbeats` off, heartbeats
-    /// are the kernel's business and one that comes up here anyway is ignored.
+    /// Judges a datagram that arrived at `now_ns` on an interface, at an endpoint with that
+    /// `audience`. With `heartbeats` off, heartbeats are the kernel's business and one that comes up
+    /// here anyway is ignored.
     pub fn receive(
         &mut self,
         datagram: &[u8],
         interface: u32,
         now_ns: u64,
         heartbeats: bool,
+        audience: Audience,
     ) -> Received {
         let Some(fixed) = Fixed::read(datagram, 0) else {
             return self.count(Reason::Truncated);
@@ -103,11 +100,11 @@ impl Table {
             return Received::Nothing;
         }
         self.now_ns.set(now_ns);
-        let slot =
-            header.ok().and_then(|it| self.slot(&PathKey { sender: it.sender, link: it.link }));
+        let key = |it: Header| PathKey::new(it.sender, it.link, interface);
+        let slot = header.ok().and_then(|it| self.slot(&key(it)));
         let window = slot.and_then(|slot| self.record(slot)).map(Record::control_window);
         let Judgement { mut reason, change } =
-            judge_payload(self, &fixed, datagram.len(), interface);
+            judge_payload(self, &fixed, datagram.len(), interface, audience);
         if let (Reason::Control, Ok(header), Some(slot), Some(window)) =
             (reason, header, slot, window)
             && !self.body_is_authentic(&fixed, &header, datagram)
@@ -117,7 +114,7 @@ impl Table {
         }
         let outcome = self.count(reason);
         match (reason, header, change) {
-            (Reason::Control, Ok(header), _) => self.control(header, datagram).unwrap_or(outcome),
+            (Reason::Control, Ok(header), _) => control(slot, header, datagram).unwrap_or(outcome),
             (_, _, Some(change)) => Received::Change(change),
             _ => outcome,
         }
@@ -130,11 +127,6 @@ impl Table {
         record.set_control_believed(window.believed);
         record.set_control_sequence(window.sequence);
         record.count_rejected();
-    }
-
-    fn control(&self, header: Header, datagram: &[u8]) -> Option<Received> {
-        let slot = *self.slots.get(&PathKey { sender: header.sender, link: header.link })?;
-        Some(Received::Control { slot, header, body: body(&header, datagram)?.to_vec() })
     }
 
     /// The header is authentic already.
@@ -160,6 +152,10 @@ impl Table {
     }
 }
 
+fn control(slot: Option<u32>, header: Header, datagram: &[u8]) -> Option<Received> {
+    Some(Received::Control { slot: slot?, header, body: body(&header, datagram)?.to_vec() })
+}
+
 fn body<'a>(header: &Header, datagram: &'a [u8]) -> Option<&'a [u8]> {
     match usize::from(header.body_bytes) {
         0 => Some(&[]),
@@ -172,9 +168,9 @@ impl Tables for Table {
         Some(self.identity)
     }
 
-    fn is_endpoint(&self, _: &Endpoint) -> bool {
-        // The socket is bound to the endpoint: whatever it receives is for it.
-        true
+    fn audience(&self, _: &Endpoint) -> Option<Audience> {
+        // Asked only of frames. A socket knows whom it is bound for.
+        None
     }
 
     fn slot(&self, path: &PathKey) -> Option<u32> {
@@ -212,17 +208,19 @@ mod tests {
         let path = Path {
             peer: NodeIndex(1),
             link: LinkIndex(0),
-            key: PathKey { sender: name_id("beta"), link: name_id("hb0") },
+            key: PathKey::new(name_id("beta"), name_id("hb0"), INTERFACE),
+            silence_ns: 0,
             carrier: Carrier::Network(Network {
                 interface: "hb0".parse().unwrap(),
                 interface_index: INTERFACE,
-                local: "192.0.2.1:694".parse().unwrap(),
-                remote: "192.0.2.2:694".parse().unwrap(),
+                entrances: Vec::new(),
+                remotes: Vec::new(),
+                ends: None,
             }),
         };
         let identity =
             NodeIdentity { cluster: name_id("shop"), node: name_id("alpha"), incarnation: OWN };
-        Table::new(identity, &[path], &[(1, key())], 0)
+        Table::new(identity, &[path], &[(1, key())])
     }
 
     fn control(sequence: u64, body: &[u8]) -> Vec<u8> {
@@ -250,7 +248,10 @@ mod tests {
     }
 
     fn is_taken(table: &mut Table, datagram: &[u8]) -> bool {
-        matches!(table.receive(datagram, INTERFACE, 1, true), Received::Control { .. })
+        matches!(
+            table.receive(datagram, INTERFACE, 1, true, Audience::One),
+            Received::Control { .. }
+        )
     }
 
     #[test]

@@ -12,7 +12,7 @@ use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 use ha_common::reason::Reason;
-use ha_common::vectors::{PORT, Packet, SLOT_ALPHA, World, world};
+use ha_common::vectors::{INTERFACE, PORT, Packet, SLOT_ALPHA, World, world};
 use ha_daemon::config::Receive;
 use ha_daemon::io::kernel::{Attachment, Kernel};
 use ha_daemon::names::InterfaceName;
@@ -46,8 +46,11 @@ impl Net {
     fn world(&self) -> Result<World> {
         let mut world = world();
         let index = self.index("eth0")?;
-        for endpoint in &mut world.endpoints {
+        for (endpoint, _) in &mut world.endpoints {
             endpoint.interface = index;
+        }
+        for (path, _) in world.paths.iter_mut().filter(|(path, _)| path.interface == INTERFACE) {
+            path.interface = index;
         }
         for (_, record) in &mut world.records {
             record.interface = index;

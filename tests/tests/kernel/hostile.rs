@@ -53,6 +53,7 @@ fn has_no_record(reason: Reason) -> bool {
             | R::BadKind
             | R::WrongCluster
             | R::WrongReceiver
+            | R::ForAnother
             | R::UnknownPeer
             | R::NotReady
             | R::NotOurs
@@ -82,7 +83,7 @@ fn settled() -> Result<Both> {
 fn flood(hook: Hook) -> Result<()> {
     let mut both = settled()?;
     let floods = refused();
-    ensure!(floods.len() == 14, "{:?}", floods.iter().map(|it| it.reason).collect::<Vec<_>>());
+    ensure!(floods.len() == 15, "{:?}", floods.iter().map(|it| it.reason).collect::<Vec<_>>());
     for Vector { name, frame, reason, .. } in floods {
         let (counters, records) = (both.kernel.counters(), both.records()?);
         let action = both.run(hook, &frame, FLOOD)?;

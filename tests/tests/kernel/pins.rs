@@ -72,7 +72,7 @@ fn bpftool_shows_names_that_a_person_understands() -> Result<()> {
             ],
         ),
         ("node", &["cluster", "node", "incarnation"]),
-        ("paths", &["sender", "link"]),
+        ("paths", &["sender", "link", "interface"]),
         ("endpoints", &["interface", "port", "address"]),
         ("counters", &["cpu", "value"]),
     ];

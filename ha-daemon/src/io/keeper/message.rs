@@ -42,8 +42,10 @@ pub struct Datagram {
     pub local: SocketAddr,
     /// The interface it leaves through.
     pub interface: InterfaceName,
-    /// Destination.
+    /// Destination: a host, a multicast group or a broadcast address.
     pub remote: SocketAddr,
+    /// TTL or hop limit, for a multicast group.
+    pub hops: u8,
     /// At most [`PAYLOAD_BYTES_MAX`] bytes.
     pub payload: Vec<u8>,
 }
@@ -192,6 +194,7 @@ fn put_datagram(bytes: &mut Vec<u8>, datagram: &Datagram) -> Result<(), MessageE
     put_socket(bytes, datagram.local);
     put_interface(bytes, &datagram.interface);
     put_socket(bytes, datagram.remote);
+    bytes.push(datagram.hops);
     put_count(bytes, "bytes of payload", datagram.payload.len(), PAYLOAD_BYTES_MAX)?;
     bytes.extend(&datagram.payload);
     Ok(())
@@ -256,8 +259,9 @@ impl<'a> Reader<'a> {
 
     fn datagram(&mut self) -> Result<Datagram, MessageError> {
         let (local, interface, remote) = (self.socket()?, self.interface()?, self.socket()?);
+        let hops = self.byte()?;
         let length = self.count("bytes of payload", PAYLOAD_BYTES_MAX)?;
-        Ok(Datagram { local, interface, remote, payload: self.bytes(length)?.to_vec() })
+        Ok(Datagram { local, interface, remote, hops, payload: self.bytes(length)?.to_vec() })
     }
 }
 
@@ -274,6 +278,7 @@ mod tests {
             local: local.parse().unwrap(),
             interface: "eth1".parse().unwrap(),
             remote: remote.parse().unwrap(),
+            hops: 1,
             payload: vec![7; bytes],
         }
     }

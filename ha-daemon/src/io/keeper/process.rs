@@ -229,6 +229,7 @@ struct Source {
     socket: Socket,
     local: SocketAddr,
     interface: InterfaceName,
+    hops: u8,
 }
 
 impl Obituary {
@@ -236,7 +237,7 @@ impl Obituary {
         let mut obituary = Self::default();
         let mut warnings = Vec::new();
         for datagram in datagrams {
-            match obituary.source(datagram.local, &datagram.interface) {
+            match obituary.source(datagram.local, &datagram.interface, datagram.hops) {
                 Ok(index) => {
                     obituary.datagrams.push((index, datagram.remote.into(), datagram));
                 }
@@ -249,23 +250,39 @@ impl Obituary {
         (obituary, warnings)
     }
 
-    fn source(&mut self, local: SocketAddr, interface: &InterfaceName) -> io::Result<usize> {
-        let same = |source: &Source| source.local == local && source.interface == *interface;
+    fn source(
+        &mut self,
+        local: SocketAddr,
+        interface: &InterfaceName,
+        hops: u8,
+    ) -> io::Result<usize> {
+        let same = |source: &Source| {
+            source.local == local && source.interface == *interface && source.hops == hops
+        };
         if let Some(index) = self.sockets.iter().position(same) {
             return Ok(index);
         }
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.bind_device(Some(interface.as_str().as_bytes()))?;
         match local.ip() {
-            IpAddr::V4(_) => socket.set_tos_v4(TOS_CS6)?,
-            IpAddr::V6(_) => socket.set_tclass_v6(TOS_CS6)?,
+            IpAddr::V4(_) => {
+                socket.set_tos_v4(TOS_CS6)?;
+                // The peer may be at a group's or a broadcast address; who sends to one host is not
+                // concerned.
+                socket.set_broadcast(true)?;
+                socket.set_multicast_ttl_v4(u32::from(hops))?;
+            }
+            IpAddr::V6(_) => {
+                socket.set_tclass_v6(TOS_CS6)?;
+                socket.set_multicast_hops_v6(u32::from(hops))?;
+            }
         }
         socket.set_nonblocking(true)?;
         // A socket on the daemon's own port would take its packets while it lives.
         if local.port() == 0 {
             socket.bind(&local.into())?;
         }
-        self.sockets.push(Source { socket, local, interface: interface.clone() });
+        self.sockets.push(Source { socket, local, interface: interface.clone(), hops });
         Ok(self.sockets.len() - 1)
     }
 

@@ -16,9 +16,10 @@ use aya::programs::links::PinnedLink;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use ha_common::auth::{KEYS_MAX, Key};
-use ha_common::maps::{Change, Endpoint, NodeIdentity, Path as PeerPath};
+use ha_common::maps::{Audience, Change, Endpoint, NodeIdentity, Path as PeerPath};
 use ha_common::reason::Reason;
 use ha_common::record::Record;
+use ha_common::wire::by_arrival;
 
 pub use attach::Attachment;
 pub use mapped::read_change;
@@ -56,8 +57,8 @@ pub struct Kernel {
 pub struct Tables {
     /// Who this node is.
     pub identity: NodeIdentity,
-    /// Where its heartbeats arrive.
-    pub endpoints: Vec<Endpoint>,
+    /// Where its heartbeats arrive, and who hears them there.
+    pub endpoints: Vec<(Endpoint, Audience)>,
     /// Which peer and link has which slot.
     pub paths: Vec<(PeerPath, u32)>,
     /// Keys by number.
@@ -79,6 +80,14 @@ pub struct Slot {
     pub interface: u32,
     /// Silence after which a return is reported, nanoseconds.
     pub silence_ns: u64,
+}
+
+impl Slot {
+    /// Whether the record is of this path. One by arrival is another path on another interface.
+    fn is_in(&self, record: Record<'_>) -> bool {
+        let same = record.peer() == self.peer && record.link() == self.link;
+        same && (self.link > by_arrival::MAX || record.interface() == self.interface)
+    }
 }
 
 impl Kernel {
@@ -162,7 +171,7 @@ impl Kernel {
         for slot in 0..self.records.len() {
             let Some(record) = self.records.get(slot) else { continue };
             match wanted.get(&slot) {
-                Some(it) if record.peer() == it.peer && record.link() == it.link => {}
+                Some(it) if it.is_in(record) => {}
                 _ if record.peer() == 0 && !wanted.contains_key(&slot) => continue,
                 _ => self.records.clear(slot),
             }
@@ -178,7 +187,7 @@ impl Kernel {
             let key = tables.keys.iter().find(|(it, _)| *it == number);
             keys.set(u32::from(number), Plain(key.map_or_else(Key::default, |it| it.1)), 0)?;
         }
-        let endpoints: Vec<_> = tables.endpoints.iter().map(|it| (*it, 1)).collect();
+        let endpoints: Vec<_> = tables.endpoints.iter().map(|it| (it.0, it.1 as u32)).collect();
         replace_entries(&mut self.ebpf, "endpoints", &endpoints)?;
         replace_entries(&mut self.ebpf, "paths", &tables.paths)?;
         // The identity comes last: with it the programs begin to judge.
