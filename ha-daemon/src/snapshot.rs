@@ -39,6 +39,8 @@ pub enum LinkState {
     Late,
     /// Silent for longer than `deadtime`.
     Dead,
+    /// Heartbeats arrive, and the peer says that it does not hear this node's.
+    OneWay,
 }
 
 /// State of a group as a whole.
@@ -117,6 +119,9 @@ pub struct LinkStatus {
     pub via_reason: String,
     /// Liveness.
     pub state: LinkState,
+    /// How often it was dead since the daemon's start.
+    #[serde(default)]
+    pub failures: u64,
     /// Age of the last accepted heartbeat in microseconds; absent when there was none.
     pub last_seen_us: Option<u64>,
     /// The peer's own keepalive in microseconds, as its heartbeats say; 0 when there was none.

@@ -100,7 +100,7 @@ impl Detector {
         match self.state {
             LinkState::Up => Some(from.after(thresholds.warntime)),
             LinkState::Late => Some(from.after(thresholds.deadtime)),
-            LinkState::Unknown | LinkState::Dead => None,
+            LinkState::Unknown | LinkState::Dead | LinkState::OneWay => None,
         }
     }
 

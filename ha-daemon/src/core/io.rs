@@ -20,6 +20,8 @@ pub struct Observation {
     pub generation: u32,
     /// What the sender says of itself, see [`ha_common::wire::Phase`].
     pub phase: u8,
+    /// Layers of liveness that it claims, see [`ha_common::wire::layers`].
+    pub layers: u8,
 }
 
 /// The record of one peer's link, seen changed.

@@ -11,6 +11,7 @@ pub mod io;
 pub mod message;
 pub mod ownership;
 pub mod peer;
+pub mod standing;
 mod telling;
 pub mod time;
 
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use ha_common::wire::Phase;
 
-use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt};
+use crate::config::{Cluster, Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt, Times};
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
 use detector::{Detector, Thresholds, Transition};
@@ -29,6 +30,7 @@ use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
 use message::{Claim, Message, State};
 use peer::{Closing, Peer};
+use standing::Standing;
 use time::{Moment, milliseconds, nanoseconds};
 
 /// Longest wait for the peers' acknowledgement of a clean leave.
@@ -158,11 +160,10 @@ impl Core {
     /// When [`Input::Observed`] has to come at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
-        let thresholds = self.thresholds();
         let peers = self.peers.values().flat_map(|peer| {
-            let links = peer.links.values();
+            let links = peer.links.iter();
             links
-                .filter_map(|link| link.deadline(self.window_from, thresholds))
+                .filter_map(|(link, it)| it.deadline(self.window_from, self.thresholds(*link)))
                 .chain(peer.closing.map(|closing| closing.verdict_at))
                 .chain(peer.resend_at)
         });
@@ -171,6 +172,7 @@ impl Core {
         let patience = self.patient.then(|| self.patience_ends_at());
         let leaving = self.leaving.filter(|_| !self.exited);
         peers
+            .chain(self.directions_deadline())
             .chain(initdead)
             .chain(patience)
             .chain(self.groups.deadline())
@@ -179,9 +181,9 @@ impl Core {
             .min()
     }
 
-    fn thresholds(&self) -> Thresholds {
-        let cluster = &self.config.cluster;
-        Thresholds { warntime: cluster.warntime, deadtime: cluster.deadtime }
+    fn thresholds(&self, link: LinkIndex) -> Thresholds {
+        let Times { warntime, deadtime, .. } = self.config.times(link);
+        Thresholds { warntime, deadtime }
     }
 
     fn initdead_at(&self) -> Moment {
@@ -215,7 +217,7 @@ impl Core {
     // ---- what comes in ---------------------------------------------------------------------
 
     fn link(&mut self, node: NodeIndex, link: LinkIndex, seen: Observation, now: Moment) {
-        let grace = self.grace();
+        let grace = self.grace(link);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let stale = seen.last_seen.since(self.started_at) < 0;
         if seen.incarnation <= peer.ended || seen.incarnation < peer.incarnation || stale {
@@ -225,6 +227,7 @@ impl Core {
         if before != seen.incarnation {
             // What was known is of an earlier start; its claims stand until the new one speaks.
             peer.links.values_mut().for_each(Detector::forget);
+            peer.standings.values_mut().for_each(Standing::fall_silent);
             peer.fall_silent();
         }
         let Some(detector) = peer.links.get_mut(&link) else { return };
@@ -242,6 +245,7 @@ impl Core {
         if let Some(transition) = transition {
             self.link_transition(node, link, transition);
         }
+        self.heard_there(node, link, &seen);
         if before != seen.incarnation && before != 0 {
             let text =
                 format!("{} restarted: incarnation {}", self.node_name(node), seen.incarnation);
@@ -260,8 +264,8 @@ impl Core {
     }
 
     /// Heartbeats that were under way when a connection closed do not contradict it.
-    fn grace(&self) -> i64 {
-        nanoseconds(self.config.cluster.keepalive) / 4
+    fn grace(&self, link: LinkIndex) -> i64 {
+        nanoseconds(self.config.times(link).keepalive) / 4
     }
 
     fn control(
@@ -329,13 +333,18 @@ impl Core {
         }
     }
 
-    /// How long a peer whose control connection closed has time to be heard.
-    fn closing_wait(&self) -> Duration {
-        self.config.cluster.deadtime.min(self.config.cluster.keepalive * 2)
+    /// How long a peer whose control connection closed has time to be heard: two keepalives of the
+    /// fastest link on which heartbeats arrive in time.
+    fn closing_wait(&self, peer: &Peer) -> Duration {
+        let up = peer.links.iter().filter(|(_, link)| link.state() == LinkState::Up);
+        let wait = |times: Times| times.deadtime.min(times.keepalive * 2);
+        let waits = up.map(|(link, _)| wait(self.config.times(*link)));
+        let Cluster { keepalive, warntime, deadtime, .. } = self.config.cluster;
+        waits.min().unwrap_or(wait(Times { keepalive, warntime, deadtime }))
     }
 
     fn connection_closed(&mut self, node: NodeIndex, incarnation: u64, now: Moment) {
-        let wait = self.closing_wait();
+        let Some(wait) = self.peers.get(&node).map(|peer| self.closing_wait(peer)) else { return };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         // One connection for each link: the first one that closes starts the wait.
         if incarnation != peer.incarnation || !peer.alive() || peer.closing.is_some() {
@@ -367,9 +376,12 @@ impl Core {
     fn own_pause(&mut self, length_ns: i64, now: Moment) {
         self.window_from = now;
         self.pauses += 1;
-        let fresh = now.after(self.closing_wait());
-        for closing in self.peers.values_mut().filter_map(|peer| peer.closing.as_mut()) {
-            closing.verdict_at = closing.verdict_at.max(fresh);
+        let waits: Vec<Duration> =
+            self.peers.values().map(|peer| self.closing_wait(peer)).collect();
+        for (peer, wait) in self.peers.values_mut().zip(waits) {
+            if let Some(closing) = &mut peer.closing {
+                closing.verdict_at = closing.verdict_at.max(now.after(wait));
+            }
         }
         if self.pause_noted.is_some_and(|noted| now < noted.after(PAUSE_NOTE_INTERVAL)) {
             return;
@@ -398,18 +410,19 @@ impl Core {
         let nodes: Vec<NodeIndex> = self.peers.keys().copied().collect();
         for node in nodes {
             self.judge_links(node, now);
+            self.judge_directions(node, now);
             self.judge_peer(node, now);
         }
     }
 
     fn judge_links(&mut self, node: NodeIndex, now: Moment) {
-        let (window_from, thresholds) = (self.window_from, self.thresholds());
+        let (config, window_from) = (&self.config, self.window_from);
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let transitions: Vec<_> = peer
-            .links
-            .iter_mut()
-            .filter_map(|(link, it)| Some((*link, it.judge(now, window_from, thresholds)?)))
-            .collect();
+        let judged = peer.links.iter_mut().filter_map(|(link, it)| {
+            let Times { warntime, deadtime, .. } = config.times(*link);
+            Some((*link, it.judge(now, window_from, Thresholds { warntime, deadtime })?))
+        });
+        let transitions: Vec<_> = judged.collect();
         for (link, transition) in transitions {
             self.link_transition(node, link, transition);
         }
@@ -420,9 +433,14 @@ impl Core {
             LinkState::Up => (Severity::Info, "link-up"),
             LinkState::Late => (Severity::Warning, "link-late"),
             LinkState::Dead => (Severity::Warning, "link-dead"),
-            LinkState::Unknown => return,
+            LinkState::Unknown | LinkState::OneWay => return,
         };
-        let name = format!("{}:{}", self.node_name(node), self.config.links[link.0].name);
+        if let Some(peer) = self.peers.get_mut(&node)
+            && let Some(standing) = peer.standings.get_mut(&link)
+        {
+            standing.failures += u64::from(transition.to == LinkState::Dead);
+        }
+        let name = self.link_name(node, link);
         let silence = milliseconds(transition.silence_ns);
         let text = match (transition.from, transition.to) {
             (LinkState::Unknown, _) => format!("link {name} up"),
@@ -430,9 +448,7 @@ impl Core {
             (_, LinkState::Late) => format!("late heartbeat on link {name}: silent for {silence}"),
             _ => format!("link {name} dead: silent for {silence}"),
         };
-        let note = self.note(severity, kind, text);
-        note.node = Some(node);
-        note.link = Some(link);
+        self.link_note(severity, kind, node, link, text);
     }
 
     fn judge_peer(&mut self, node: NodeIndex, now: Moment) {

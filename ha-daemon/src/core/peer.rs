@@ -8,6 +8,7 @@ use ha_common::wire::Phase;
 use super::detector::Detector;
 use super::io::Observation;
 use super::message::{Claim, State};
+use super::standing::Standing;
 use super::time::Moment;
 use crate::config::LinkIndex;
 use crate::snapshot::{LinkState, NodeState};
@@ -53,6 +54,8 @@ pub struct Peer {
     pub phase: Phase,
     /// Detectors by link.
     pub links: BTreeMap<LinkIndex, Detector>,
+    /// What else is known of the links.
+    pub standings: BTreeMap<LinkIndex, Standing>,
     /// Its groups as of its last state message.
     pub claims: Vec<Claim>,
     /// Incarnation and generation of that message.
@@ -81,12 +84,14 @@ impl Peer {
     /// A peer that was not heard yet.
     #[must_use]
     pub fn new(links: impl Iterator<Item = LinkIndex>) -> Self {
+        let links: BTreeMap<_, _> = links.map(|link| (link, Detector::default())).collect();
         Self {
             state: NodeState::Unknown,
             incarnation: 0,
             ended: 0,
             phase: Phase::Starting,
-            links: links.map(|link| (link, Detector::default())).collect(),
+            standings: links.keys().map(|link| (*link, Standing::default())).collect(),
+            links,
             claims: Vec::new(),
             known: None,
             generation: 0,
@@ -120,6 +125,13 @@ impl Peer {
     #[must_use]
     pub fn last_seen(&self) -> Option<Moment> {
         self.links.values().filter_map(Detector::last_seen).max()
+    }
+
+    /// Whether it is heard on that link.
+    #[must_use]
+    pub fn hears(&self, link: LinkIndex) -> bool {
+        let state = self.links.get(&link).map(Detector::state);
+        matches!(state, Some(LinkState::Up | LinkState::Late))
     }
 
     /// Whether any link is in that state.
@@ -184,9 +196,8 @@ impl Peer {
         self.ended = self.incarnation.max(self.ended);
         self.claims.clear();
         self.fall_silent();
-        for link in self.links.values_mut() {
-            link.forget();
-        }
+        self.links.values_mut().for_each(Detector::forget);
+        self.standings.values_mut().for_each(Standing::fall_silent);
     }
 
     /// Nothing more is expected of it or sent to it.

@@ -19,7 +19,7 @@ use crate::io::keeper::{Datagram, KeeperError};
 use crate::io::paths::{Carrier, Network, Path};
 use crate::io::socket::scoped;
 use crate::names::InterfaceName;
-use crate::snapshot::{LinkState, Severity};
+use crate::snapshot::Severity;
 
 /// A resource's number in commands to the address worker.
 fn token(group: GroupIndex, resource: usize) -> u64 {
@@ -286,10 +286,8 @@ impl Driver {
         for (slot, path) in self.parts.paths.iter().enumerate() {
             let words = &self.parts.shared.paths[slot];
             words.echo.store(heard[slot], Relaxed);
-            let link =
-                self.core.peers().get(&path.peer).and_then(|peer| peer.links.get(&path.link));
-            let hears =
-                link.is_some_and(|link| matches!(link.state(), LinkState::Up | LinkState::Late));
+            let peer = self.core.peers().get(&path.peer);
+            let hears = peer.is_some_and(|peer| peer.hears(path.link));
             words.hears.store(hears, Relaxed);
         }
         if heard != self.heard_told {

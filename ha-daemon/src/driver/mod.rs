@@ -362,6 +362,7 @@ impl Driver {
                 incarnation: record.believed(),
                 generation: record.generation(),
                 phase: record.phase() as u8,
+                layers: record.layers() as u8,
             };
             if observation != self.told[slot] && observation.last_seen.0 != 0 {
                 self.told[slot] = observation;

@@ -7,12 +7,11 @@ use ha_common::reason::Reason;
 
 use super::{Driver, record};
 use crate::config::{GroupIndex, NodeIndex};
-use crate::core::detector::Detector;
 use crate::core::peer::Peer;
 use crate::io::clock::monotonic_ns;
 use crate::snapshot::{
-    GroupStatus, LinkState, LinkStatus, NodeState, NodeStatus, Quorum, ResourceStatus, Snapshot,
-    ThreadStatus, Via,
+    GroupStatus, LinkStatus, NodeState, NodeStatus, Quorum, ResourceStatus, Snapshot, ThreadStatus,
+    Via,
 };
 
 impl Driver {
@@ -92,7 +91,8 @@ impl Driver {
             interface: path.place(),
             via: reception.via,
             via_reason: reception.reason.clone(),
-            state: peer.links.get(&path.link).map_or(LinkState::Unknown, Detector::state),
+            state: peer.shown(path.link),
+            failures: peer.standings.get(&path.link).map_or(0, |it| it.failures),
             last_seen_us: (last_seen_ns != 0).then_some(age_ns / 1_000),
             peer_keepalive_us: u64::from(record.keepalive_us()),
             received: record.received(),

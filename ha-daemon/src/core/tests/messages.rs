@@ -6,7 +6,7 @@ use super::*;
 use crate::core::io::{Action, Input};
 use crate::core::message::{Claim, ClaimState, Message, State, Wish};
 use crate::core::time::Moment;
-use ha_common::wire::Phase;
+use ha_common::wire::{Phase, layers};
 
 #[test]
 fn nothing_is_sent_in_the_steady_state() {
@@ -136,6 +136,7 @@ impl Lone {
             incarnation: 9,
             generation,
             phase: Phase::Active as u8,
+            layers: layers::LINK,
         };
         let (peer, link) = (NodeIndex(0), LinkIndex(0));
         self.core.handle(Input::Observed(vec![Sighting { peer, link, observation }]), self.now)

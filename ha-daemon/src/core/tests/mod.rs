@@ -2,6 +2,7 @@
 //! world does to them. Deterministic: every random choice comes from a seed.
 
 mod deaths;
+mod links;
 mod messages;
 mod network;
 mod partitions;

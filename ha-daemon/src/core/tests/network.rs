@@ -96,6 +96,7 @@ pub(super) struct Header {
     pub(super) sequence: u64,
     pub(super) generation: u32,
     pub(super) phase: u8,
+    pub(super) layers: u8,
 }
 
 impl Header {
@@ -136,13 +137,15 @@ impl Record {
                 std::mem::replace(&mut window.heard, header.incarnation) != header.incarnation
             }
             freshness @ (Freshness::Next { .. } | Freshness::Proven) => {
-                let Header { incarnation, sequence, generation, phase, .. } = header;
+                let Header { incarnation, sequence, generation, phase, layers, .. } = header;
                 *window = Window { heard: incarnation, believed: incarnation, sequence };
                 let before = self.observation;
-                self.observation = Observation { last_seen: now, incarnation, generation, phase };
+                self.observation =
+                    Observation { last_seen: now, incarnation, generation, phase, layers };
                 freshness == Freshness::Proven
                     || now.since(before.last_seen) > silence.as_nanos() as i64
-                    || (before.generation, before.phase) != (generation, phase)
+                    || (before.generation, before.phase, before.layers)
+                        != (generation, phase, layers)
             }
         }
     }

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ha_common::wire::layers;
+
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex};
 use crate::core::Core;
@@ -65,11 +67,29 @@ struct Host {
 
 #[derive(Debug)]
 enum Happening {
-    Beat { node: usize, incarnation: u64 },
-    Wake { node: usize, incarnation: u64 },
-    Arrival { wire: Wire, packet: Packet },
-    Report { node: usize, incarnation: u64, input: Input },
-    Keeper { node: usize, letters: Vec<(Wire, Packet)> },
+    /// Of all links with that keepalive.
+    Beat {
+        node: usize,
+        incarnation: u64,
+        keepalive: Duration,
+    },
+    Wake {
+        node: usize,
+        incarnation: u64,
+    },
+    Arrival {
+        wire: Wire,
+        packet: Packet,
+    },
+    Report {
+        node: usize,
+        incarnation: u64,
+        input: Input,
+    },
+    Keeper {
+        node: usize,
+        letters: Vec<(Wire, Packet)>,
+    },
 }
 
 /// Who had a group when: nodes with any of its resources, and nodes with all of them up.
@@ -163,7 +183,9 @@ impl Sim {
             terms: BTreeMap::new(),
         });
         let first = self.net.random.between(Duration::ZERO, self.config.cluster.keepalive);
-        self.after(first, Happening::Beat { node, incarnation });
+        for keepalive in self.keepalives() {
+            self.after(first, Happening::Beat { node, incarnation, keepalive });
+        }
         self.note_holding();
         self.turn(node, Vec::new());
     }
@@ -215,7 +237,7 @@ impl Sim {
         let now = self.now;
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
         let Some(since) = daemon.paused.take() else { return };
-        self.beat(node);
+        self.keepalives().into_iter().for_each(|keepalive| self.beat(node, keepalive));
         let mut inputs = vec![Input::OwnPause { length_ns: now.since(since) }];
         if let Some(daemon) = &mut self.hosts[node].daemon {
             inputs.append(&mut daemon.waiting);
@@ -339,15 +361,15 @@ impl Sim {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Beat { node, incarnation } => {
+            Happening::Beat { node, incarnation, keepalive } => {
                 let daemon = self.hosts[node].daemon.as_ref();
                 let Some(daemon) = daemon.filter(|it| it.incarnation == incarnation) else {
                     return;
                 };
                 if daemon.paused.is_none() {
-                    self.beat(node);
+                    self.beat(node, keepalive);
                 }
-                self.after(self.config.cluster.keepalive, Happening::Beat { node, incarnation });
+                self.after(keepalive, Happening::Beat { node, incarnation, keepalive });
             }
             Happening::Wake { node, incarnation } => {
                 let daemon = self.hosts[node].daemon.as_ref();
@@ -374,13 +396,24 @@ impl Sim {
         }
     }
 
-    fn beat(&mut self, node: usize) {
-        let wires = self.wires_from(node);
+    fn keepalives(&self) -> BTreeSet<Duration> {
+        let links = (0..self.config.links.len()).map(LinkIndex);
+        links.map(|link| self.config.times(link).keepalive).collect()
+    }
+
+    fn beat(&mut self, node: usize, keepalive: Duration) {
+        let mut wires = self.wires_from(node);
+        wires.retain(|wire| self.config.times(LinkIndex(wire.2)).keepalive == keepalive);
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
         daemon.beats += 1;
         let packets: Vec<_> = wires
             .into_iter()
-            .map(|wire| (wire, Header { sequence: daemon.beats, ..header(daemon, wire.1) }))
+            .map(|wire| {
+                let peer = &daemon.core.peers()[&NodeIndex(wire.1)];
+                let layers = if peer.hears(LinkIndex(wire.2)) { layers::LINK } else { 0 };
+                let sequence = daemon.beats;
+                (wire, Header { sequence, layers, ..header(daemon, wire.1) })
+            })
             .collect();
         for (wire, header) in packets {
             self.send(wire, Packet::Heartbeat(header));
@@ -399,7 +432,7 @@ impl Sim {
         if self.net.cut(wire) {
             return;
         }
-        let (now, silence) = (self.now, self.config.cluster.warntime);
+        let (now, silence) = (self.now, self.config.times(LinkIndex(link)).warntime);
         let Host { daemon: Some(daemon), records, .. } = &mut self.hosts[node] else { return };
         let record = records.entry((from, link)).or_default();
         match packet {
@@ -566,5 +599,6 @@ fn header(daemon: &Daemon, peer: usize) -> Header {
         sequence: 0,
         generation: daemon.generation,
         phase: daemon.phase,
+        layers: layers::KERNEL,
     }
 }
