@@ -16,6 +16,7 @@ use crate::core::time::Moment;
 use crate::io::address::{AddressCommand, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::keeper::{Datagram, KeeperError};
+use crate::io::keys::Signer;
 use crate::io::socket::scoped;
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, Severity};
@@ -217,7 +218,10 @@ impl Driver {
                 continue;
             }
             self.control_sequences[slot] += 1;
-            let datagram = self.control_datagram(slot, self.control_sequences[slot], &body);
+            let sequence = self.control_sequences[slot];
+            let signing = self.parts.shared.paths[slot].signing.get();
+            let signer = self.parts.keys.signer(signing, sequence);
+            let datagram = self.control_datagram(slot, sequence, signer, &body);
             let path = &self.parts.paths[slot];
             let remote = scoped(path.remote, path.interface_index).into();
             let socket = self.parts.sockets.iter().find(|socket| socket.local == path.local);
@@ -228,13 +232,20 @@ impl Driver {
         }
     }
 
-    fn control_datagram(&self, slot: usize, sequence: u64, body: &[u8]) -> Vec<u8> {
+    fn control_datagram(
+        &self,
+        slot: usize,
+        sequence: u64,
+        signer: &Signer,
+        body: &[u8],
+    ) -> Vec<u8> {
         let path = &self.parts.paths[slot];
         let shared = &self.parts.shared;
         let header = Header {
             kind: Kind::Control,
             receiver: self.parts.config.nodes[path.peer.0].id,
             link: path.key.link,
+            key: signer.number,
             echo: shared.paths[slot].echo.load(Relaxed),
             body_bytes: body.len() as u16,
             sequence,
@@ -244,9 +255,9 @@ impl Driver {
             ..self.parts.header
         };
         let mut fixed = header.encode();
-        self.parts.key.sign(&mut fixed);
+        signer.key.sign(&mut fixed);
         let mut datagram = fixed.to_bytes().to_vec();
-        datagram.extend(self.parts.key.body_tag(&fixed, body));
+        datagram.extend(signer.key.body_tag(&fixed, body));
         datagram.extend(body);
         datagram
     }
@@ -263,6 +274,9 @@ impl Driver {
             let hears =
                 link.is_some_and(|link| matches!(link.state(), LinkState::Up | LinkState::Late));
             words.hears.store(hears, Relaxed);
+        }
+        if self.update_keys() {
+            self.obituary_is_due = true;
         }
         if heard != self.heard_told {
             self.heard_told.clone_from(&heard);
@@ -287,14 +301,18 @@ impl Driver {
         let body = Message::Obituary.encode();
         let datagrams = (0..self.parts.paths.len())
             .filter(|slot| self.heard_told[*slot] != 0)
-            .map(|slot| {
+            .flat_map(|slot| {
+                let signing = self.parts.shared.paths[slot].signing.get();
+                self.parts.keys.signers(signing).into_iter().map(move |signer| (slot, signer))
+            })
+            .map(|(slot, signer)| {
                 let path = &self.parts.paths[slot];
                 let any_port = SocketAddr::new(path.local.ip(), 0);
                 Datagram {
                     local: scoped(any_port, path.interface_index),
                     interface: path.interface.clone(),
                     remote: scoped(path.remote, path.interface_index),
-                    payload: self.control_datagram(slot, SEQUENCE_LAST, &body),
+                    payload: self.control_datagram(slot, SEQUENCE_LAST, signer, &body),
                 }
             })
             .collect();

@@ -10,13 +10,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ha_common::auth::Key;
 use ha_common::wire::{Header, Kind, Phase, layers};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use socket2::SockAddr;
 
 use super::clock::monotonic_ns;
+use super::keys::{Keys, SharedSigning};
 use super::realtime;
 use super::socket::LinkSocket;
 
@@ -31,6 +31,8 @@ pub struct PathWords {
     pub echo: AtomicU64,
     /// Whether the peer is heard on this link.
     pub hears: AtomicBool,
+    /// Which key signs.
+    pub signing: SharedSigning,
     /// Heartbeats sent.
     pub sent: AtomicU64,
     /// Heartbeats that the local kernel refused.
@@ -85,7 +87,7 @@ pub struct Target {
     pub socket: LinkSocket,
     /// The peer's address.
     pub remote: SockAddr,
-    /// Cluster, sender, receiver, link, key and incarnation.
+    /// Cluster, sender, receiver, link, offered key and incarnation.
     pub header: Header,
 }
 
@@ -103,8 +105,8 @@ pub struct Plan {
     pub keepalive: Duration,
     /// Lateness of a tick that counts as a pause of this node.
     pub pause: Duration,
-    /// Key that signs.
-    pub key: Key,
+    /// Keys that sign.
+    pub keys: Arc<Keys>,
 }
 
 impl Sender {
@@ -151,7 +153,7 @@ fn run(plan: &Plan, mut targets: Vec<Target>, shared: &Shared) {
             shared.pause_end_ns.store(now_ns, Relaxed);
         }
         sequence += 1;
-        send_all(&mut targets, shared, &plan.key, sequence);
+        send_all(&mut targets, shared, &plan.keys, sequence);
         shared.sender_ran_ns.store(now_ns, Relaxed);
         // Missed ticks are not made up for: the next one is in the future, on the same grid.
         let missed = lateness_ns / keepalive_ns;
@@ -159,7 +161,7 @@ fn run(plan: &Plan, mut targets: Vec<Target>, shared: &Shared) {
     }
 }
 
-fn send_all(targets: &mut [Target], shared: &Shared, key: &Key, sequence: u64) {
+fn send_all(targets: &mut [Target], shared: &Shared, keys: &Keys, sequence: u64) {
     let age_ns = monotonic_ns().saturating_sub(shared.driver_ran_ns.load(Relaxed));
     let daemon = if age_ns < DAEMON_LEASE.as_nanos() as u64 { layers::DAEMON } else { 0 };
     for (target, words) in targets.iter_mut().zip(&shared.paths) {
@@ -173,8 +175,10 @@ fn send_all(targets: &mut [Target], shared: &Shared, key: &Key, sequence: u64) {
         header.layers = link | layers::KERNEL | daemon;
         header.lease_age_ms = u16::try_from(age_ns / 1_000_000).unwrap_or(u16::MAX);
         header.sent_ns = monotonic_ns();
+        let signer = keys.signer(words.signing.get(), sequence);
+        header.key = signer.number;
         let mut fixed = header.encode();
-        key.sign(&mut fixed);
+        signer.key.sign(&mut fixed);
         match target.socket.send(&fixed.to_bytes(), &target.remote) {
             Ok(()) => words.sent.fetch_add(1, Relaxed),
             Err(_) => words.errors.fetch_add(1, Relaxed),
