@@ -1,27 +1,61 @@
-//! Authentication: keyed tags over the fixed header.
+//! Authentication: keyed tags over the fixed header, and over bodies.
 //!
-//! SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012) with a 128-bit key
-//! and a 64-bit tag. The tag field has 16 bytes; the rest of it must be zero, so that a packet has
-//! exactly one valid form.
+//! | method | tag |
+//! |---|---|
+//! | `siphash` | SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012), 64 bits |
+//! | `sha256`, `sha1`, `md5` | HMAC (RFC 2104) with SHA-256, SHA-1 (FIPS 180-4) or MD5 (RFC 1321), the first 128 bits |
+//! | `crc` | CRC-32 (IEEE 802.3), no key: it keeps noise out, not an attacker |
+//!
+//! The tag field has 16 bytes; what a tag leaves of it must be zero, so that a packet has exactly one
+//! valid form. One implementation serves the kernel and user space. It is written out over
+//! words: the crates for these hashes, which the tests take as oracles, overflow the 512 bytes of
+//! the kernel's stack. A [`Key`] holds what can be computed beforehand and never the key word.
 
-use core::hash::Hasher as _;
+use crate::judge::Tables;
+use crate::reason::Reason;
+use crate::wire::{Fixed, TAG_BYTES};
 
-use siphasher::sip::SipHasher24;
+mod crc;
+mod hash;
+mod hmac;
+mod md5;
+mod sha1;
+mod sha256;
+mod siphash;
+#[cfg(test)]
+pub(crate) mod tests;
 
-use crate::wire::{Fixed, HEADER_WORDS, TAG_BYTES};
+pub use hash::Scratch;
+use hmac::{Md5, Sha1, Sha256};
 
-/// Highest number of key slots; a key's number (0..=15) travels in every packet.
+/// Highest number of keys of one key file; a key's number (0..=15) travels in every packet.
 pub const KEYS_MAX: usize = 16;
+/// Entries of the key table: `number` is the key of the file, `KEYS_MAX + number` one of the
+/// same number that an earlier file had and that peers may still sign with.
+pub const KEY_ENTRIES: usize = 2 * KEYS_MAX;
 
-/// Method numbers as they stand in the `keys` map; 0 = no key in this slot.
+/// Method numbers as they stand in the `keys` map; 0 = no key in this entry.
 pub mod method {
     /// No key.
     pub const NONE: u32 = 0;
     /// SipHash-2-4.
     pub const SIPHASH24: u32 = 1;
+    /// CRC-32, no key.
+    pub const CRC: u32 = 2;
+    /// HMAC-MD5.
+    pub const MD5: u32 = 3;
+    /// HMAC-SHA-1.
+    pub const SHA1: u32 = 4;
+    /// HMAC-SHA-256.
+    pub const SHA256: u32 = 5;
 }
 
-/// One key, as user space and the kernel (map `keys`) hold it.
+/// What [`Key::offer`] hashes before method and number. No datagram is as short, so a fingerprint
+/// is no tag of anything.
+const OFFER_DOMAIN: &[u8] = b"ha: the key that this node offers\0";
+
+/// One key, as user space and the kernel (map `keys`) hold it: computed from the key word, which
+/// cannot be computed from it.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Key {
@@ -29,16 +63,20 @@ pub struct Key {
     pub method: u32,
     /// Zero.
     pub reserved: u32,
-    /// First and second half of the key, little endian.
-    pub words: [u64; 2],
+    /// SipHash: the state that its 128-bit key makes. Else zero.
+    siphash: [u64; 4],
+    /// HMAC: the hash's state after the key xor 0x36.. (RFC 2104: ipad). Else zero.
+    inner: [u32; 8],
+    /// HMAC: the hash's state after the key xor 0x5c.. (opad). Else zero.
+    outer: [u32; 8],
 }
 
-const _: () = assert!(size_of::<Key>() == 24);
+const _: () = assert!(size_of::<Key>() == 104);
 
 impl core::fmt::Debug for Key {
     // A key never appears in a log or an error.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Key {{ method: {}, words: (hidden) }}", self.method)
+        write!(f, "Key {{ method: {}, state: (hidden) }}", self.method)
     }
 }
 
@@ -51,155 +89,144 @@ impl Key {
             bytes.copy_from_slice(&secret[at..at + 8]);
             u64::from_le_bytes(bytes)
         };
-        Self { method: method::SIPHASH24, reserved: 0, words: [half(0), half(8)] }
+        let siphash = siphash::state([half(0), half(8)]);
+        Self { method: method::SIPHASH24, siphash, ..Self::default() }
     }
 
-    /// The tag of the header.
-    #[inline(always)]
+    /// No key: a checksum.
     #[must_use]
-    pub fn tag(&self, fixed: &Fixed) -> u64 {
-        siphash24(self.words, fixed.header_words())
+    pub fn crc() -> Self {
+        Self { method: method::CRC, ..Self::default() }
+    }
+
+    /// An HMAC-MD5 key; one that is longer than a block (64 bytes) is hashed first (RFC 2104 2).
+    #[must_use]
+    pub fn md5(word: &[u8]) -> Self {
+        Self::hmac(method::MD5, hmac::states::<Md5>(word))
+    }
+
+    /// An HMAC-SHA-1 key, likewise.
+    #[must_use]
+    pub fn sha1(word: &[u8]) -> Self {
+        Self::hmac(method::SHA1, hmac::states::<Sha1>(word))
+    }
+
+    /// An HMAC-SHA-256 key, likewise.
+    #[must_use]
+    pub fn sha256(word: &[u8]) -> Self {
+        Self::hmac(method::SHA256, hmac::states::<Sha256>(word))
+    }
+
+    fn hmac(method: u32, [inner, outer]: [[u32; 8]; 2]) -> Self {
+        Self { method, inner, outer, ..Self::default() }
+    }
+
+    /// The words of the tag field, little endian. `None` when there is no key, or no scratch.
+    #[inline(always)]
+    fn tag_words<W: Workspace>(&self, fixed: &Fixed, workspace: &W) -> Option<[u64; 2]> {
+        match self.method {
+            method::SIPHASH24 => Some([siphash::words(self.siphash, fixed.header_words()), 0]),
+            method::CRC => Some([crc::tag_word(crc::words(fixed.header_words())), 0]),
+            method::MD5 => workspace.with_scratch(|it| hmac::header::<Md5>(self, fixed, it)),
+            method::SHA1 => workspace.with_scratch(|it| hmac::header::<Sha1>(self, fixed, it)),
+            method::SHA256 => workspace.with_scratch(|it| hmac::header::<Sha256>(self, fixed, it)),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn is_right<W: Workspace>(&self, fixed: &Fixed, workspace: &W) -> bool {
+        let Some([low, high]) = self.tag_words(fixed, workspace) else { return false };
+        let [low_there, high_there] = fixed.tag_words();
+        // One comparison of whole words: its time tells nothing about how much of a guess was right.
+        (low ^ low_there) | (high ^ high_there) == 0
     }
 
     /// Whether the tag field holds the right tag.
-    #[inline(always)]
     #[must_use]
     pub fn verify(&self, fixed: &Fixed) -> bool {
-        let [tag, padding] = fixed.tag_words();
-        // One comparison of whole words: its time tells nothing about how much of a guess was right.
-        (self.tag(fixed) ^ tag) | padding == 0
+        self.is_right(fixed, &OwnStack)
     }
 
-    /// Fills the tag field.
+    /// Fills the tag field. Without a key it stays as it is.
     pub fn sign(&self, fixed: &mut Fixed) {
-        fixed.set_tag_words([self.tag(fixed), 0]);
+        if let Some(words) = self.tag_words(fixed, &OwnStack) {
+            fixed.set_tag_words(words);
+        }
+    }
+
+    /// The tag of a message in parts; zero when there is no key.
+    fn tag_of(&self, parts: &[&[u8]]) -> [u8; TAG_BYTES] {
+        let words = match self.method {
+            method::SIPHASH24 => [siphash::bytes(self.siphash, parts), 0],
+            method::CRC => [crc::tag_word(crc::bytes(parts)), 0],
+            method::MD5 => hmac::bytes::<Md5>(self, parts),
+            method::SHA1 => hmac::bytes::<Sha1>(self, parts),
+            method::SHA256 => hmac::bytes::<Sha256>(self, parts),
+            _ => [0, 0],
+        };
+        let mut tag = [0; TAG_BYTES];
+        for (chunk, word) in tag.chunks_exact_mut(8).zip(words) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        tag
     }
 
     /// The tag of a body: over the datagram's signed fixed part and the body, so that a body cannot
     /// be moved to another header.
     #[must_use]
     pub fn body_tag(&self, fixed: &Fixed, body: &[u8]) -> [u8; TAG_BYTES] {
-        let mut hasher = SipHasher24::new_with_keys(self.words[0], self.words[1]);
-        hasher.write(&fixed.to_bytes());
-        hasher.write(body);
-        let mut tag = [0; TAG_BYTES];
-        tag[..8].copy_from_slice(&hasher.finish().to_le_bytes());
-        tag
+        self.tag_of(&[&fixed.to_bytes(), body])
+    }
+
+    /// The fingerprint by which a node says in its heartbeats that it accepts this key, under
+    /// this number, and would sign with it; never 0.
+    #[must_use]
+    pub fn offer(&self, number: u8) -> u32 {
+        let tag = self.tag_of(&[OFFER_DOMAIN, &[self.method as u8, number]]);
+        u32::from_be_bytes([tag[0], tag[1], tag[2], tag[3]]).max(1)
     }
 }
 
-/// SipHash-2-4 of the header's words.
+/// Finds the key of that number that made the tag: that of the key file, else the one that an
+/// earlier file had. Gives its entry in the key table.
 ///
-/// Written out over words for the kernel side: a byte-wise implementation neither fits its stack nor
-/// its time. The crate that user space uses for bodies is the oracle in the tests.
+/// # Errors
+/// There is no such key, or the tag is wrong.
 #[inline(always)]
-fn siphash24(key: [u64; 2], words: [u64; HEADER_WORDS]) -> u64 {
-    let mut v = [
-        key[0] ^ 0x736f_6d65_7073_6575,
-        key[1] ^ 0x646f_7261_6e64_6f6d,
-        key[0] ^ 0x6c79_6765_6e65_7261,
-        key[1] ^ 0x7465_6462_7974_6573,
-    ];
-    let mut block = |word: u64| {
-        v[3] ^= word;
-        v = sip_round(sip_round(v));
-        v[0] ^= word;
-    };
-    let [a, b, c, d, e, f, g, h, i] = words;
-    // Unrolled by hand, so that no loop is left for the verifier to walk.
-    block(a);
-    block(b);
-    block(c);
-    block(d);
-    block(e);
-    block(f);
-    block(g);
-    block(h);
-    block(i);
-    // The last block: no bytes are left over, the top byte is the length.
-    block((HEADER_WORDS as u64 * 8) << 56);
-    v[2] ^= 0xff;
-    v = sip_round(sip_round(sip_round(sip_round(v))));
-    v[0] ^ v[1] ^ v[2] ^ v[3]
-}
-
-#[inline(always)]
-fn sip_round([mut a, mut b, mut c, mut d]: [u64; 4]) -> [u64; 4] {
-    a = a.wrapping_add(b);
-    b = b.rotate_left(13) ^ a;
-    a = a.rotate_left(32);
-    c = c.wrapping_add(d);
-    d = d.rotate_left(16) ^ c;
-    a = a.wrapping_add(d);
-    d = d.rotate_left(21) ^ a;
-    c = c.wrapping_add(b);
-    b = b.rotate_left(17) ^ c;
-    c = c.rotate_left(32);
-    [a, b, c, d]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::{FIXED_BYTES, HEADER_BYTES};
-    use proptest::prelude::*;
-
-    fn reference_key() -> Key {
-        let mut secret = [0; 16];
-        for (number, byte) in secret.iter_mut().enumerate() {
-            *byte = number as u8;
-        }
-        Key::siphash24(&secret)
+pub fn authenticate<T: Tables>(tables: &T, number: u8, fixed: &Fixed) -> Result<u32, Reason> {
+    if usize::from(number) >= KEYS_MAX {
+        return Err(Reason::UnknownKey);
     }
-
-    #[test]
-    fn the_hash_is_siphash_2_4_of_the_paper() {
-        // Appendix A of the paper: key 00..0f, message 00..0e.
-        let key = reference_key();
-        let mut hasher = SipHasher24::new_with_keys(key.words[0], key.words[1]);
-        hasher.write(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
-        assert_eq!(hasher.finish(), 0xa129_ca61_49be_45e5);
-    }
-
-    fn fixed(bytes: &[u8; FIXED_BYTES]) -> Fixed {
-        Fixed::read(&bytes[..], 0).unwrap()
-    }
-
-    proptest! {
-        #[test]
-        fn tags_agree_with_the_siphasher_crate(secret in any::<[u8; 16]>(), seed in any::<[u64; 11]>()) {
-            let key = Key::siphash24(&secret);
-            let mut bytes = [0; FIXED_BYTES];
-            for (chunk, word) in bytes.chunks_exact_mut(8).zip(seed) {
-                chunk.copy_from_slice(&word.to_le_bytes());
+    let mut entry = u32::from(number);
+    let mut reason = Reason::UnknownKey;
+    // A loop of two, which stays one: written out twice it would double the kernel's program.
+    loop {
+        if let Some(key) = tables.key(entry) {
+            if key.is_right(fixed, tables) {
+                return Ok(entry);
             }
-            let mut hasher = SipHasher24::new_with_key(&secret);
-            hasher.write(&bytes[..HEADER_BYTES]);
-            prop_assert_eq!(hasher.finish(), key.tag(&fixed(&bytes)));
+            reason = Reason::BadTag;
         }
-    }
-
-    #[test]
-    fn every_flipped_bit_is_noticed() {
-        let key = reference_key();
-        let mut signed = fixed(&[0x5a; FIXED_BYTES]);
-        key.sign(&mut signed);
-        assert!(key.verify(&signed));
-        let mut bytes = signed.to_bytes();
-        for bit in 0..FIXED_BYTES * 8 {
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(!key.verify(&fixed(&bytes)), "bit {bit}");
-            bytes[bit / 8] ^= 1 << (bit % 8);
+        if entry >= KEYS_MAX as u32 {
+            return Err(reason);
         }
+        entry += KEYS_MAX as u32;
     }
+}
 
-    #[test]
-    fn a_body_is_bound_to_its_header() {
-        let key = reference_key();
-        let (mut one, mut two) = (fixed(&[1; FIXED_BYTES]), fixed(&[2; FIXED_BYTES]));
-        key.sign(&mut one);
-        key.sign(&mut two);
-        assert_ne!(key.body_tag(&one, b"body"), key.body_tag(&two, b"body"));
-        assert_ne!(key.body_tag(&one, b"body"), key.body_tag(&one, b"bodz"));
+/// The memory that hashing needs beside the stack, which has 512 bytes in the kernel.
+pub trait Workspace {
+    /// Does `work` with a scratch that nobody else uses meanwhile. `None` when there is none.
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R>;
+}
+
+/// The stack of user space, which is large enough.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OwnStack;
+
+impl Workspace for OwnStack {
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
+        Some(work(&mut Scratch::default()))
     }
 }

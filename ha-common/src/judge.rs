@@ -2,7 +2,7 @@
 //!
 //! One function for the kernel programs and for user-space sockets; they differ in their [`Tables`].
 
-use crate::auth::Key;
+use crate::auth::{self, Key, Workspace};
 use crate::frame::{self, Source};
 use crate::fresh::Freshness;
 use crate::maps::{Audience, Change, ChangeKind, Endpoint, NodeIdentity, Path};
@@ -11,7 +11,7 @@ use crate::record::Record;
 use crate::wire::{FIXED_BYTES, Fixed, Header, HeaderError, Kind, TAG_BYTES};
 
 /// What judging looks things up in: BPF maps in the kernel, plain tables in user space.
-pub trait Tables {
+pub trait Tables: Workspace {
     /// Who this node is; `None` = not configured yet.
     fn node(&self) -> Option<NodeIdentity>;
     /// Who hears that endpoint, if it is one of this node's.
@@ -20,8 +20,8 @@ pub trait Tables {
     fn slot(&self, path: &Path) -> Option<u32>;
     /// The record in a slot.
     fn record(&self, slot: u32) -> Option<Record<'_>>;
-    /// The key with that number.
-    fn key(&self, number: u8) -> Option<Key>;
+    /// The key in that entry, see [`auth::KEY_ENTRIES`].
+    fn key(&self, entry: u32) -> Option<&Key>;
     /// When the packet arrived, `CLOCK_MONOTONIC` nanoseconds.
     fn now_ns(&self) -> u64;
 }
@@ -125,12 +125,15 @@ fn judge_peer<T: Tables>(
         Freshness::OldSequence => return Reason::OldSequence.into(),
         Freshness::Next { .. } | Freshness::Proven | Freshness::Greeting => {}
     }
-    let Some(key) = tables.key(header.key) else { return Reason::UnknownKey.into() };
-    if !key.verify(fixed) {
-        return Reason::BadTag.into();
-    }
+    let key_entry = match auth::authenticate(tables, header.key, fixed) {
+        Ok(entry) => entry,
+        Err(reason) => return reason.into(),
+    };
     match header.kind {
-        Kind::Heartbeat => heartbeat(header, freshness, record, slot, tables.now_ns()),
+        Kind::Heartbeat => {
+            let now_ns = tables.now_ns();
+            heartbeat(header, freshness, record, slot, key_entry, now_ns)
+        }
         Kind::Control => control(header, freshness, record),
     }
 }
@@ -141,6 +144,7 @@ fn heartbeat(
     freshness: Freshness,
     record: Record<'_>,
     slot: u32,
+    key_entry: u32,
     now_ns: u64,
 ) -> Judgement {
     let change =
@@ -158,7 +162,9 @@ fn heartbeat(
     let silent = record.silence_ns() != 0 && silence_ns > record.silence_ns() as i64;
     let changed = header.generation != record.generation()
         || header.phase as u32 != record.phase()
-        || u32::from(header.layers) != record.layers();
+        || u32::from(header.layers) != record.layers()
+        || header.key_offered != record.key_offered();
+    record.set_key_entry(key_entry);
     record.stamp(header, freshness, now_ns);
     let change = if freshness == Freshness::Proven {
         change(ChangeKind::NewIncarnation, header.incarnation)

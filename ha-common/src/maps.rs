@@ -111,6 +111,11 @@ pub struct LinkRecord {
     pub phase: u32,
     /// The peer's layers of liveness, see [`crate::wire::layers`].
     pub layers: u32,
+    /// The key that the peer offers, see [`crate::auth::Key::offer`].
+    pub key_offered: u32,
+    /// Entry of the key that its last accepted heartbeat was signed with, see
+    /// [`crate::auth::KEY_ENTRIES`].
+    pub key_entry: u32,
     /// Accepted heartbeats.
     pub received: u64,
     /// Heartbeats that the sequence numbers show as missing.
@@ -127,7 +132,7 @@ pub enum ChangeKind {
     FirstSight = 1,
     /// A new incarnation proved to be alive.
     NewIncarnation = 2,
-    /// The peer's generation, phase or layers changed.
+    /// The peer's generation, phase, layers or offered key changed.
     State = 3,
     /// The link was silent for longer than `silence_ns` and is back.
     LinkBack = 4,
@@ -152,6 +157,6 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 24);
     assert!(size_of::<Path>() == 12);
     assert!(size_of::<Window>() == 24);
-    assert!(size_of::<LinkRecord>() == 128);
+    assert!(size_of::<LinkRecord>() == 136);
     assert!(size_of::<Change>() == 24);
 };

@@ -67,6 +67,8 @@ impl Record<'_> {
     word!(u32, lease_age_ms, set_lease_age_ms, lease_age_ms);
     word!(u32, phase, set_phase, phase);
     word!(u32, layers, set_layers, layers);
+    word!(u32, key_offered, set_key_offered, key_offered);
+    word!(u32, key_entry, set_key_entry, key_entry);
     word!(u64, received, set_received, received);
     word!(u64, lost, set_lost, lost);
     word!(u64, rejected, set_rejected, rejected);
@@ -114,6 +116,7 @@ impl Record<'_> {
         self.set_layers(u32::from(header.layers));
         self.set_lease_age_ms(u32::from(header.lease_age_ms));
         self.set_keepalive_us(header.keepalive_us);
+        self.set_key_offered(header.key_offered);
         self.set_sent_ns(header.sent_ns);
         self.set_received(self.received().wrapping_add(1));
         self.set_last_seen_ns(now_ns);

@@ -7,7 +7,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
 use std::vec::Vec;
 
-use crate::auth::Key;
+use crate::auth::{KEYS_MAX, Key, Scratch, Workspace, method};
 use crate::frame::mapped;
 use crate::judge::Tables;
 use crate::maps::{
@@ -20,6 +20,7 @@ use crate::wire::{
 };
 
 mod frames;
+mod methods;
 mod mutate;
 
 pub use frames::{before_configuration, vectors};
@@ -67,16 +68,57 @@ pub struct World {
     pub endpoints: Vec<(Endpoint, Audience)>,
     /// Who speaks to it.
     pub paths: Vec<(Path, u32)>,
-    /// Keys by number.
+    /// Keys by entry, see [`crate::auth::KEY_ENTRIES`].
     pub keys: Vec<(u8, Key)>,
     /// Records by slot: only what the daemon writes is set.
     pub records: Vec<(u32, LinkRecord)>,
 }
 
-/// The keys that the world knows; number 2 is not among them.
+/// Entries of the keys that the world knows: every method, and beside some of them, or alone, one of
+/// the same number that an earlier key file had.
+pub const ENTRIES: [u8; 11] =
+    [1, 3, 4, 5, 6, 7, EARLIER + 1, EARLIER + 4, EARLIER + 5, EARLIER + 6, EARLIER + 9];
+/// From the number of a key to its entry in an earlier file.
+pub const EARLIER: u8 = KEYS_MAX as u8;
+
+/// What a key is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// See [`method`].
+    pub method: u32,
+    /// The key word; for SipHash the 16 bytes of the key.
+    pub word: Vec<u8>,
+}
+
+/// The secret of any entry, also of those that the world does not know.
 #[must_use]
-pub fn key(number: u8) -> Key {
-    Key::siphash24(&[number.wrapping_mul(17); 16])
+pub fn secret(entry: u8) -> Secret {
+    const MD5_EARLIER: u8 = EARLIER + 9;
+    const SHA256_EARLIER: u8 = EARLIER + 5;
+    const SHA1_EARLIER: [u8; 2] = [EARLIER + 4, EARLIER + 6];
+    let word = |repeated| format!("word of entry {entry} ").repeat(repeated).into_bytes();
+    match entry {
+        4 => Secret { method: method::CRC, word: Vec::new() },
+        5 | MD5_EARLIER => Secret { method: method::MD5, word: word(1) },
+        // Longer than a block.
+        6 => Secret { method: method::SHA1, word: word(5) },
+        7 | SHA256_EARLIER => Secret { method: method::SHA256, word: word(1) },
+        entry if SHA1_EARLIER.contains(&entry) => Secret { method: method::SHA1, word: word(1) },
+        _ => Secret { method: method::SIPHASH24, word: vec![entry.wrapping_mul(17); 16] },
+    }
+}
+
+/// The key of [`secret`].
+#[must_use]
+pub fn key(entry: u8) -> Key {
+    let Secret { method, word } = secret(entry);
+    match method {
+        method::CRC => Key::crc(),
+        method::MD5 => Key::md5(&word),
+        method::SHA1 => Key::sha1(&word),
+        method::SHA256 => Key::sha256(&word),
+        _ => Key::siphash24(&word.try_into().unwrap_or_default()),
+    }
 }
 
 /// The world of [`vectors()`].
@@ -123,7 +165,7 @@ pub fn world() -> World {
             (arrival(INTERFACE), SLOT_ARRIVAL),
             (arrival(INTERFACE + 1), SLOT_ARRIVAL_ELSEWHERE),
         ],
-        keys: vec![(1, key(1)), (3, key(3))],
+        keys: ENTRIES.map(|entry| (entry, key(entry))).to_vec(),
         records: vec![
             (SLOT_ALPHA, record("alpha", "hb0", INTERFACE, 0)),
             (SLOT_ELSEWHERE, record("alpha", "svc", INTERFACE + 1, 0)),
@@ -189,9 +231,17 @@ pub fn contents(record: Record<'_>) -> LinkRecord {
         lease_age_ms: record.lease_age_ms(),
         phase: record.phase(),
         layers: record.layers(),
+        key_offered: record.key_offered(),
+        key_entry: record.key_entry(),
         received: record.received(),
         lost: record.lost(),
         rejected: record.rejected(),
+    }
+}
+
+impl Workspace for Memory {
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
+        crate::auth::OwnStack.with_scratch(work)
     }
 }
 
@@ -215,8 +265,9 @@ impl Tables for Memory {
         Some(unsafe { Record::new(pointer) })
     }
 
-    fn key(&self, number: u8) -> Option<Key> {
-        self.world.keys.iter().find(|(known, _)| *known == number).map(|(_, key)| *key)
+    fn key(&self, entry: u32) -> Option<&Key> {
+        let known = self.world.keys.iter().find(|(known, _)| u32::from(*known) == entry);
+        known.map(|(_, key)| key)
     }
 
     fn now_ns(&self) -> u64 {
@@ -316,6 +367,7 @@ impl Packet {
                 phase: Phase::Active,
                 layers: layers::LINK | layers::KERNEL | layers::DAEMON,
                 lease_age_ms: 3,
+                key_offered: 0x0ffe_4ed0,
             },
             key: key(1),
             rest: Vec::new(),

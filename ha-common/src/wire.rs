@@ -141,6 +141,9 @@ pub struct Header {
     pub layers: u8,
     /// Age of the sender's daemon lease in milliseconds, saturating.
     pub lease_age_ms: u16,
+    /// Fingerprint of the active key of the sender's key file, which it accepts already and
+    /// signs with once the receiver offers the same, see [`crate::auth::Key::offer`]; 0 = none.
+    pub key_offered: u32,
 }
 
 /// Words of the fixed part.
@@ -174,11 +177,17 @@ impl Fixed {
         bytes
     }
 
+    /// The header's words, as they stand in memory.
+    #[inline(always)]
+    pub(crate) fn header_in_memory(&self) -> [u64; HEADER_WORDS] {
+        let w = &self.words;
+        [w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]]
+    }
+
     /// The header's words, as little endian numbers.
     #[inline(always)]
     pub(crate) fn header_words(&self) -> [u64; HEADER_WORDS] {
-        let w = &self.words;
-        [w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]].map(u64::from_le)
+        self.header_in_memory().map(u64::from_le)
     }
 
     /// The tag field's words, as little endian numbers.
@@ -237,6 +246,7 @@ impl Header {
             phase: Phase::from_wire((word(8) >> 56) as u8),
             layers: (word(8) >> 48) as u8,
             lease_age_ms: (word(8) >> 32) as u16,
+            key_offered: word(8) as u32,
         })
     }
 
@@ -245,8 +255,8 @@ impl Header {
     pub fn encode(&self) -> Fixed {
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
         let magic = u32::from(MAGIC) << 16 | u32::from(VERSION) << 8 | self.kind as u32;
-        // The byte between key and body length, and the last four of the header, are reserved: sent
-        // as zero, ignored when received, covered by the tag.
+        // The byte between key and body length is reserved: sent as zero, ignored when received,
+        // covered by the tag.
         let key_and_body = u32::from(self.key) << 24 | u32::from(self.body_bytes);
         let liveness = u32::from(self.phase as u8) << 24
             | u32::from(self.layers) << 16
@@ -260,7 +270,7 @@ impl Header {
             self.sequence,
             self.sent_ns,
             pair(self.keepalive_us, self.generation),
-            pair(liveness, 0),
+            pair(liveness, self.key_offered),
             0,
             0,
         ];

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
-use ha_common::auth::{KEYS_MAX, Key};
+use ha_common::auth::{KEY_ENTRIES, Key, Scratch, Workspace};
 use ha_common::judge::Tables;
 use ha_common::maps::{
     Audience, CHANGES_BYTES, Change, ENDPOINTS_MAX, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX,
@@ -25,7 +25,9 @@ static PATHS: HashMap<Path, u32, SLOTS_MAX> = HashMap::new();
 #[btf_map(name = "links")]
 static LINKS: Array<LinkRecord, SLOTS_MAX, MMAPABLE> = Array::new();
 #[btf_map(name = "keys")]
-static KEYS: Array<Key, KEYS_MAX> = Array::new();
+static KEYS: Array<Key, KEY_ENTRIES> = Array::new();
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
 #[btf_map(name = "changes")]
@@ -33,6 +35,16 @@ static CHANGES: RingBuf<Change, CHANGES_BYTES> = RingBuf::new();
 
 /// The maps as the judge sees them.
 pub struct Maps;
+
+impl Workspace for Maps {
+    #[inline(always)]
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
+        let scratch = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: a per-CPU value, aligned to 8 bytes; programs of one CPU do not interrupt each other
+        // here, and `work` does not come back for another.
+        Some(work(unsafe { &mut *scratch }))
+    }
+}
 
 impl Tables for Maps {
     #[inline(always)]
@@ -61,9 +73,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn key(&self, number: u8) -> Option<Key> {
-        let key = KEYS.get(u32::from(number))?;
-        if key.method == ha_common::auth::method::NONE { None } else { Some(*key) }
+    fn key(&self, entry: u32) -> Option<&Key> {
+        let key = KEYS.get(entry)?;
+        if key.method == ha_common::auth::method::NONE { None } else { Some(key) }
     }
 
     #[inline(always)]

@@ -9,11 +9,11 @@ pub(super) fn address_v6(last: u8) -> [u8; 16] {
 }
 
 /// Where parts of an untagged IPv4 frame begin.
-mod at {
-    pub(super) const ETHERTYPE: usize = 12;
-    pub(super) const IP: usize = 14;
-    pub(super) const UDP: usize = 34;
-    pub(super) const PAYLOAD: usize = 42;
+pub(super) mod at {
+    pub(in crate::vectors) const ETHERTYPE: usize = 12;
+    pub(in crate::vectors) const IP: usize = 14;
+    pub(in crate::vectors) const UDP: usize = 34;
+    pub(in crate::vectors) const PAYLOAD: usize = 42;
 }
 /// Where the payload of an untagged IPv6 frame begins.
 const PAYLOAD_V6_AT: usize = 62;
@@ -68,6 +68,7 @@ pub fn vectors() -> Vec<Vector> {
         control(),
         identity(),
         authenticity(),
+        methods::methods(),
         freshness(),
         lengths(),
         cut(),
@@ -79,16 +80,21 @@ pub fn vectors() -> Vec<Vector> {
     .concat()
 }
 
-fn vector(name: &'static str, packet: &Packet, reason: Reason) -> Vector {
+pub(super) fn vector(name: &'static str, packet: &Packet, reason: Reason) -> Vector {
     Vector { name, frame: packet.frame(), reason, change: None }
 }
 
-fn changed(name: &'static str, packet: &Packet, reason: Reason, change: ChangeKind) -> Vector {
+pub(super) fn changed(
+    name: &'static str,
+    packet: &Packet,
+    reason: Reason,
+    change: ChangeKind,
+) -> Vector {
     Vector { change: Some(change), ..vector(name, packet, reason) }
 }
 
 /// A frame that was altered after it was signed.
-fn damaged(
+pub(super) fn damaged(
     name: &'static str,
     packet: &Packet,
     reason: Reason,
@@ -100,7 +106,7 @@ fn damaged(
 }
 
 /// A heartbeat with another header.
-fn with(sequence: u64, alter: impl FnOnce(&mut Header)) -> Packet {
+pub(super) fn with(sequence: u64, alter: impl FnOnce(&mut Header)) -> Packet {
     let mut packet = Packet::heartbeat(sequence);
     alter(&mut packet.header);
     packet
@@ -110,7 +116,7 @@ fn v6(sequence: u64) -> Packet {
     Packet { v6: true, ..Packet::heartbeat(sequence) }
 }
 
-fn with_body(mut packet: Packet, body: &[u8]) -> Packet {
+pub(super) fn with_body(mut packet: Packet, body: &[u8]) -> Packet {
     packet.header.body_bytes = body.len() as u16;
     packet.rest = packet.key.body_tag(&packet.fixed(), body).to_vec();
     packet.rest.extend(body);

@@ -60,9 +60,13 @@ impl Mutator {
         packet.header.receiver = self.one_of(&[name_id("gamma")], packet.header.receiver);
         packet.header.incarnation = self.incarnation - u64::from(self.below(20) == 0);
         packet.header.echo = self.one_of(&[0, OWN - 1], OWN);
-        packet.header.key = self.one_of(&[3, 2], 1);
+        packet.header.key = self.one_of(&[2, 3, 4, 5, 6, 7, 9], 1);
         packet.header.generation = 7 + self.below(20) as u32 / 19;
-        let signed_by = if self.below(8) == 0 { 3 } else { packet.header.key };
+        let signed_by = match self.below(8) {
+            0 => 3,
+            1 => packet.header.key + EARLIER,
+            _ => packet.header.key,
+        };
         packet.key = key(signed_by);
         if self.below(6) == 0 {
             packet.rest = vec![0x5a; self.below(60)];

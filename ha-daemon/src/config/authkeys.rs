@@ -4,6 +4,7 @@
 //! # which key signs; every key is accepted
 //! auth 1
 //! 1 siphash WORD
+//! 2 crc
 //! ```
 //!
 //! Nothing of the file but key numbers and the names of known methods ever reaches a message: a
@@ -26,8 +27,6 @@ pub const KEY_NUMBER_MAX: u8 = 15;
 /// Shorter key words are warned about: whoever records a heartbeat can try short words at leisure.
 pub const KEY_WORD_BYTES_GOOD: usize = 16;
 
-/// Methods of Heartbeat that this version knows by name only.
-const METHODS_LATER: &[&str] = &["crc", "md5", "sha1", "sha256"];
 /// Mode bits that let group or others read or write.
 const MODE_OPEN: u32 = 0o066;
 
@@ -132,6 +131,11 @@ impl Parser<'_> {
         self.findings.push(finding.in_file(self.path).at(position));
     }
 
+    fn warning(&mut self, position: Position, message: String, remedy: &str) {
+        let finding = Finding::warning(message, remedy);
+        self.findings.push(finding.in_file(self.path).at(position));
+    }
+
     fn line(&mut self, line: usize, text: &str) {
         let words = words(line, text);
         let [(first, position), rest @ ..] = words.as_slice() else {
@@ -161,7 +165,8 @@ impl Parser<'_> {
 
     /// `N METHOD KEY`, given its first word and what follows.
     fn key(&mut self, position: Position, number: &str, rest: &[(&str, Position)]) {
-        const REMEDY: &str = "write N siphash KEY, with N from 0 to 15 and KEY one word";
+        const REMEDY: &str = "write N siphash KEY, with N from 0 to 15 and KEY one word (or md5, \
+                              sha1, sha256 instead of siphash), or N crc";
         let Some(number) = key_number(number) else {
             let message = "the line starts with neither \"auth\" nor the number of a key";
             return self.error(position, message, REMEDY);
@@ -169,13 +174,17 @@ impl Parser<'_> {
         let [(method, method_position), rest @ ..] = rest else {
             return self.error(position, format!("key {number} has no method"), REMEDY);
         };
-        if METHODS_LATER.contains(method) {
-            let message = format!("the method {method} of key {number} is not supported yet");
-            return self.error(*method_position, message, "use siphash");
-        }
-        if *method != "siphash" {
+        let Some(method) = AuthMethod::ALL.into_iter().find(|it| it.word() == *method) else {
             let message = format!("key {number} has an unknown method");
             return self.error(*method_position, message, REMEDY);
+        };
+        if self.keys.iter().any(|key| key.number == number) {
+            let message = format!("key {number} is here twice");
+            return self.error(position, message, "give each key a number of its own");
+        }
+        if method == AuthMethod::Crc {
+            self.checksum(number, *method_position, rest);
+            return;
         }
         let [(word, word_position), rest @ ..] = rest else {
             return self.error(*method_position, format!("key {number} has no key word"), REMEDY);
@@ -184,21 +193,27 @@ impl Parser<'_> {
             let message = format!("key {number} has more than one word");
             return self.error(*extra_position, message, REMEDY);
         }
-        if self.keys.iter().any(|key| key.number == number) {
-            let message = format!("key {number} is here twice");
-            return self.error(position, message, "give each key a number of its own");
-        }
         if word.len() < KEY_WORD_BYTES_GOOD {
             let message = format!("key {number} is short enough to be guessed");
             let remedy = "take a random word, such as head -c 24 /dev/urandom | base64 prints";
-            let finding = Finding::warning(message, remedy);
-            self.findings.push(finding.in_file(self.path).at(*word_position));
+            self.warning(*word_position, message, remedy);
         }
-        self.keys.push(AuthKey {
-            number,
-            method: AuthMethod::SipHash24,
-            word: word.as_bytes().to_vec(),
-        });
+        self.keys.push(AuthKey { number, method, word: word.as_bytes().to_vec() });
+    }
+
+    /// `N crc`, given its method's place and what follows.
+    fn checksum(&mut self, number: u8, position: Position, rest: &[(&str, Position)]) {
+        let message = format!(
+            "key {number} is a checksum (crc): it keeps noise out, not an attacker; whoever reaches a \
+             heartbeat network can speak as any node"
+        );
+        let remedy = "take siphash with a random word, unless nobody else can reach those networks";
+        self.warning(position, message, remedy);
+        if let [(_, word_position), ..] = rest {
+            let message = format!("key {number} is a checksum (crc), which takes no key word");
+            self.warning(*word_position, message, "remove the word; it is not used");
+        }
+        self.keys.push(AuthKey { number, method: AuthMethod::Crc, word: Vec::new() });
     }
 
     fn finish(mut self) -> (Option<KeyRing>, Vec<Finding>) {
@@ -217,7 +232,7 @@ impl Parser<'_> {
             }
             None | Some(_) => {}
         }
-        let keys = self.active.map(|(active, _)| KeyRing { active, keys: self.keys });
+        let keys = self.active.map(|(active, _)| KeyRing::new(active, self.keys));
         (keys, self.findings)
     }
 }

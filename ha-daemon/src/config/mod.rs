@@ -10,7 +10,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ha_common::auth::Key;
 use ipnet::IpNet;
 
 use crate::names::{GroupName, InterfaceName, LinkName, NodeName};
@@ -19,9 +18,11 @@ pub mod authkeys;
 pub mod check;
 mod file;
 mod finding;
+mod keys;
 mod load;
 
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
+pub use keys::{AuthKey, AuthMethod, KeyRing};
 pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
 
 /// UDP and TCP port unless configured otherwise: `ha-cluster`, IANA's registration for Linux-HA.
@@ -189,63 +190,6 @@ pub struct Cluster {
     /// Where the incarnation survives a reboot. `None`: `/var/lib/ha`, or the run directory when
     /// that is not the default one.
     pub state_dir: Option<PathBuf>,
-}
-
-/// Method by which heartbeats are authenticated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMethod {
-    /// CRC-32, no key: keeps noise out, not an attacker.
-    Crc,
-    /// HMAC-MD5 (RFC 2104).
-    Md5,
-    /// HMAC-SHA-1, truncated to 128 bits (RFC 2104).
-    Sha1,
-    /// HMAC-SHA-256, truncated to 128 bits (RFC 4868).
-    Sha256,
-    /// SipHash-2-4, 64-bit tag.
-    SipHash24,
-}
-
-/// One key of the key file.
-#[derive(Clone, PartialEq, Eq)]
-pub struct AuthKey {
-    /// Number in the key file, 0..=15; travels in every packet.
-    pub number: u8,
-    /// Method.
-    pub method: AuthMethod,
-    /// The key word as it stands in the file; empty for `crc`.
-    pub word: Vec<u8>,
-}
-
-impl std::fmt::Debug for AuthKey {
-    // A key never appears in a log or an error.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "AuthKey {{ number: {}, method: {:?}, word: (hidden) }}",
-            self.number, self.method
-        )
-    }
-}
-
-impl AuthKey {
-    /// The key as packets are signed and verified with it. Words of any length become keys of the
-    /// one length that SipHash has: the first 16 bytes of their SHA-256.
-    #[must_use]
-    pub fn to_key(&self) -> Key {
-        use sha2::Digest as _;
-        let digest: [u8; 32] = sha2::Sha256::digest(&self.word).into();
-        Key::siphash24(&std::array::from_fn(|index| digest[index]))
-    }
-}
-
-/// All keys; the active one signs, every one is accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyRing {
-    /// Number of the key that signs.
-    pub active: u8,
-    /// Keys by number.
-    pub keys: Vec<AuthKey>,
 }
 
 /// Plan of gratuitous ARP / unsolicited neighbour advertisements after a takeover.

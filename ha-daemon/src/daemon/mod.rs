@@ -20,6 +20,7 @@ use crate::driver::{Driver, Parts, Reception, receives_heartbeats};
 use crate::io::address::{self, AddressCommand, AddressWorker};
 use crate::io::keeper::{Keeper, KeeperOptions};
 use crate::io::kernel::Kernel;
+use crate::io::keys::Keys;
 use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
 use crate::io::paths::{self, Path as PeerPath};
 use crate::io::sender::{Sender, Shared};
@@ -108,7 +109,8 @@ async fn serve(
     // Whoever cannot be asked does not join.
     let control = ControlSocket::bind(&options.run_directory.join("control.sock"))?;
     let incarnation = node::take_incarnation(&config, name, options);
-    let node = Node { config, own, incarnation };
+    let keys = Arc::new(Keys::new(&config.keys)?);
+    let node = Node { config, own, incarnation, keys };
     let Prepared { mut driver, sender, worker, mailbox } =
         prepare(&node, name, options, memory, &events).await?;
     let (stop, stopped) = oneshot::channel::<()>();
@@ -163,7 +165,8 @@ async fn prepare(
     let paths = paths::of(&node.config, node.own)?;
     let sockets = node.sockets(&paths)?;
     let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
-    node.connections(&paths, heard_by_connections, &mailbox)?.start()?;
+    let shared = Arc::new(Shared::new(paths.len()));
+    node.connections(&paths, heard_by_connections, &shared, &mailbox).start()?;
     // Who has the ports is the only daemon of this host: addresses and pins that are there now are
     // an earlier one's. Before, they may be those of a daemon that runs.
     for (address, interface) in address::purge(&node::floating_addresses(&node.config))? {
@@ -172,7 +175,8 @@ async fn prepare(
     let worker = node.address_worker(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
-    let started = Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker };
+    let started =
+        Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, shared, worker };
     assemble(node, started, attached, options, memory, events).inspect_err(|_| discard(options))
 }
 
@@ -185,6 +189,7 @@ struct Started {
     paths: Vec<PeerPath>,
     sockets: Vec<LinkSocket>,
     heard: watch::Sender<Vec<u64>>,
+    shared: Arc<Shared>,
     worker: AddressWorker,
 }
 
@@ -197,18 +202,18 @@ fn assemble(
     memory: String,
     events: &Arc<EventLog>,
 ) -> Result<Prepared> {
-    let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker } = started;
+    let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, shared, worker } =
+        started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
     }
-    let shared = Arc::new(Shared::new(paths.len()));
     let sender = node.sender(&paths, &sockets, &shared, &mailbox)?;
     let driver = Driver::new(Parts {
-        table: node.table(&paths)?,
-        header: node.header()?,
+        table: node.table(&paths),
+        header: node.header(),
         beat: node.beat(&paths),
         pause: node.pause(&paths),
-        key: node.active_key()?.1,
+        keys: Arc::clone(&node.keys),
         config: Arc::clone(&node.config),
         own: node.own,
         incarnation: node.incarnation,

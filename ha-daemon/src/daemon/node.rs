@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ha_common::auth::Key;
 use ha_common::maps::NodeIdentity;
 use ha_common::wire::{Header, Kind, Phase};
 use tokio::sync::watch;
@@ -17,6 +16,7 @@ use crate::driver::Reception;
 use crate::io::address::{AddressOptions, AddressWorker};
 use crate::io::connection::Connections;
 use crate::io::kernel::{Kernel, Slot, Tables};
+use crate::io::keys::Keys;
 use crate::io::mailbox::{Letter, Mailbox};
 use crate::io::paths::{Network, Path as PeerPath};
 use crate::io::sender::{Plan, Sender, Shared, Target};
@@ -31,19 +31,10 @@ pub(super) struct Node {
     pub(super) config: Arc<Config>,
     pub(super) own: NodeIndex,
     pub(super) incarnation: u64,
+    pub(super) keys: Arc<Keys>,
 }
 
 impl Node {
-    pub(super) fn keys(&self) -> Vec<(u8, Key)> {
-        self.config.keys.keys.iter().map(|key| (key.number, key.to_key())).collect()
-    }
-
-    pub(super) fn active_key(&self) -> Result<(u8, Key)> {
-        let active = self.config.keys.active;
-        let key = self.keys().into_iter().find(|(number, _)| *number == active);
-        key.with_context(|| format!("key {active} is active but not in the key file"))
-    }
-
     pub(super) fn identity(&self) -> NodeIdentity {
         NodeIdentity {
             cluster: self.config.cluster.id,
@@ -53,14 +44,14 @@ impl Node {
     }
 
     /// What all datagrams of this node have in common.
-    pub(super) fn header(&self) -> Result<Header> {
-        Ok(Header {
+    pub(super) fn header(&self) -> Header {
+        Header {
             kind: Kind::Heartbeat,
             cluster: self.config.cluster.id,
             sender: self.config.nodes[self.own.0].id,
             receiver: 0,
             link: 0,
-            key: self.active_key()?.0,
+            key: self.keys.active_number(),
             body_bytes: 0,
             incarnation: self.incarnation,
             echo: 0,
@@ -71,7 +62,8 @@ impl Node {
             phase: Phase::Starting,
             layers: 0,
             lease_age_ms: 0,
-        })
+            key_offered: self.keys.offered(),
+        }
     }
 
     pub(super) fn sockets(&self, paths: &[PeerPath]) -> Result<Vec<LinkSocket>> {
@@ -88,8 +80,8 @@ impl Node {
         Ok(sockets)
     }
 
-    pub(super) fn table(&self, paths: &[PeerPath]) -> Result<Table> {
-        Ok(Table::new(self.identity(), paths, &self.keys()))
+    pub(super) fn table(&self, paths: &[PeerPath]) -> Table {
+        Table::new(self.identity(), paths, Arc::clone(&self.keys))
     }
 
     /// Loads and attaches the kernel side; says for every path how it is received.
@@ -164,7 +156,7 @@ impl Node {
             identity: self.identity(),
             endpoints: in_kernel.iter().flat_map(|(_, _, network)| network.endpoints()).collect(),
             paths: in_kernel.iter().map(|(slot, path, _)| (path.key, *slot)).collect(),
-            keys: self.keys(),
+            keys: self.keys.entries(),
             slots: in_kernel.iter().map(slot).collect(),
         }
     }
@@ -189,18 +181,19 @@ impl Node {
         &self,
         paths: &[PeerPath],
         heard: watch::Receiver<Vec<u64>>,
+        words: &Arc<Shared>,
         mailbox: &Mailbox,
-    ) -> Result<Connections> {
-        Ok(Connections {
+    ) -> Connections {
+        Connections {
             paths: paths.to_vec(),
             own: self.own,
-            header: self.header()?,
+            header: self.header(),
             receivers: paths.iter().map(|path| path.key.sender).collect(),
-            key: self.active_key()?.1,
-            accepted_keys: self.keys(),
+            keys: Arc::clone(&self.keys),
+            words: Arc::clone(words),
             heard,
             mailbox: mailbox.clone(),
-        })
+        }
     }
 
     /// Interval of the sender's ticks: the shortest keepalive of what it sends.
@@ -239,7 +232,7 @@ impl Node {
                     receiver: path.key.sender,
                     link: path.key.link,
                     keepalive_us: keepalive.as_micros() as u32,
-                    ..self.header()?
+                    ..self.header()
                 },
                 keepalive,
             });
@@ -247,7 +240,7 @@ impl Node {
         let plan = Plan {
             idle: self.config.cluster.keepalive,
             pause: self.pause(paths),
-            key: self.active_key()?.1,
+            keys: Arc::clone(&self.keys),
         };
         let mailbox = mailbox.clone();
         Sender::start(plan, targets, Arc::clone(shared), move |granted| {

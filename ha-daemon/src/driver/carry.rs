@@ -16,6 +16,7 @@ use crate::core::time::Moment;
 use crate::io::address::{AddressCommand, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::keeper::{Datagram, KeeperError};
+use crate::io::keys::Signer;
 use crate::io::paths::{Carrier, Network, Path};
 use crate::io::socket::scoped;
 use crate::names::InterfaceName;
@@ -228,7 +229,10 @@ impl Driver {
                 continue;
             }
             self.control_sequences[slot] += 1;
-            let datagram = self.control_datagram(slot, self.control_sequences[slot], &body);
+            let sequence = self.control_sequences[slot];
+            let signing = self.parts.shared.paths[slot].signing.get();
+            let signer = self.parts.keys.signer(signing, sequence);
+            let datagram = self.control_datagram(slot, sequence, signer, &body);
             // What does not leave is sent again until the peer acknowledges it.
             if !self.send_on(&self.parts.paths[slot], &datagram) {
                 self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
@@ -255,13 +259,20 @@ impl Driver {
         }
     }
 
-    fn control_datagram(&self, slot: usize, sequence: u64, body: &[u8]) -> Vec<u8> {
+    fn control_datagram(
+        &self,
+        slot: usize,
+        sequence: u64,
+        signer: &Signer,
+        body: &[u8],
+    ) -> Vec<u8> {
         let path = &self.parts.paths[slot];
         let shared = &self.parts.shared;
         let header = Header {
             kind: Kind::Control,
             receiver: self.parts.config.nodes[path.peer.0].id,
             link: path.key.link,
+            key: signer.number,
             echo: shared.paths[slot].echo.load(Relaxed),
             body_bytes: body.len() as u16,
             sequence,
@@ -272,9 +283,9 @@ impl Driver {
             ..self.parts.header
         };
         let mut fixed = header.encode();
-        self.parts.key.sign(&mut fixed);
+        signer.key.sign(&mut fixed);
         let mut datagram = fixed.to_bytes().to_vec();
-        datagram.extend(self.parts.key.body_tag(&fixed, body));
+        datagram.extend(signer.key.body_tag(&fixed, body));
         datagram.extend(body);
         datagram
     }
@@ -289,6 +300,9 @@ impl Driver {
             let peer = self.core.peers().get(&path.peer);
             let hears = peer.is_some_and(|peer| peer.hears(path.link));
             words.hears.store(hears, Relaxed);
+        }
+        if self.update_keys() {
+            self.obituary_is_due = true;
         }
         if heard != self.heard_told {
             self.heard_told.clone_from(&heard);
@@ -318,7 +332,12 @@ impl Driver {
             .filter(|slot| self.heard_told[*slot] != 0)
             .filter_map(|slot| Some((slot, self.parts.paths[slot].network()?)))
             .flat_map(|(slot, network)| {
-                let payload = self.control_datagram(slot, SEQUENCE_LAST, &body);
+                let signing = self.parts.shared.paths[slot].signing.get();
+                let signers = self.parts.keys.signers(signing).into_iter();
+                signers.map(move |signer| (slot, network, signer))
+            })
+            .flat_map(|(slot, network, signer)| {
+                let payload = self.control_datagram(slot, SEQUENCE_LAST, signer, &body);
                 obituaries(network, &payload)
             })
             .collect();

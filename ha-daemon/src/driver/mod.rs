@@ -3,6 +3,7 @@
 //! and hands the actions to I/O that cannot block it.
 
 mod carry;
+mod keys;
 mod view;
 
 use std::collections::VecDeque;
@@ -12,7 +13,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ha_common::auth::Key;
 use ha_common::wire::{DATAGRAM_BYTES_MAX, Header};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
@@ -29,6 +29,7 @@ use crate::io::address::{AddressReport, AddressSender};
 use crate::io::clock::monotonic_ns;
 use crate::io::keeper::Keeper;
 use crate::io::kernel::Kernel;
+use crate::io::keys::Keys;
 use crate::io::mailbox::{Inbox, Letter};
 use crate::io::paths::Path;
 use crate::io::sender::Shared;
@@ -71,10 +72,10 @@ pub struct Parts {
     pub table: Table,
     /// Sockets, one per local endpoint.
     pub sockets: Vec<LinkSocket>,
-    /// Cluster, sender, key number and incarnation of this node's datagrams.
+    /// Cluster, sender, offered key and incarnation of this node's datagrams.
     pub header: Header,
-    /// The key that signs.
-    pub key: Key,
+    /// The keys.
+    pub keys: Arc<Keys>,
     /// What is shared with the sender.
     pub shared: Arc<Shared>,
     /// Interval of the sender's ticks.
@@ -197,6 +198,7 @@ impl Driver {
     /// Only when the kernel refuses to wait.
     pub fn run(mut self) -> Result<Parts> {
         self.note_receptions();
+        self.note_keys();
         while !self.exit {
             let deadline_ns = self.arm()?;
             let mut events = [EpollEvent::empty(); 16];

@@ -13,12 +13,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ha_common::auth::Key;
 use ha_common::wire::{FIXED_BYTES, Fixed, Header, Kind, Phase};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,8 +26,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::clock::monotonic_ns;
+use super::keys::{Keys, Signer};
 use super::mailbox::{Letter, Mailbox};
 use super::paths::{Ends, Network, Path};
+use super::sender;
 use super::socket::scoped;
 use crate::config::NodeIndex;
 use crate::names::InterfaceName;
@@ -48,8 +49,10 @@ struct Shared {
     own: NodeIndex,
     header: Header,
     receivers: Vec<u32>,
-    key: Key,
-    accepted_keys: Vec<(u8, Key)>,
+    keys: Arc<Keys>,
+    words: Arc<sender::Shared>,
+    /// Introductions that were made.
+    introductions: AtomicU64,
     heard: watch::Receiver<Vec<u64>>,
     mailbox: Mailbox,
     strangers: AtomicUsize,
@@ -67,10 +70,10 @@ pub struct Connections {
     pub header: Header,
     /// Identifiers of the peers, by path.
     pub receivers: Vec<u32>,
-    /// The key that signs.
-    pub key: Key,
-    /// The keys that are accepted.
-    pub accepted_keys: Vec<(u8, Key)>,
+    /// The keys.
+    pub keys: Arc<Keys>,
+    /// Which of them sign, by path.
+    pub words: Arc<sender::Shared>,
     /// Incarnations of the peers as last heard, by path.
     pub heard: watch::Receiver<Vec<u64>>,
     /// Where ends are reported.
@@ -84,7 +87,7 @@ impl Connections {
     /// # Errors
     /// An endpoint that cannot be bound.
     pub fn start(self) -> Result<()> {
-        let Self { paths, own, header, receivers, key, accepted_keys, heard, mailbox } = self;
+        let Self { paths, own, header, receivers, keys, words, heard, mailbox } = self;
         let strangers = AtomicUsize::new(0);
         let seen = Mutex::new(vec![(0, 0); paths.len()]);
         let context = Arc::new(Shared {
@@ -92,8 +95,9 @@ impl Connections {
             own,
             header,
             receivers,
-            key,
-            accepted_keys,
+            keys,
+            words,
+            introductions: AtomicU64::new(0),
             heard,
             mailbox,
             strangers,
@@ -176,7 +180,8 @@ async fn welcome(
     mut stream: TcpStream,
     interface_index: u32,
 ) -> Option<(usize, u64, TcpStream)> {
-    let header = timeout(HANDSHAKE_MAX, read_header(context, &mut stream)).await.ok()??;
+    let shown = timeout(HANDSHAKE_MAX, read_header(context, &mut stream)).await.ok()?;
+    let (header, signer) = shown?;
     let slot = context.paths.iter().position(|path| {
         path.key.sender == header.sender
             && path.key.link == header.link
@@ -194,7 +199,9 @@ async fn welcome(
     if !new || !known {
         return None;
     }
-    send_header(context, &mut stream, slot, header.incarnation, header.sent_ns).await.ok()?;
+    // Signed with the key that the peer has just used: it has that one.
+    let echo = header.incarnation;
+    send_header(context, &mut stream, slot, echo, header.sent_ns, &signer).await.ok()?;
     Some((slot, header.incarnation, stream))
 }
 
@@ -241,8 +248,11 @@ async fn introduce(context: &Shared, slot: usize, incarnation: u64) -> Option<Tc
         let remote = scoped(remote, network.interface_index);
         let mut stream = socket.connect(remote).await.ok()?;
         let clock = monotonic_ns();
-        send_header(context, &mut stream, slot, incarnation, clock).await.ok()?;
-        let header = read_header(context, &mut stream).await?;
+        let signing = context.words.paths.get(slot)?.signing.get();
+        let turn = context.introductions.fetch_add(1, Relaxed);
+        let signer = context.keys.signer(signing, turn);
+        send_header(context, &mut stream, slot, incarnation, clock, signer).await.ok()?;
+        let (header, _) = read_header(context, &mut stream).await?;
         let right = header.sender == path.key.sender
             && header.link == path.key.link
             && header.incarnation == incarnation
@@ -259,30 +269,32 @@ async fn send_header(
     slot: usize,
     echo: u64,
     clock: u64,
+    signer: &Signer,
 ) -> io::Result<()> {
     let header = Header {
         kind: Kind::Control,
         receiver: context.receivers[slot],
         link: context.paths[slot].key.link,
+        key: signer.number,
         echo,
         sent_ns: clock,
         phase: Phase::Starting,
         ..context.header
     };
     let mut fixed = header.encode();
-    context.key.sign(&mut fixed);
+    signer.key.sign(&mut fixed);
     stream.write_all(&fixed.to_bytes()).await
 }
 
-async fn read_header(context: &Shared, stream: &mut TcpStream) -> Option<Header> {
+async fn read_header(context: &Shared, stream: &mut TcpStream) -> Option<(Header, Signer)> {
     let mut bytes = [0; FIXED_BYTES];
     stream.read_exact(&mut bytes).await.ok()?;
     let fixed = Fixed::read(&bytes[..], 0)?;
     let header = Header::decode(&fixed).ok()?;
-    let key = context.accepted_keys.iter().find(|(number, _)| *number == header.key)?.1;
     let ours = header.cluster == context.header.cluster && header.receiver == context.header.sender;
     let control = header.kind == Kind::Control && header.sequence == 0 && header.body_bytes == 0;
-    (ours && control && key.verify(&fixed)).then_some(header)
+    let signer = context.keys.signer_of(header.key, &fixed).filter(|_| ours && control)?;
+    Some((header, signer))
 }
 
 /// Waits until the connection ends; reports it when it was the peer's kernel that ended it, and
@@ -332,6 +344,7 @@ mod tests {
             phase: Phase::Starting,
             layers: 0,
             lease_age_ms: 0,
+            key_offered: 0,
         }
     }
 

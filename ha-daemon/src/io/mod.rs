@@ -12,6 +12,7 @@ pub mod incarnation;
 pub mod interfaces;
 pub mod keeper;
 pub mod kernel;
+pub mod keys;
 pub mod mailbox;
 pub mod netlink;
 pub mod own_addresses;

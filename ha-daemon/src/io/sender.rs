@@ -10,13 +10,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ha_common::auth::Key;
 use ha_common::wire::{Header, Kind, Phase, layers};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use socket2::SockAddr;
 
 use super::clock::monotonic_ns;
+use super::keys::{Keys, SharedSigning};
 use super::realtime;
 use super::socket::LinkSocket;
 
@@ -31,6 +31,8 @@ pub struct PathWords {
     pub echo: AtomicU64,
     /// Whether the peer is heard on this link.
     pub hears: AtomicBool,
+    /// Which key signs.
+    pub signing: SharedSigning,
     /// Heartbeats sent.
     pub sent: AtomicU64,
     /// Heartbeats that the local kernel refused.
@@ -87,7 +89,7 @@ pub struct Target {
     pub socket: LinkSocket,
     /// Where what is for the peer goes.
     pub remotes: Vec<SockAddr>,
-    /// Cluster, sender, receiver, link, key, incarnation and keepalive.
+    /// Cluster, sender, receiver, link, offered key, incarnation and keepalive.
     pub header: Header,
     /// Interval between two heartbeats.
     pub keepalive: Duration,
@@ -107,8 +109,8 @@ pub struct Plan {
     pub idle: Duration,
     /// Lateness of a tick that counts as a pause of this node.
     pub pause: Duration,
-    /// Key that signs.
-    pub key: Key,
+    /// Keys that sign.
+    pub keys: Arc<Keys>,
 }
 
 impl Sender {
@@ -189,7 +191,7 @@ fn run(plan: &Plan, targets: Vec<Target>, shared: &Shared) {
             shared.pause_ns.store(lateness_ns, Relaxed);
             shared.pause_end_ns.store(now_ns, Relaxed);
         }
-        send_due(&mut targets, shared, &plan.key, now_ns);
+        send_due(&mut targets, shared, &plan.keys, now_ns);
         if let Some(idle) = &mut idle {
             idle.strike(now_ns);
         }
@@ -197,7 +199,7 @@ fn run(plan: &Plan, targets: Vec<Target>, shared: &Shared) {
     }
 }
 
-fn send_due(targets: &mut [Due], shared: &Shared, key: &Key, now_ns: u64) {
+fn send_due(targets: &mut [Due], shared: &Shared, keys: &Keys, now_ns: u64) {
     let age_ns = monotonic_ns().saturating_sub(shared.driver_ran_ns.load(Relaxed));
     let daemon = if age_ns < DAEMON_LEASE.as_nanos() as u64 { layers::DAEMON } else { 0 };
     for Due { target, beat, sequence } in targets {
@@ -216,8 +218,10 @@ fn send_due(targets: &mut [Due], shared: &Shared, key: &Key, now_ns: u64) {
         header.layers = link | layers::KERNEL | daemon;
         header.lease_age_ms = u16::try_from(age_ns / 1_000_000).unwrap_or(u16::MAX);
         header.sent_ns = monotonic_ns();
+        let signer = keys.signer(words.signing.get(), *sequence);
+        header.key = signer.number;
         let mut fixed = header.encode();
-        key.sign(&mut fixed);
+        signer.key.sign(&mut fixed);
         let bytes = fixed.to_bytes();
         let mut refused = false;
         for remote in &target.remotes {

@@ -4,8 +4,9 @@
 use std::cell::{Cell, UnsafeCell};
 use std::collections::{BTreeMap, HashMap};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
-use ha_common::auth::Key;
+use ha_common::auth::{Key, OwnStack, Scratch, Workspace};
 use ha_common::fresh::Window;
 use ha_common::judge::{Judgement, Tables, judge_payload};
 use ha_common::maps::{Audience, Change, Endpoint, LinkRecord, NodeIdentity, Path as PathKey};
@@ -13,6 +14,7 @@ use ha_common::reason::Reason;
 use ha_common::record::Record;
 use ha_common::wire::{BODY_BYTES_MAX, FIXED_BYTES, Fixed, Header, Kind, TAG_BYTES};
 
+use super::keys::Keys;
 use super::paths::Path;
 
 /// What became of a datagram.
@@ -37,7 +39,7 @@ pub enum Received {
 pub struct Table {
     identity: NodeIdentity,
     slots: HashMap<PathKey, u32>,
-    keys: HashMap<u8, Key>,
+    keys: Arc<Keys>,
     records: Box<[UnsafeCell<LinkRecord>]>,
     counters: BTreeMap<Reason, u64>,
     now_ns: Cell<u64>,
@@ -46,7 +48,7 @@ pub struct Table {
 impl Table {
     /// Empty records for these paths.
     #[must_use]
-    pub fn new(identity: NodeIdentity, paths: &[Path], keys: &[(u8, Key)]) -> Self {
+    pub fn new(identity: NodeIdentity, paths: &[Path], keys: Arc<Keys>) -> Self {
         let record = |path: &Path| {
             UnsafeCell::new(LinkRecord {
                 peer: path.key.sender,
@@ -59,7 +61,7 @@ impl Table {
         Self {
             identity,
             slots: paths.iter().zip(0..).map(|(path, slot)| (path.key, slot)).collect(),
-            keys: keys.iter().copied().collect(),
+            keys,
             records: paths.iter().map(record).collect(),
             counters: BTreeMap::new(),
             now_ns: Cell::new(0),
@@ -134,13 +136,13 @@ impl Table {
         if header.body_bytes == 0 {
             return true;
         }
-        let Some(key) = self.keys.get(&header.key) else { return false };
         let tag = datagram.get(FIXED_BYTES..FIXED_BYTES + TAG_BYTES);
         match (tag, body(header, datagram)) {
             (Some(tag), Some(body)) if body.len() <= BODY_BYTES_MAX => {
                 // Compared as one number: its time tells nothing about how much was right.
                 let number = |bytes: &[u8]| bytes.try_into().map(u128::from_ne_bytes).ok();
-                number(tag) == number(&key.body_tag(fixed, body))
+                let mut keys = self.keys.of_number(header.key);
+                keys.any(|key| number(tag) == number(&key.body_tag(fixed, body)))
             }
             _ => false,
         }
@@ -163,6 +165,12 @@ fn body<'a>(header: &Header, datagram: &'a [u8]) -> Option<&'a [u8]> {
     }
 }
 
+impl Workspace for Table {
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> Option<R> {
+        OwnStack.with_scratch(work)
+    }
+}
+
 impl Tables for Table {
     fn node(&self) -> Option<NodeIdentity> {
         Some(self.identity)
@@ -181,8 +189,8 @@ impl Tables for Table {
         Self::record(self, slot)
     }
 
-    fn key(&self, number: u8) -> Option<Key> {
-        self.keys.get(&number).copied()
+    fn key(&self, entry: u32) -> Option<&Key> {
+        self.keys.accepted(entry)
     }
 
     fn now_ns(&self) -> u64 {
@@ -193,15 +201,20 @@ impl Tables for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{LinkIndex, NodeIndex};
+    use crate::config::{AuthKey, AuthMethod, KeyRing, LinkIndex, NodeIndex};
     use crate::io::paths::{Carrier, Network};
     use ha_common::wire::{Phase, name_id};
 
     const OWN: u64 = 1_000;
     const INTERFACE: u32 = 3;
 
+    fn ring() -> KeyRing {
+        let word = b"sixteen bytes...".to_vec();
+        KeyRing::new(1, vec![AuthKey { number: 1, method: AuthMethod::SipHash24, word }])
+    }
+
     fn key() -> Key {
-        Key::siphash24(b"sixteen bytes...")
+        ring().keys[0].to_key()
     }
 
     fn table() -> Table {
@@ -220,7 +233,7 @@ mod tests {
         };
         let identity =
             NodeIdentity { cluster: name_id("shop"), node: name_id("alpha"), incarnation: OWN };
-        Table::new(identity, &[path], &[(1, key())])
+        Table::new(identity, &[path], Arc::new(Keys::new(&ring()).unwrap()))
     }
 
     fn control(sequence: u64, body: &[u8]) -> Vec<u8> {
@@ -241,6 +254,7 @@ mod tests {
             phase: Phase::Active,
             layers: 0,
             lease_age_ms: 0,
+            key_offered: 0,
         };
         let mut fixed = header.encode();
         key().sign(&mut fixed);

@@ -85,16 +85,51 @@ fn a_directory_is_refused() {
 }
 
 #[test]
-fn methods_of_later_are_refused() {
-    for method in METHODS_LATER {
-        let expected = format!(
-            "authkeys:2:3: error: the method {method} of key 1 is not supported yet; use siphash"
-        );
-        refused(&format!("auth 1\n1 {method} {WORD}\n"), &expected);
-    }
+fn every_method_is_read_and_its_key_is_that_of_its_word() {
+    use ha_common::auth::Key;
+    let long = "a-word-of-more-than-one-block-of-64-bytes-which-an-hmac-hashes-before-it-uses-it";
+    let text = format!("1 md5 {WORD}\n2 sha1 {WORD}\n3 sha256 {long}\n4 siphash {WORD}\nauth 3\n");
+    let (keys, found) = found_with_mode(&text, 0o600);
+    let keys = keys.unwrap();
+    assert_eq!((keys.active, found), (3, Vec::new()));
+    let methods: Vec<_> = keys.keys.iter().map(|key| key.method).collect();
+    use AuthMethod::{Md5, Sha1, Sha256, SipHash24};
+    assert_eq!(methods, [Md5, Sha1, Sha256, SipHash24]);
+    let made: Vec<Key> = keys.keys.iter().map(AuthKey::to_key).collect();
+    let word = WORD.as_bytes();
+    assert_eq!(made[..3], [Key::md5(word), Key::sha1(word), Key::sha256(long.as_bytes())]);
 }
 
-const KEY_REMEDY: &str = "write N siphash KEY, with N from 0 to 15 and KEY one word";
+const CRC_WARNING: &str = "authkeys:2:3: warning: key 1 is a checksum (crc): it keeps noise out, not \
+                           an attacker; whoever reaches a heartbeat network can speak as any node; \
+                           take siphash with a random word, unless nobody else can reach those \
+                           networks";
+
+#[test]
+fn a_checksum_takes_no_word_and_is_always_warned_about() {
+    let (keys, found) = found_with_mode("auth 1\n1 crc\n", 0o600);
+    let keys = keys.unwrap();
+    assert_eq!((keys.keys[0].method, keys.keys[0].word.len()), (AuthMethod::Crc, 0));
+    assert_eq!(keys.keys[0].to_key(), ha_common::auth::Key::crc());
+    assert_eq!(found, [CRC_WARNING]);
+    let (keys, found) = found_with_mode("auth 1\n1 crc S3cretWord # x\n", 0o600);
+    assert_eq!(keys.unwrap().keys[0].word.len(), 0);
+    let expected = "authkeys:2:7: warning: key 1 is a checksum (crc), which takes no key word; \
+                    remove the word; it is not used";
+    assert_eq!(found, [CRC_WARNING, expected]);
+}
+
+#[test]
+fn the_examples_of_heartbeat_are_taken_with_warnings_only() {
+    let text = "auth 2\n1 crc\n2 sha1 HI!\n3 md5 Hello!\n";
+    let (keys, found) = found_with_mode(text, 0o600);
+    assert_eq!(keys.unwrap().keys.len(), 3);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[1].contains("key 2 is short enough to be guessed"), "{found:?}");
+}
+
+const KEY_REMEDY: &str = "write N siphash KEY, with N from 0 to 15 and KEY one word (or md5, sha1, \
+                          sha256 instead of siphash), or N crc";
 const AUTH_REMEDY: &str = "write auth N, with the number of a key from 0 to 15";
 
 #[test]

@@ -81,7 +81,7 @@ pub(super) fn config(nodes: usize, links: usize, groups: usize) -> Config {
             address_lifetime: Duration::from_secs(5),
             state_dir: None,
         },
-        keys: KeyRing { active: 0, keys: Vec::new() },
+        keys: KeyRing::default(),
         connectivity: Connectivity::none(KEEPALIVE, DEADTIME),
         clients: Vec::new(),
         logging: Logging::default(),

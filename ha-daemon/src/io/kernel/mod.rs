@@ -15,7 +15,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::links::PinnedLink;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use ha_common::auth::{KEYS_MAX, Key};
+use ha_common::auth::{KEY_ENTRIES, KEYS_MAX, Key};
 use ha_common::maps::{Audience, Change, Endpoint, NodeIdentity, Path as PeerPath};
 use ha_common::reason::Reason;
 use ha_common::record::Record;
@@ -61,7 +61,7 @@ pub struct Tables {
     pub endpoints: Vec<(Endpoint, Audience)>,
     /// Which peer and link has which slot.
     pub paths: Vec<(PeerPath, u32)>,
-    /// Keys by number.
+    /// Keys by entry, see [`KEY_ENTRIES`].
     pub keys: Vec<(u8, Key)>,
     /// Slot, peer, link, interface, silence after which a return is reported.
     pub slots: Vec<Slot>,
@@ -182,17 +182,33 @@ impl Kernel {
                 record.set_silence_ns(it.silence_ns);
             }
         }
-        let mut keys: Array<&mut MapData, Plain<Key>> = array(&mut self.ebpf, "keys")?;
-        for number in 0..KEYS_MAX as u8 {
-            let key = tables.keys.iter().find(|(it, _)| *it == number);
-            keys.set(u32::from(number), Plain(key.map_or_else(Key::default, |it| it.1)), 0)?;
-        }
+        // Keys of an earlier file first: while the present one of their number is written over,
+        // packets that they signed are still accepted.
+        self.write_keys((0..KEY_ENTRIES as u8).rev(), &tables.keys)?;
         let endpoints: Vec<_> = tables.endpoints.iter().map(|it| (it.0, it.1 as u32)).collect();
         replace_entries(&mut self.ebpf, "endpoints", &endpoints)?;
         replace_entries(&mut self.ebpf, "paths", &tables.paths)?;
         // The identity comes last: with it the programs begin to judge.
         let mut node: Array<&mut MapData, Plain<NodeIdentity>> = array(&mut self.ebpf, "node")?;
         node.set(0, Plain(tables.identity), 0).context("cannot write map node")
+    }
+
+    fn write_keys(&mut self, entries: impl Iterator<Item = u8>, keys: &[(u8, Key)]) -> Result<()> {
+        let mut map: Array<&mut MapData, Plain<Key>> = array(&mut self.ebpf, "keys")?;
+        for entry in entries {
+            let key = keys.iter().find(|(it, _)| *it == entry);
+            map.set(u32::from(entry), Plain(key.map_or_else(Key::default, |it| it.1)), 0)
+                .context("cannot write map keys")?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the keys of earlier files.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn forget_retained_keys(&mut self) -> Result<()> {
+        self.write_keys(KEYS_MAX as u8..KEY_ENTRIES as u8, &[])
     }
 
     /// The record in a slot.
