@@ -63,6 +63,8 @@ pub enum GroupState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResourceState {
+    /// Whether it runs on this node, left there by an earlier daemon, is being found out.
+    Unknown,
     /// Not on this node.
     Stopped,
     /// Being started here.

@@ -43,6 +43,10 @@ pub const DURATION_MAX: Duration = Duration::from_secs(3600);
 pub const ADDRESS_LIFETIME_MIN: Duration = Duration::from_secs(3);
 /// Longest lifetime of an address in the kernel.
 pub const ADDRESS_LIFETIME_MAX: Duration = Duration::from_secs(3600);
+/// Shortest time that a script may take.
+pub const SCRIPT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+/// How long a script may take unless configured otherwise.
+pub const SCRIPT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Most announcements of a takeover that are sent back to back.
 pub const BURST_MAX: u32 = 64;
 /// Most announcements that follow later.
@@ -51,6 +55,12 @@ pub const REPEAT_MAX: usize = 64;
 pub const PING_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Most ping nodes and ping groups.
 pub const PING_TARGETS_MAX: usize = 64;
+/// Most client programs.
+pub const CLIENTS_MAX: usize = 64;
+/// Most arguments of a script or client.
+pub const ARGUMENTS_MAX: usize = 256;
+/// Longest label of an address (linux/if.h: IFNAMSIZ, with its end).
+pub const ADDRESS_LABEL_BYTES_MAX: usize = 15;
 /// Shortest interval of an owner's announcements.
 pub const REFRESH_MIN: Duration = Duration::from_secs(1);
 
@@ -187,6 +197,9 @@ pub struct Cluster {
     /// How long an address stays on the host when daemon and keeper are both gone: its lifetime in
     /// the kernel, renewed every second. Whole seconds, 3 s to 1 h. Default 5 s.
     pub address_lifetime: Duration,
+    /// How long a script or unit may take to start or to stop before it is killed and counts as
+    /// failed; its status a third of that, 20 s at most. 100 ms to 1 h. Default 60 s.
+    pub script_timeout: Duration,
     /// Where the incarnation survives a reboot. `None`: `/var/lib/ha`, or the run directory when
     /// that is not the default one.
     pub state_dir: Option<PathBuf>,

@@ -1,22 +1,17 @@
 //! All groups of this node, and the part of the core that runs them.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use ha_common::wire::Phase;
 
-use super::io::Action;
+use super::io::{Action, Presence};
 use super::message::{Claim, ClaimState, Wish};
-use super::ownership::{Candidate, Decision, Goal, LocalGroup, Step, decide};
+use super::ownership::{Candidate, Decision, FAILED_PAUSE, Goal, LocalGroup, Step, decide};
 use super::time::Moment;
 use super::{Core, group_with_id, word};
-use crate::config::{Config, Failback, GroupIndex, NodeIndex, OnDoubt};
+use crate::config::{Config, Failback, GroupIndex, NodeIndex, OnDoubt, Resource};
 use crate::names::InterfaceName;
 use crate::snapshot::{GroupState, ResourceState, Severity};
-
-/// How long a node whose start of a group failed leaves it to others, and waits before it tries a
-/// failed stop again.
-pub const FAILED_PAUSE: Duration = Duration::from_secs(10);
 
 /// A group here, and what was last said about it.
 #[derive(Debug)]
@@ -106,6 +101,8 @@ impl Core {
             .filter(|(_, claim)| claim.state.owns())
             .max_by_key(|(_, claim)| claim.term);
         let (owner, state, term) = match theirs {
+            // What is left of an earlier daemon is on its way out, whoever owns the group now.
+            Some((node, claim)) if local.is_leftover() => (Some(node), claim.state, claim.term),
             _ if mine.owns() => (Some(self.own), mine, local.term),
             Some((node, claim)) => (Some(node), claim.state, claim.term),
             None => (None, ClaimState::Stopped, local.highest_term),
@@ -128,12 +125,15 @@ impl Core {
         error: Option<String>,
         now: Moment,
     ) {
+        let is_service = self.is_service(group, resource);
         let Some(state) = self.resource(group, resource, ResourceState::Starting) else { return };
-        *state = if error.is_none() { ResourceState::Started } else { ResourceState::Stopped };
+        *state = match &error {
+            // Part of a service may run: it is stopped like the others.
+            Some(_) if !is_service => ResourceState::Stopped,
+            Some(_) | None => ResourceState::Started,
+        };
         let Some(error) = error else { return };
-        let local = &mut self.groups.entries[group.0].local;
-        local.goal = Goal::Release;
-        local.failed_until = Some(now.after(FAILED_PAUSE));
+        self.groups.entries[group.0].local.start_failed(now);
         let text =
             format!("{} could not be started here: {error}", self.resource_label(group, resource));
         self.group_note(Severity::Error, "resource-failed", group, text);
@@ -155,6 +155,64 @@ impl Core {
             self.resource_label(group, resource)
         );
         self.group_note(Severity::Error, "resource-failed", group, text);
+    }
+
+    pub(super) fn resource_probed(
+        &mut self,
+        group: GroupIndex,
+        resource: usize,
+        presence: Presence,
+    ) {
+        let Some(state) = self.resource(group, resource, ResourceState::Unknown) else { return };
+        *state = match presence {
+            Presence::Absent => ResourceState::Stopped,
+            Presence::Here | Presence::Unclear { .. } => ResourceState::Started,
+        };
+        let label = self.resource_label(group, resource);
+        let text = match presence {
+            Presence::Absent => return,
+            Presence::Here => format!("{label} runs here: an earlier daemon left it; stopping it"),
+            Presence::Unclear { cause } => {
+                format!("nothing tells whether {label} runs here: {cause}; stopping it to be sure")
+            }
+        };
+        self.group_note(Severity::Warning, "resource-leftover", group, text);
+    }
+
+    /// Asks once for everything that an earlier daemon may have left.
+    pub(super) fn probe_resources(&mut self) {
+        for (group, entry) in self.groups.entries.iter_mut().enumerate() {
+            let group = GroupIndex(group);
+            let unknown = |(_, state): &(usize, &ResourceState)| **state == ResourceState::Unknown;
+            let probes = entry.local.resources.iter().enumerate().filter(unknown);
+            let probe = |(resource, _)| Action::ProbeResource { group, resource };
+            self.actions.extend(probes.map(probe));
+        }
+    }
+
+    /// Whether a service is being asked, started or stopped: that takes as long as it takes, and
+    /// ends.
+    pub(super) fn services_at_work(&self) -> bool {
+        let at_work = |group: GroupIndex, resource: usize, state: ResourceState| match state {
+            ResourceState::Unknown => true,
+            ResourceState::Starting | ResourceState::Stopping => self.is_service(group, resource),
+            ResourceState::Stopped | ResourceState::Started | ResourceState::Failed => false,
+        };
+        self.groups.entries.iter().enumerate().any(|(group, entry)| {
+            let mut states = entry.local.resources.iter().enumerate();
+            states.any(|(resource, state)| at_work(GroupIndex(group), resource, *state))
+        })
+    }
+
+    /// Whether a resource is carried out by a program, and not by the address worker.
+    fn is_service(&self, group: GroupIndex, resource: usize) -> bool {
+        let group = self.config.groups.get(group.0);
+        match group.and_then(|group| group.resources.get(resource)) {
+            None | Some(Resource::Address { .. }) => false,
+            Some(
+                Resource::SourceAddress { .. } | Resource::Script { .. } | Resource::Systemd { .. },
+            ) => true,
+        }
     }
 
     pub(super) fn resource_lost(&mut self, group: GroupIndex, resource: usize, cause: &str) {
@@ -356,7 +414,13 @@ impl Core {
 
     fn report_group(&mut self, index: GroupIndex) {
         let entry = &mut self.groups.entries[index.0];
+        if entry.local.is_probing() {
+            return;
+        }
         let state = entry.local.claim_state();
+        if state == ClaimState::Started {
+            entry.local.forget_failures();
+        }
         if std::mem::replace(&mut entry.reported, state) == state {
             return;
         }

@@ -35,6 +35,20 @@ pub struct Sighting {
     pub observation: Observation,
 }
 
+/// Whether an earlier daemon left a resource here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    /// It runs.
+    Here,
+    /// It does not.
+    Absent,
+    /// Nothing tells; it is stopped to be sure.
+    Unclear {
+        /// Why not.
+        cause: String,
+    },
+}
+
 /// Something the core learns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
@@ -76,6 +90,15 @@ pub enum Input {
         resource: usize,
         /// Why it failed, if it did.
         error: Option<String>,
+    },
+    /// Whether a resource ran here when the daemon started.
+    ResourceProbed {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+        /// What was found.
+        presence: Presence,
     },
     /// A resource that ran here does not any more.
     ResourceLost {
@@ -123,6 +146,13 @@ pub enum Action {
     },
     /// Stop a resource; to be answered by [`Input::ResourceStopped`].
     StopResource {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+    },
+    /// Find out whether a resource runs here; to be answered by [`Input::ResourceProbed`].
+    ProbeResource {
         /// Its group.
         group: GroupIndex,
         /// Its position in the group.

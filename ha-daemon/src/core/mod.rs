@@ -33,7 +33,8 @@ use peer::{Closing, Peer};
 use standing::Standing;
 use time::{Moment, milliseconds, nanoseconds};
 
-/// Longest wait for the peers' acknowledgement of a clean leave.
+/// Longest wait of a clean leave for addresses to be removed and for the peers' acknowledgement; it
+/// begins when the last service is stopped.
 pub const LEAVE_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Own pauses are noted at most this often: under load they come in series.
@@ -78,7 +79,7 @@ impl Core {
             .filter(|peer| *peer != own)
             .map(|peer| (peer, Peer::new(shared(peer).into_iter())))
             .collect();
-        Self {
+        let mut core = Self {
             groups: Groups::new(&config),
             config,
             own,
@@ -96,7 +97,10 @@ impl Core {
             generation: 0,
             published: None,
             actions: Vec::new(),
-        }
+        };
+        // Given to the driver with its first call.
+        core.probe_resources();
+        core
     }
 
     /// The peers.
@@ -136,6 +140,9 @@ impl Core {
             }
             Input::ResourceStopped { group, resource, error } => {
                 self.resource_stopped(group, resource, error, now);
+            }
+            Input::ResourceProbed { group, resource, presence } => {
+                self.resource_probed(group, resource, presence);
             }
             Input::ResourceLost { group, resource, cause } => {
                 self.resource_lost(group, resource, &cause);
@@ -541,9 +548,13 @@ impl Core {
 
     /// Leaves when everything is released and the peers know, or the wait is over.
     fn finish_leaving(&mut self, now: Moment) {
-        let Some(until) = self.leaving else { return };
+        let Some(mut until) = self.leaving else { return };
         if self.exited {
             return;
+        }
+        if self.services_at_work() {
+            until = now.after(LEAVE_WAIT_MAX);
+            self.leaving = Some(until);
         }
         if self.groups.all_stopped() && self.phase != Phase::Leaving {
             self.phase = Phase::Leaving;

@@ -5,12 +5,31 @@
 //! when nobody who is alive claims it and it is itself the first eligible candidate.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::config::{Group, NodeIndex, Resource};
 use crate::core::message::ClaimState;
 use crate::core::time::Moment;
 use crate::names::InterfaceName;
 use crate::snapshot::ResourceState;
+
+/// How long a node whose start of a group failed leaves it to others, and waits before it tries a
+/// failed stop again.
+pub const FAILED_PAUSE: Duration = Duration::from_secs(10);
+/// Longest pause after a start that failed again and again.
+pub const FAILED_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// After so many doublings the longest pause is reached.
+const FAILED_DOUBLINGS_MAX: u32 = 6;
+
+/// Addresses of an earlier daemon were removed before this one began; services are asked first.
+fn at_start(resource: &Resource) -> ResourceState {
+    match resource {
+        Resource::Address { .. } => ResourceState::Stopped,
+        Resource::SourceAddress { .. } | Resource::Script { .. } | Resource::Systemd { .. } => {
+            ResourceState::Unknown
+        }
+    }
+}
 
 /// What this node wants with a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +53,8 @@ pub struct LocalGroup {
     pub highest_term: u64,
     /// A start failed here; not eligible again before that.
     pub failed_until: Option<Moment>,
+    /// Starts that failed here one after the other.
+    pub failures: u32,
     /// A stop failed here; it is tried again then.
     pub retry_stop_at: Option<Moment>,
 }
@@ -53,12 +74,42 @@ impl LocalGroup {
     pub fn new(group: &Group) -> Self {
         Self {
             goal: Goal::Release,
-            resources: vec![ResourceState::Stopped; group.resources.len()],
+            resources: group.resources.iter().map(at_start).collect(),
             term: 0,
             highest_term: 0,
             failed_until: None,
+            failures: 0,
             retry_stop_at: None,
         }
+    }
+
+    /// Whether it is still being found out what an earlier daemon left here.
+    #[must_use]
+    pub fn is_probing(&self) -> bool {
+        self.resources.contains(&ResourceState::Unknown)
+    }
+
+    /// Whether what is here was left by an earlier daemon: this one has not owned the group.
+    #[must_use]
+    pub fn is_leftover(&self) -> bool {
+        self.term == 0
+    }
+
+    /// A start failed: the group is given up, and left to others for a while. The pause grows while
+    /// every start fails, since each one may interrupt the service elsewhere.
+    pub fn start_failed(&mut self, now: Moment) {
+        let doublings = self.failures.min(FAILED_DOUBLINGS_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.failed_until =
+            Some(now.after((FAILED_PAUSE * (1 << doublings)).min(FAILED_PAUSE_MAX)));
+        self.goal = Goal::Release;
+    }
+
+    /// The group runs here, or an operator says that the reason is gone: the next failure is again
+    /// the first one.
+    pub fn forget_failures(&mut self) {
+        self.failures = 0;
+        self.failed_until = None;
     }
 
     /// Ends the pauses that are over: a failed start may be tried again, a failed stop is.
@@ -104,8 +155,9 @@ impl LocalGroup {
     /// The next step towards the goal; one resource at a time, started in order, stopped in reverse.
     #[must_use]
     pub fn step(&self) -> Option<Step> {
-        let busy = |state: &ResourceState| {
-            matches!(state, ResourceState::Starting | ResourceState::Stopping)
+        let busy = |state: &ResourceState| match state {
+            ResourceState::Starting | ResourceState::Stopping | ResourceState::Unknown => true,
+            ResourceState::Started | ResourceState::Stopped | ResourceState::Failed => false,
         };
         if self.resources.iter().any(busy) {
             return None;
@@ -135,6 +187,7 @@ impl LocalGroup {
         };
         group.nodes.contains(&own)
             && self.failed_until.is_none()
+            && !self.is_probing()
             && group.resources.iter().all(usable)
     }
 }

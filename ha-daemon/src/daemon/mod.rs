@@ -25,7 +25,7 @@ use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
 use crate::io::paths::{self, Path as PeerPath};
 use crate::io::sender::{Sender, Shared};
 use crate::io::socket::LinkSocket;
-use crate::io::{interfaces, realtime};
+use crate::io::{interfaces, process, realtime};
 use crate::names::NodeName;
 use crate::snapshot::Severity;
 use node::Node;
@@ -57,6 +57,7 @@ pub fn run(config: Config, own: NodeIndex, options: &Options) -> Result<()> {
     fs::create_dir_all(&options.run_directory)
         .with_context(|| format!("cannot make {}", options.run_directory.display()))?;
     let _lock = lock(&options.run_directory)?;
+    process::remember_limits();
     // Kernels before 5.11 count BPF maps against it.
     let infinity = nix::sys::resource::RLIM_INFINITY;
     let _ = nix::sys::resource::setrlimit(
@@ -224,6 +225,7 @@ fn assemble(
         shared,
         keeper,
         addresses: worker.sender(),
+        services: node.services(&mailbox),
         events: Arc::clone(events),
         inbox,
         heard,

@@ -20,9 +20,10 @@ use crate::io::keys::Keys;
 use crate::io::mailbox::{Letter, Mailbox};
 use crate::io::paths::{Network, Path as PeerPath};
 use crate::io::sender::{Plan, Sender, Shared, Target};
+use crate::io::service::{ServiceOptions, ServiceSender};
 use crate::io::socket::{LinkSocket, scoped};
 use crate::io::table::Table;
-use crate::io::{incarnation, realtime};
+use crate::io::{incarnation, realtime, service};
 use crate::names::{InterfaceName, NodeName};
 use crate::snapshot::Via;
 
@@ -175,6 +176,13 @@ impl Node {
                 reports.post(Letter::Address(report));
             }),
         })?)
+    }
+
+    /// Runs services on the runtime of the caller.
+    pub(super) fn services(&self, mailbox: &Mailbox) -> ServiceSender {
+        let mailbox = mailbox.clone();
+        let report = Arc::new(move |report| mailbox.post(Letter::Service(report)));
+        service::start(ServiceOptions::new(&self.config, self.own, report))
     }
 
     pub(super) fn connections(

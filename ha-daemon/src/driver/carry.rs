@@ -18,16 +18,17 @@ use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::keeper::{Datagram, KeeperError};
 use crate::io::keys::Signer;
 use crate::io::paths::{Carrier, Network, Path};
+use crate::io::service::Operation;
 use crate::io::socket::scoped;
 use crate::names::InterfaceName;
 use crate::snapshot::Severity;
 
 /// A resource's number in commands to the address worker.
-fn token(group: GroupIndex, resource: usize) -> u64 {
+pub(super) fn token(group: GroupIndex, resource: usize) -> u64 {
     (group.0 as u64) << 32 | resource as u64
 }
 
-fn of_token(token: u64) -> (GroupIndex, usize) {
+pub(super) fn of_token(token: u64) -> (GroupIndex, usize) {
     (GroupIndex((token >> 32) as usize), (token & u64::from(u32::MAX)) as usize)
 }
 
@@ -52,6 +53,9 @@ impl Driver {
                 return self.start_resource(group, resource);
             }
             Action::StopResource { group, resource } => return self.stop_resource(group, resource),
+            Action::ProbeResource { group, resource } => {
+                return self.order(group, resource, Operation::Probe);
+            }
             Action::Announce { group } => self.announce(group),
             Action::SendState { peer, state } => self.send_state(peer, state),
             Action::Advertise { generation, phase } => {
@@ -66,8 +70,7 @@ impl Driver {
 
     fn start_resource(&mut self, group: GroupIndex, resource: usize) -> Option<Input> {
         let Some((address, interface)) = self.address(group, resource) else {
-            let error = Some("this kind of resource cannot be started yet".to_owned());
-            return Some(Input::ResourceStarted { group, resource, error });
+            return self.order(group, resource, Operation::Start);
         };
         // The keeper knows of it before the kernel does: there is no moment at which nobody would
         // remove it.
@@ -83,7 +86,9 @@ impl Driver {
     }
 
     fn stop_resource(&self, group: GroupIndex, resource: usize) -> Option<Input> {
-        let (address, interface) = self.address(group, resource)?;
+        let Some((address, interface)) = self.address(group, resource) else {
+            return self.order(group, resource, Operation::Stop);
+        };
         let command = AddressCommand::Remove { token: token(group, resource), address, interface };
         let error = self.parts.addresses.send(command).err().map(|error| error.to_string());
         error.is_some().then_some(Input::ResourceStopped { group, resource, error })

@@ -4,6 +4,7 @@
 
 mod carry;
 mod keys;
+mod services;
 mod view;
 
 use std::collections::VecDeque;
@@ -33,6 +34,7 @@ use crate::io::keys::Keys;
 use crate::io::mailbox::{Inbox, Letter};
 use crate::io::paths::Path;
 use crate::io::sender::Shared;
+use crate::io::service::ServiceSender;
 use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
 use crate::snapshot::{Severity, Via};
@@ -86,6 +88,8 @@ pub struct Parts {
     pub keeper: Keeper,
     /// The address worker.
     pub addresses: AddressSender,
+    /// Where orders for services go.
+    pub services: ServiceSender,
     /// The event log.
     pub events: Arc<EventLog>,
     /// Letters for the driver.
@@ -388,6 +392,10 @@ impl Driver {
     fn letter(&mut self, letter: Letter) {
         match letter {
             Letter::Address(report) => self.address_report(report),
+            Letter::Service(report) => {
+                let input = self.service_report(report);
+                self.handle(input);
+            }
             Letter::ConnectionClosed { peer, incarnation } => {
                 self.handle(Input::ConnectionClosed { peer, incarnation });
             }

@@ -13,7 +13,7 @@
 //! those back that it owns; it does not know about others. Configure the host's own address in
 //! another subnet, first, or turn the sysctl on.
 
-mod link;
+pub(crate) mod link;
 mod packet;
 mod schedule;
 mod worker;

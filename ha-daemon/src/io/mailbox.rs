@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::address::AddressReport;
+use super::service::ServiceReport;
 use crate::config::NodeIndex;
 use crate::names::InterfaceName;
 use crate::snapshot::Snapshot;
@@ -22,6 +23,8 @@ const LETTERS_MAX: usize = 8_192;
 pub enum Letter {
     /// Of the address worker.
     Address(AddressReport),
+    /// Of the services.
+    Service(ServiceReport),
     /// The peer's kernel closed a control connection.
     ConnectionClosed {
         /// The peer.

@@ -3,9 +3,13 @@
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource as Limit, rlim_t};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{LinkAddr, SockaddrLike};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
@@ -99,4 +103,63 @@ pub fn link_address(ifindex: u32, protocol: u16) -> io::Result<LinkAddr> {
     // SAFETY: the pointer is to a live, initialised sockaddr_ll of that length.
     unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }
         .ok_or_else(|| Errno::EINVAL.into())
+}
+
+/// Who a program runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// User.
+    pub user: nix::unistd::Uid,
+    /// Primary group.
+    pub group: nix::unistd::Gid,
+    /// All groups.
+    pub groups: Vec<nix::unistd::Gid>,
+}
+
+/// What a program is cut off from before it is executed.
+#[derive(Debug, Clone)]
+pub struct Isolation {
+    /// Resource limits that it gets: soft and hard.
+    pub limits: Vec<(Limit, rlim_t, rlim_t)>,
+    /// Who it runs as; `None` = as this process.
+    pub identity: Option<Identity>,
+    /// What it gets when the thread that starts it ends.
+    pub on_parent_death: Signal,
+}
+
+/// Has a program start in a session of its own, with ordinary scheduling, without descriptors but
+/// the standard ones, as another user if so wanted.
+pub fn isolate(command: &mut Command, isolation: Isolation) {
+    // SAFETY: between fork and exec only system calls are made and nothing is allocated: the
+    // closure reads memory that was allocated before.
+    unsafe {
+        command.pre_exec(move || isolate_this_process(&isolation));
+    }
+}
+
+fn isolate_this_process(isolation: &Isolation) -> io::Result<()> {
+    nix::unistd::setsid()?;
+    // SAFETY: sched_param is plain integers; all zeros is a value of it.
+    let parameters: libc::sched_param = unsafe { zeroed() };
+    // SAFETY: the pointer is to a live sched_param; pid 0 is the calling thread.
+    Errno::result(unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameters)
+    })?;
+    for (limit, soft, hard) in &isolation.limits {
+        nix::sys::resource::setrlimit(*limit, *soft, *hard)?;
+    }
+    // Everything that this daemon opens is close-on-exec; what it inherited may not be. Kernels
+    // before 5.11 do not know the flag, and then it stays as it is.
+    // SAFETY: no pointers; only a flag of this process's own descriptors is changed.
+    let _ = unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    if let Some(identity) = &isolation.identity {
+        nix::unistd::setgroups(&identity.groups)?;
+        nix::unistd::setgid(identity.group)?;
+        nix::unistd::setuid(identity.user)?;
+    }
+    // Last: a change of user clears it.
+    nix::sys::prctl::set_pdeathsig(isolation.on_parent_death)?;
+    Ok(())
 }

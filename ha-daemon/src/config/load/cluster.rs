@@ -12,7 +12,8 @@ use super::reader::{Field, Reader, Span, Table};
 use crate::config::finding::quoted;
 use crate::config::{
     ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX, Cluster, DURATION_MAX,
-    KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT, REFRESH_MIN, REPEAT_MAX, authkeys,
+    KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT, REFRESH_MIN, REPEAT_MAX, SCRIPT_TIMEOUT_DEFAULT,
+    SCRIPT_TIMEOUT_MIN, authkeys,
 };
 use crate::names::NodeName;
 
@@ -38,6 +39,9 @@ pub(super) fn read(
     let port = table.integer(reader, "port", &(1..=u32::from(u16::MAX)));
     let on_doubt = table.choice(reader, "on_doubt", ON_DOUBT);
     let address_lifetime = read_address_lifetime(reader, &mut table);
+    let script_timeout = table
+        .duration(reader, "script_timeout", &(SCRIPT_TIMEOUT_MIN..=DURATION_MAX))
+        .or_default(SCRIPT_TIMEOUT_DEFAULT);
     let state_dir = read_state_dir(reader, &mut table);
     let keys = read_auth(reader, &mut table, path);
     table.finish(reader);
@@ -52,6 +56,7 @@ pub(super) fn read(
         port: u16::try_from(port.or_default(u32::from(PORT_DEFAULT))?).ok()?,
         on_doubt: on_doubt.or_default(OnDoubt::Take)?,
         address_lifetime: address_lifetime?,
+        script_timeout: script_timeout?,
         state_dir: state_dir?,
     };
     Some((cluster, keys?))

@@ -3,20 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use toml::Spanned;
 
-use super::links::read_interface;
-use super::nodes::{self, unusable_host};
-use super::reader::{Field, Reader, Span, Table, Value};
+use super::nodes;
+use super::reader::{Field, Reader, Span, Table};
+use super::resources::read_resource;
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, quoted};
 use crate::config::{Failback, GROUPS_MAX, Group, NodeIndex, RESOURCES_MAX, Resource};
 use crate::names::GroupName;
 
 const FAILBACK: &[(&str, Failback)] = &[("auto", Failback::Auto), ("manual", Failback::Manual)];
-/// Kinds that this version knows by name only.
-const KINDS_LATER: &[&str] = &["systemd", "ocf", "filesystem", "lvm", "process"];
 
 /// A group as far as it could be read.
 pub(super) struct Draft {
@@ -55,6 +52,7 @@ pub(super) fn read(
     let names = groups.iter().map(|group: &Draft| (group.key.as_str(), group.span.clone()));
     refuse_equal_ids(reader, "groups", names);
     check_addresses(reader, &groups, nodes);
+    groups.iter().for_each(|group| check_source_addresses(reader, group));
     groups
 }
 
@@ -173,95 +171,6 @@ fn read_resources(
     resources
 }
 
-fn read_resource(
-    reader: &mut Reader<'_>,
-    value: Value<'_>,
-    label: String,
-) -> Option<Spanned<Resource>> {
-    let mut table = reader.table(value, label)?;
-    let kind = match table.text(reader, "kind") {
-        Field::Absent => {
-            let message = format!("{} has no kind", table.label());
-            reader.error(&table.span(), message, "write kind = \"address\"");
-            return None;
-        }
-        Field::Refused => return None,
-        Field::Given(kind) => kind,
-    };
-    let word = kind.get_ref().as_str();
-    if KINDS_LATER.contains(&word) {
-        let message = format!("the resource kind \"{word}\" is not supported yet");
-        reader.error(&kind.span(), message, "remove the resource");
-        return None;
-    }
-    if word != "address" {
-        let known = KINDS_LATER.iter().copied().chain(["address"]);
-        let remedy = did_you_mean(word, "kind", known);
-        reader.error(&kind.span(), format!("unknown resource kind {}", quoted(word)), remedy);
-        return None;
-    }
-    let address = match table.text(reader, "address") {
-        Field::Absent => {
-            let message = format!("{} has no address", table.label());
-            reader.error(&table.span(), message, "write address = \"ADDRESS/PREFIX-LENGTH\"");
-            None
-        }
-        Field::Refused => None,
-        Field::Given(text) => read_floating(reader, &text),
-    };
-    let interface = read_interface(reader, &mut table);
-    if matches!(interface, Field::Absent) {
-        let message = format!("{} has no interface", table.label());
-        reader.error(&table.span(), message, "write interface = \"...\"");
-    }
-    table.finish(reader);
-    let (address, interface) = (address?, interface.given()?.into_inner());
-    let span = address.span();
-    Some(Spanned::new(
-        span,
-        Resource::Address {
-            address: address.into_inner(),
-            interface,
-            label: None,
-            broadcast: None,
-        },
-    ))
-}
-
-/// A floating address with its prefix length.
-fn read_floating(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<Spanned<IpNet>> {
-    let shown = quoted(text.get_ref());
-    let Ok(network) = text.get_ref().parse::<IpNet>() else {
-        let remedy = match text.get_ref().parse::<IpAddr>() {
-            Ok(bare) if bare.is_ipv4() => format!("write \"{bare}/24\", as the network has it"),
-            Ok(bare) => format!("write \"{bare}/64\", as the network has it"),
-            Err(_) => "write \"ADDRESS/PREFIX-LENGTH\"".to_owned(),
-        };
-        let message = format!("{shown} is not an address with its prefix length");
-        reader.error(&text.span(), message, remedy);
-        return None;
-    };
-    let host = network.addr();
-    let wide = network.prefix_len() < network.max_prefix_len() - 1;
-    let why = if network.prefix_len() == 0 {
-        Some("a network without any prefix")
-    } else if wide && network.addr().is_ipv4() && host == network.network() {
-        Some("the address of the network itself")
-    } else if wide && network.addr().is_ipv4() && host == network.broadcast() {
-        Some("the broadcast address of its network")
-    } else {
-        unusable_host(host)
-    };
-    match why {
-        None => Some(Spanned::new(text.span(), network)),
-        Some(why) => {
-            let message = format!("{shown} is {why}, not a host's address");
-            reader.error(&text.span(), message, "give the address that clients connect to");
-            None
-        }
-    }
-}
-
 /// A floating address belongs to one resource, and to no node.
 fn check_addresses(reader: &mut Reader<'_>, groups: &[Draft], nodes: &[nodes::Draft]) {
     let mut own: BTreeMap<IpAddr, &str> = BTreeMap::new();
@@ -283,6 +192,21 @@ fn check_addresses(reader: &mut Reader<'_>, groups: &[Draft], nodes: &[nodes::Dr
                 let message = format!("{host} is the node {}'s own address", quoted(node));
                 reader.error(&resource.span(), message, "give the group an address of its own");
             }
+        }
+    }
+}
+
+/// A source address is an address that the group has by then.
+fn check_source_addresses(reader: &mut Reader<'_>, group: &Draft) {
+    let is = |resource: &Spanned<Resource>, wanted: IpAddr| matches!(resource.get_ref(), Resource::Address { address, .. } if address.addr() == wanted);
+    for (index, resource) in group.resources.iter().enumerate() {
+        let Resource::SourceAddress { address } = resource.get_ref() else { continue };
+        let mut before = group.resources.iter().take(index);
+        if !before.any(|resource| is(resource, *address)) {
+            let label = quoted(&group.key);
+            let message = format!("{address} is no address of the group {label} by then");
+            let remedy = "put the address before it, as a resource of the kind \"address\"";
+            reader.error(&resource.span(), message, remedy);
         }
     }
 }

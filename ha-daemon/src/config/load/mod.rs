@@ -4,11 +4,13 @@
 //! concerns several sections is judged where the later one is read, in the order links, nodes,
 //! groups. Findings are collected, never returned early: an operator sees all of them at once.
 
+mod clients;
 mod cluster;
 mod groups;
 mod links;
 mod nodes;
 mod reader;
+mod resources;
 
 #[cfg(test)]
 mod tests;
@@ -140,6 +142,7 @@ fn read_sections(
     let links = links::read(reader, &mut root);
     let nodes = nodes::read(reader, &mut root, &links);
     let groups = groups::read(reader, &mut root, &nodes);
+    let clients = clients::read(reader, &mut root);
     root.finish(reader);
     places.nodes = nodes.first().map(|node| reader.position(node.span.start));
     for (index, node) in nodes.iter().enumerate() {
@@ -158,7 +161,7 @@ fn read_sections(
     let directory = path.parent().unwrap_or(Path::new(""));
     Some(Config {
         connectivity: Connectivity::none(cluster.keepalive, cluster.deadtime),
-        clients: Vec::new(),
+        clients,
         logging: Logging::default(),
         realtime: Realtime { enabled: true },
         script_directory: directory.join("resource.d"),

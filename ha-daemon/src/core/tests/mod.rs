@@ -9,6 +9,7 @@ mod partitions;
 mod pauses;
 mod properties;
 mod resources;
+mod services;
 mod sim;
 mod starts;
 
@@ -79,6 +80,7 @@ pub(super) fn config(nodes: usize, links: usize, groups: usize) -> Config {
             port: 694,
             on_doubt: OnDoubt::Take,
             address_lifetime: Duration::from_secs(5),
+            script_timeout: crate::config::SCRIPT_TIMEOUT_DEFAULT,
             state_dir: None,
         },
         keys: KeyRing::default(),
@@ -98,5 +100,15 @@ pub(super) fn config(nodes: usize, links: usize, groups: usize) -> Config {
 pub(super) fn config_manual(nodes: usize, links: usize) -> Config {
     let mut config = config(nodes, links, 1);
     config.groups[0].failback = Failback::Manual;
+    config
+}
+
+/// As [`config`], with a service behind the addresses of each group.
+pub(super) fn config_services(nodes: usize, links: usize, groups: usize) -> Config {
+    let mut config = config(nodes, links, groups);
+    for group in &mut config.groups {
+        let service = Resource::Script { name: "httpd".to_owned(), arguments: Vec::new() };
+        group.resources.push(service);
+    }
     config
 }

@@ -8,8 +8,8 @@ use proptest::test_runner::RngSeed;
 
 use super::sim::{Death, Sim};
 use super::*;
-use crate::core::groups::FAILED_PAUSE;
 use crate::core::io::Action;
+use crate::core::ownership::FAILED_PAUSE;
 use crate::core::peer::RESEND_MAX;
 use crate::core::time::Moment;
 

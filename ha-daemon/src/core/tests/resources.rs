@@ -4,8 +4,8 @@ use super::sim::{Death, Sim};
 use super::starts::holders_since;
 use super::*;
 use crate::config::GroupIndex;
-use crate::core::groups::FAILED_PAUSE;
 use crate::core::io::Input;
+use crate::core::ownership::FAILED_PAUSE;
 use crate::snapshot::GroupState;
 
 #[test]

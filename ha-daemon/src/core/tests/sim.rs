@@ -11,9 +11,9 @@ use std::time::Duration;
 use ha_common::wire::layers;
 
 use super::network::{Header, Network, Packet, Record, Wire};
-use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex};
+use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::core::Core;
-use crate::core::io::{Action, Input, Note, Observation, Sighting};
+use crate::core::io::{Action, Input, Note, Observation, Presence, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
 use crate::snapshot::{NodeState, ResourceState};
@@ -165,7 +165,8 @@ impl Sim {
         if !self.keep_records {
             host.records.clear();
         }
-        host.resources.clear();
+        self.take_addresses_off(node);
+        let host = &mut self.hosts[node];
         let incarnation = host.incarnations * 1000 + node as u64;
         let core = Core::new(Arc::clone(&self.config), NodeIndex(node), incarnation, self.now);
         host.daemon = Some(Daemon {
@@ -207,10 +208,21 @@ impl Sim {
                 .collect();
             let delay = self.net.random.between(Duration::from_micros(100), super::ms(1));
             self.after(delay, Happening::Keeper { node, letters });
-        } else {
+        } else if death == Death::PowerCut {
             self.hosts[node].resources.clear();
+        } else {
+            self.take_addresses_off(node);
         }
         self.note_holding();
+    }
+
+    /// What keepers, kernels and starting daemons do. Services go on.
+    fn take_addresses_off(&mut self, node: usize) {
+        let groups = &self.config.groups;
+        let is_address = |group: usize, resource: usize| {
+            matches!(groups[group].resources[resource], Resource::Address { .. })
+        };
+        self.hosts[node].resources.retain(|(group, resource), _| !is_address(*group, *resource));
     }
 
     /// The node's kernel closes its control connections, as after its daemon's end or forged.
@@ -388,7 +400,7 @@ impl Sim {
             }
             Happening::Keeper { node, letters } => {
                 if self.hosts[node].daemon.is_none() {
-                    self.hosts[node].resources.clear();
+                    self.take_addresses_off(node);
                     self.note_holding();
                 }
                 letters.into_iter().for_each(|(wire, packet)| self.send(wire, packet));
@@ -538,6 +550,11 @@ impl Sim {
                 let fails = self.stop_fails.contains(&(node, group.0));
                 let error = fails.then(|| "it would not stop".to_owned());
                 self.work(node, Input::ResourceStopped { group, resource, error });
+            }
+            Action::ProbeResource { group, resource } => {
+                let here = self.hosts[node].resources.contains_key(&(group.0, resource));
+                let presence = if here { Presence::Here } else { Presence::Absent };
+                self.work(node, Input::ResourceProbed { group, resource, presence });
             }
             Action::SendState { peer, state } => self.send_state(node, peer, &state),
             Action::Advertise { generation, phase } => {

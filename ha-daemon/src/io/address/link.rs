@@ -63,7 +63,7 @@ pub(super) async fn local_macs(handle: &Handle) -> io::Result<Vec<Mac>> {
 }
 
 /// Sends a request and waits for its acknowledgement.
-pub(super) async fn acknowledged(
+pub(crate) async fn acknowledged(
     handle: &mut Handle,
     message: RouteNetlinkMessage,
     flags: u16,

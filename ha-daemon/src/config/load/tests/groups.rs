@@ -89,12 +89,12 @@ fn a_group_without_resources_is_warned_about() {
 #[test]
 fn a_resource_kind_of_later_is_refused() {
     let expected = [
-        r#"ha.toml:22:12: error: the resource kind "systemd" is not supported yet; remove the resource"#,
+        r#"ha.toml:22:12: error: the resource kind "ocf" is not supported yet; remove the resource, or write a script for it"#,
     ];
     assert_eq!(
         findings(
             r#"{ kind = "address", address = "198.51.100.10/24", interface = "eth0" }"#,
-            r#"{ kind = "systemd", unit = "nginx.service" }"#
+            r#"{ kind = "ocf", agent = "nginx" }"#
         ),
         expected
     );

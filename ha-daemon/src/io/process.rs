@@ -1,0 +1,301 @@
+//! Runs other people's programs: resource scripts, `systemctl`, clients. Used on tokio only, whose
+//! thread may wait.
+//!
+//! A program gets a session of its own, `/dev/null` as its standard input, a pipe for each of its
+//! outputs and no other descriptor; ordinary scheduling, and the resource limits that this daemon
+//! itself was started with. (Locked memory is not inherited, mlockall(2).) What it prints goes to the
+//! log, line by line. It gets a signal when this daemon dies, so that nothing that was begun goes on
+//! behind the back of the next daemon.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource as Limit, getrlimit, rlim_t};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, timeout};
+
+use super::sys::{self, Identity, Isolation};
+
+/// Most bytes of an output that are kept for whoever asked; the rest is only logged.
+pub const OUTPUT_KEPT_MAX: usize = 64 * 1024;
+/// Most lines of one run that are logged.
+const LINES_LOGGED_MAX: usize = 200;
+/// Longest line that is logged in one piece.
+const LINE_BYTES_MAX: usize = 1024;
+/// How long a program that is told to end has time for it.
+const END_WAIT: Duration = Duration::from_secs(2);
+/// What is left in a pipe after a program's end is read up to this; a pipe holds 64 KiB.
+const DRAIN_BYTES_MAX: usize = 1024 * 1024;
+
+/// A program to run.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// How log lines call it.
+    pub label: String,
+    /// Its path, or a name that is looked up in the daemon's own `PATH`.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Its whole environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Who it runs as; `None` = as the daemon.
+    pub identity: Option<Identity>,
+    /// What it gets when the daemon dies.
+    pub on_daemon_death: Signal,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It took too long, and was killed with its whole process group.
+    TimedOut(Duration),
+}
+
+impl Exit {
+    fn of(status: ExitStatus) -> Self {
+        match status.code() {
+            Some(code) => Self::Code(code),
+            None => Self::Signal(status.signal().unwrap_or_default()),
+        }
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "ended by {signal}"),
+                Err(_) => write!(f, "ended by signal {number}"),
+            },
+            Self::TimedOut(limit) => {
+                write!(f, "not finished after {}, killed", humantime::format_duration(*limit))
+            }
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// How it ended.
+    pub exit: Exit,
+    /// What it printed, at most [`OUTPUT_KEPT_MAX`].
+    pub stdout: String,
+    /// The last line that it printed on either output; empty when there was none.
+    pub last_line: String,
+}
+
+static LIMITS: OnceLock<Vec<(Limit, rlim_t, rlim_t)>> = OnceLock::new();
+
+/// Takes note of the limits that this process was started with, before it changes its own.
+pub fn remember_limits() {
+    let limit = |limit| getrlimit(limit).ok().map(|(soft, hard)| (limit, soft, hard));
+    let limits = [Limit::RLIMIT_CORE, Limit::RLIMIT_MEMLOCK];
+    LIMITS.get_or_init(|| limits.into_iter().filter_map(limit).collect());
+}
+
+/// Starts a program.
+///
+/// # Errors
+/// It cannot be executed, or no process or pipe is left.
+pub fn spawn(program: &Program) -> io::Result<(Child, [Output; 2])> {
+    let mut command = Command::new(&program.path);
+    command
+        .args(&program.arguments)
+        .env_clear()
+        .envs(program.environment.iter().map(|(key, value)| (key, value)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    sys::isolate(
+        command.as_std_mut(),
+        Isolation {
+            limits: LIMITS.get().cloned().unwrap_or_default(),
+            identity: program.identity.clone(),
+            on_parent_death: program.on_daemon_death,
+        },
+    );
+    let mut child = command.spawn()?;
+    let missing = || io::Error::other("an output has no pipe");
+    let stdout = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
+    let stderr = child.stderr.take().ok_or_else(missing)?.into_owned_fd()?;
+    let output = |fd| io::Result::Ok(Output::new(pipe::Receiver::from_owned_fd(fd)?, program));
+    Ok((child, [output(stdout)?, output(stderr)?]))
+}
+
+/// Runs a program to its end, for `limit` at most.
+///
+/// # Errors
+/// As [`spawn`]; how it ends is no error here.
+pub async fn run(program: &Program, limit: Duration) -> io::Result<Ended> {
+    let (mut child, mut outputs) = spawn(program)?;
+    let group = child.id();
+    let deadline = Instant::now() + limit;
+    let exit = loop {
+        let [stdout, stderr] = &mut outputs;
+        tokio::select! {
+            status = child.wait() => break Exit::of(status?),
+            () = stdout.read(), if stdout.is_open() => {}
+            () = stderr.read(), if stderr.is_open() => {}
+            () = tokio::time::sleep_until(deadline) => {
+                kill_group(&mut child, group).await;
+                break Exit::TimedOut(limit);
+            }
+        }
+    };
+    outputs.iter_mut().for_each(Output::drain);
+    let [stdout, stderr] = outputs;
+    let ended = Ended {
+        exit,
+        last_line: last_line(&stderr.kept).or_else(|| last_line(&stdout.kept)).unwrap_or_default(),
+        stdout: String::from_utf8_lossy(&stdout.kept).into_owned(),
+    };
+    for output in [stdout, stderr].into_iter().filter(Output::is_open) {
+        // A service that the program left behind writes there: with nobody at the other end, its next
+        // line would kill it.
+        tokio::spawn(output.follow());
+    }
+    Ok(ended)
+}
+
+/// Ends a program and everything in its process group: SIGTERM, a while, SIGKILL.
+async fn kill_group(child: &mut Child, group: Option<u32>) {
+    end_group(child, group, END_WAIT).await;
+}
+
+/// As a timeout does it: SIGTERM to the group of a program, `wait` for the program's end, SIGKILL to
+/// whoever of the group is left. `group` is the program's id at its start.
+pub async fn end_group(child: &mut Child, group: Option<u32>, wait: Duration) {
+    let Some(group) = group.and_then(|group| i32::try_from(group).ok()).map(Pid::from_raw) else {
+        return;
+    };
+    // Where it is gone already, there is nothing to end.
+    let _ = killpg(group, Signal::SIGTERM);
+    let ended = timeout(wait, child.wait()).await.is_ok();
+    // At once: a group without members could give its number to another one.
+    let _ = killpg(group, Signal::SIGKILL);
+    if !ended {
+        let _ = timeout(wait, child.wait()).await;
+    }
+}
+
+fn last_line(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    Some(line.chars().take(LINE_BYTES_MAX).collect())
+}
+
+/// One output of a running program.
+#[derive(Debug)]
+pub struct Output {
+    pipe: Option<pipe::Receiver>,
+    label: String,
+    kept: Vec<u8>,
+    line: Vec<u8>,
+    logged: usize,
+}
+
+impl Output {
+    fn new(pipe: pipe::Receiver, program: &Program) -> Self {
+        let label = program.label.clone();
+        Self { pipe: Some(pipe), label, kept: Vec::new(), line: Vec::new(), logged: 0 }
+    }
+
+    /// Whether more may come.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    /// Waits for something to be printed, and takes it. Nothing is lost when it is dropped.
+    pub async fn read(&mut self) {
+        if let Some(pipe) = &self.pipe
+            && pipe.readable().await.is_ok()
+        {
+            self.take();
+        }
+    }
+
+    /// Logs what comes until the last process that has the pipe ends.
+    pub async fn follow(mut self) {
+        // What it says from now on is a service's own log, not that of the operation.
+        (self.logged, self.kept) = (0, Vec::new());
+        while self.is_open() {
+            self.read().await;
+            self.kept.clear();
+        }
+    }
+
+    /// Takes what is there already.
+    fn drain(&mut self) {
+        let mut bytes = 0;
+        while bytes < DRAIN_BYTES_MAX {
+            match self.take() {
+                0 => break,
+                more => bytes += more,
+            }
+        }
+        if !self.line.is_empty() {
+            self.log_line();
+        }
+    }
+
+    /// Takes one piece; its length, 0 = nothing is there now.
+    fn take(&mut self) -> usize {
+        let mut buffer = [0; 4096];
+        let Some(pipe) = &self.pipe else { return 0 };
+        let length = match pipe.try_read(&mut buffer) {
+            Ok(length) if length > 0 => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
+            Ok(_) | Err(_) => {
+                self.pipe = None;
+                return 0;
+            }
+        };
+        let piece = buffer.get(..length).unwrap_or_default();
+        let room = OUTPUT_KEPT_MAX.saturating_sub(self.kept.len()).min(length);
+        self.kept.extend_from_slice(piece.get(..room).unwrap_or_default());
+        for byte in piece {
+            match byte {
+                b'\n' => self.log_line(),
+                byte => self.line.push(*byte),
+            }
+            if self.line.len() >= LINE_BYTES_MAX {
+                self.log_line();
+            }
+        }
+        length
+    }
+
+    fn log_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        if text.is_empty() || self.logged > LINES_LOGGED_MAX {
+            return;
+        }
+        self.logged += 1;
+        if self.logged > LINES_LOGGED_MAX {
+            tracing::warn!("{}: more than {LINES_LOGGED_MAX} lines, no more is logged", self.label);
+        } else {
+            tracing::info!("{}: {}", self.label, text.escape_debug());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! Resource scripts, as Heartbeat runs them: `NAME ARGUMENTS... start|stop|status`. And OCF agents,
+//! whose arguments are in the environment and whose answers are exit codes.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::ServiceOptions;
+use crate::core::io::Presence;
+use crate::io::process::{self, Ended, Exit, Program};
+
+/// How often a stop that fails is tried, as Heartbeat does.
+pub(super) const STOPS_MAX: u32 = 10;
+/// Where OCF agents find their common files.
+const OCF_ROOT: &str = "/usr/lib/ocf";
+/// What an OCF agent's `monitor` says of what is not running (OCF resource agent API 1.1).
+const OCF_NOT_RUNNING: i32 = 7;
+
+/// By which rules a script answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    Heartbeat,
+    Ocf,
+}
+
+/// A script with its arguments.
+#[derive(Debug)]
+pub(super) struct Script {
+    label: String,
+    path: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(OsString, OsString)>,
+    rules: Rules,
+}
+
+impl Script {
+    pub(super) fn new(label: String, path: PathBuf, arguments: &[String]) -> Self {
+        let arguments = arguments.to_vec();
+        Self { label, path, arguments, environment: Vec::new(), rules: Rules::Heartbeat }
+    }
+
+    /// An OCF agent; its parameters are written `NAME=VALUE`.
+    pub(super) fn ocf(label: String, path: PathBuf, parameters: &[String]) -> Result<Self, String> {
+        let mut environment: Vec<(OsString, OsString)> = vec![
+            ("OCF_ROOT".into(), OCF_ROOT.into()),
+            ("OCF_RA_VERSION_MAJOR".into(), "1".into()),
+            ("OCF_RA_VERSION_MINOR".into(), "0".into()),
+            ("OCF_RESOURCE_INSTANCE".into(), label.clone().into()),
+        ];
+        for parameter in parameters {
+            let Some((name, value)) = parameter.split_once('=') else {
+                return Err(format!(
+                    "{label}: an OCF agent's parameter is written NAME=VALUE, not {parameter:?}"
+                ));
+            };
+            environment.push((format!("OCF_RESKEY_{name}").into(), value.into()));
+        }
+        Ok(Self { label, path, arguments: Vec::new(), environment, rules: Rules::Ocf })
+    }
+
+    async fn run(
+        &self,
+        operation: &str,
+        options: &ServiceOptions,
+        limit: Duration,
+    ) -> Result<Ended, String> {
+        let word =
+            if self.rules == Rules::Ocf && operation == "status" { "monitor" } else { operation };
+        let mut environment = options.environment.clone();
+        environment.extend(self.environment.iter().cloned());
+        if operation == "status" {
+            // Its words are read.
+            environment.push(("LC_ALL".into(), "C".into()));
+        }
+        let program = Program {
+            label: format!("{} {word}", self.label),
+            path: self.path.clone(),
+            arguments: self
+                .arguments
+                .iter()
+                .map(String::as_str)
+                .chain([word])
+                .map(Into::into)
+                .collect(),
+            environment,
+            identity: None,
+            on_daemon_death: Signal::SIGKILL,
+        };
+        let ended = process::run(&program, limit).await;
+        ended.map_err(|error| format!("cannot run {} {word}: {error}", self.path.display()))
+    }
+
+    async fn status(&self, options: &ServiceOptions) -> Presence {
+        let ended = match self.run("status", options, options.status_timeout()).await {
+            Ok(ended) => ended,
+            Err(cause) => return Presence::Unclear { cause },
+        };
+        match (ended.exit, self.rules) {
+            (Exit::TimedOut(_), _) => {
+                Presence::Unclear { cause: format!("{} status: {}", self.label, ended.exit) }
+            }
+            (Exit::Code(_) | Exit::Signal(_), Rules::Heartbeat) => {
+                if says_running(&ended.stdout) {
+                    Presence::Here
+                } else {
+                    Presence::Absent
+                }
+            }
+            (Exit::Code(0), Rules::Ocf) => Presence::Here,
+            (Exit::Code(OCF_NOT_RUNNING), Rules::Ocf) => Presence::Absent,
+            (Exit::Code(_) | Exit::Signal(_), Rules::Ocf) => {
+                Presence::Unclear { cause: failure(&self.label, "monitor", &ended) }
+            }
+        }
+    }
+
+    pub(super) async fn probe(&self, options: &ServiceOptions) -> Presence {
+        self.status(options).await
+    }
+
+    pub(super) async fn start(&self, options: &ServiceOptions) -> Result<(), String> {
+        if self.status(options).await == Presence::Here {
+            tracing::info!("{} runs already: its status says so", self.label);
+            return Ok(());
+        }
+        let ended = self.run("start", options, options.timeout).await?;
+        match ended.exit {
+            Exit::Code(0) => Ok(()),
+            Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut(_) => {
+                Err(failure(&self.label, "start", &ended))
+            }
+        }
+    }
+
+    /// A stop that fails is tried again. One that hangs is not: it would hang again.
+    pub(super) async fn stop(&self, options: &ServiceOptions) -> Result<(), String> {
+        let mut tries = 1;
+        loop {
+            let ended = self.run("stop", options, options.timeout).await?;
+            match ended.exit {
+                Exit::Code(0) => return Ok(()),
+                Exit::Code(_) | Exit::Signal(_) if tries < STOPS_MAX => {
+                    let failure = failure(&self.label, "stop", &ended);
+                    tracing::warn!("{failure}; try {tries} of {STOPS_MAX}");
+                }
+                Exit::Code(_) | Exit::Signal(_) => {
+                    let failure = failure(&self.label, "stop", &ended);
+                    return Err(format!("{failure}; tried {STOPS_MAX} times"));
+                }
+                Exit::TimedOut(_) => return Err(failure(&self.label, "stop", &ended)),
+            }
+            tokio::time::sleep(options.stop_pause).await;
+            tries += 1;
+        }
+    }
+}
+
+/// What went wrong, with the script's own last word about it.
+pub(super) fn failure(label: &str, operation: &str, ended: &Ended) -> String {
+    let said =
+        if ended.last_line.is_empty() { String::new() } else { format!(", {:?}", ended.last_line) };
+    format!("{label} {operation}: {}{said}", ended.exit)
+}
+
+/// Whether what a status printed means that it runs. Heartbeat's rule: "running" or "OK", without "not
+/// running" or "stopped"; the exit code says nothing.
+fn says_running(stdout: &str) -> bool {
+    let text = stdout.to_lowercase();
+    let positive = text.contains("running") || stdout.contains("OK");
+    positive && !text.contains("not running") && !text.contains("stopped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_read_from_words() {
+        for running in ["running", "httpd (pid 7) is running...", "OK", "nginx is Running.\n"] {
+            assert!(says_running(running), "{running}");
+        }
+        for stopped in [
+            "",
+            "stopped",
+            "httpd is not running",
+            "Not Running",
+            "running or stopped",
+            "ok",
+            "dead",
+        ] {
+            assert!(!says_running(stopped), "{stopped}");
+        }
+    }
+
+    #[test]
+    fn ocf_parameters_have_names() {
+        let of = |parameters: &[&str]| {
+            let parameters: Vec<String> = parameters.iter().map(|it| (*it).to_owned()).collect();
+            Script::ocf("OCF::x".to_owned(), "/x".into(), &parameters)
+        };
+        let script = of(&["device=/dev/sda1", "options=a=b"]).unwrap();
+        let wanted =
+            |name: &str, value: &str| script.environment.contains(&(name.into(), value.into()));
+        assert!(wanted("OCF_RESKEY_device", "/dev/sda1") && wanted("OCF_RESKEY_options", "a=b"));
+        assert!(of(&["/dev/sda1"]).unwrap_err().contains("NAME=VALUE"));
+    }
+}

@@ -1,0 +1,167 @@
+//! systemd units, through `systemctl`: it speaks to the service manager without a message bus, and
+//! waits for the end of what it asks for.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::ServiceOptions;
+use super::script::failure;
+use crate::core::io::Presence;
+use crate::io::process::{self, Ended, Exit, Program};
+
+/// There while systemd runs the system, sd_booted(3).
+const BOOTED: &str = "/run/systemd/system";
+
+/// A unit that is there.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) name: String,
+    pub(super) label: String,
+}
+
+/// Whether systemd knows a unit.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum LoadState {
+    Loaded,
+    NotThere { message: String },
+    Unclear { message: String },
+}
+
+/// Asks systemd for a unit.
+pub(super) async fn load_state(unit: &str, options: &ServiceOptions) -> LoadState {
+    if !Path::new(BOOTED).is_dir() {
+        let message = format!("there is no systemd unit {unit}, since systemd does not run here");
+        return LoadState::NotThere { message };
+    }
+    let arguments = ["show", "--property=LoadState", "--value", "--", unit];
+    match systemctl(unit, &arguments, options, options.status_timeout()).await {
+        Ok(ended) => judge_load_state(unit, &ended),
+        Err(message) => LoadState::Unclear { message },
+    }
+}
+
+fn judge_load_state(unit: &str, ended: &Ended) -> LoadState {
+    match (ended.exit, ended.stdout.trim()) {
+        (Exit::Code(0), "loaded") => LoadState::Loaded,
+        (Exit::Code(0), "not-found") => LoadState::NotThere {
+            message: format!("there is no systemd unit {unit}; install the service on this node"),
+        },
+        (Exit::Code(0), "masked") => LoadState::NotThere {
+            message: format!("the systemd unit {unit} is masked: systemctl unmask {unit}"),
+        },
+        (Exit::Code(0), state) if !state.is_empty() => LoadState::Unclear {
+            message: format!(
+                "the systemd unit {unit} is in the state {state:?}: see systemctl status"
+            ),
+        },
+        (Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut(_), _) => {
+            LoadState::Unclear { message: failure("systemctl", "show", ended) }
+        }
+    }
+}
+
+async fn systemctl(
+    label: &str,
+    arguments: &[&str],
+    options: &ServiceOptions,
+    limit: Duration,
+) -> Result<Ended, String> {
+    let common = ["--no-ask-password", "--no-pager"];
+    let program = Program {
+        label: format!("{label} {}", arguments.first().unwrap_or(&"")),
+        path: "systemctl".into(),
+        arguments: common.iter().chain(arguments).map(Into::into).collect(),
+        environment: options.environment.clone(),
+        identity: None,
+        on_daemon_death: Signal::SIGTERM,
+    };
+    let ended = process::run(&program, limit).await;
+    ended.map_err(|error| format!("cannot run systemctl {}: {error}", arguments.join(" ")))
+}
+
+impl Unit {
+    async fn active_state(&self, options: &ServiceOptions) -> Result<String, String> {
+        let arguments = ["show", "--property=ActiveState", "--value", "--", &self.name];
+        let limit = options.status_timeout();
+        let ended = systemctl(&self.label, &arguments, options, limit).await?;
+        if ended.exit == Exit::Code(0) {
+            Ok(ended.stdout.trim().to_owned())
+        } else {
+            Err(failure("systemctl", "show", &ended))
+        }
+    }
+
+    pub(super) async fn probe(&self, options: &ServiceOptions) -> Presence {
+        match self.active_state(options).await {
+            Ok(state) => presence(&self.name, &state),
+            Err(cause) => Presence::Unclear { cause },
+        }
+    }
+
+    /// Nothing happens to a unit that is active already: so says systemctl(1).
+    pub(super) async fn start(&self, options: &ServiceOptions) -> Result<(), String> {
+        self.change("start", options).await
+    }
+
+    pub(super) async fn stop(&self, options: &ServiceOptions) -> Result<(), String> {
+        self.change("stop", options).await
+    }
+
+    async fn change(&self, verb: &str, options: &ServiceOptions) -> Result<(), String> {
+        let arguments = [verb, "--", &self.name];
+        let ended = systemctl(&self.label, &arguments, options, options.timeout).await?;
+        match ended.exit {
+            Exit::Code(0) => Ok(()),
+            Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut(_) => {
+                let failure = failure("systemctl", verb, &ended);
+                Err(format!("{failure}; see systemctl status {}", self.name))
+            }
+        }
+    }
+}
+
+/// What an `ActiveState` means (org.freedesktop.systemd1(5)). What is on its way in either
+/// direction has processes.
+fn presence(unit: &str, state: &str) -> Presence {
+    match state {
+        "active" | "reloading" | "refreshing" | "activating" | "deactivating" | "maintenance" => {
+            Presence::Here
+        }
+        "inactive" | "failed" => Presence::Absent,
+        other => Presence::Unclear { cause: format!("systemd says that {unit} is {other:?}") },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(code: i32, stdout: &str) -> Ended {
+        Ended { exit: Exit::Code(code), stdout: stdout.to_owned(), last_line: String::new() }
+    }
+
+    #[test]
+    fn only_a_loaded_unit_can_be_used() {
+        let judge = |code, stdout| judge_load_state("nginx.service", &ended(code, stdout));
+        assert_eq!(judge(0, "loaded\n"), LoadState::Loaded);
+        for stdout in ["not-found\n", "masked\n"] {
+            assert!(matches!(judge(0, stdout), LoadState::NotThere { .. }), "{stdout}");
+        }
+        for (code, stdout) in [(0, "bad-setting\n"), (0, ""), (1, "loaded\n")] {
+            assert!(matches!(judge(code, stdout), LoadState::Unclear { .. }), "{code} {stdout}");
+        }
+    }
+
+    #[test]
+    fn a_unit_on_its_way_has_processes() {
+        for state in ["active", "activating", "deactivating", "reloading"] {
+            assert_eq!(presence("x", state), Presence::Here);
+        }
+        for state in ["inactive", "failed"] {
+            assert_eq!(presence("x", state), Presence::Absent);
+        }
+        assert!(matches!(presence("x", ""), Presence::Unclear { .. }));
+    }
+}
