@@ -53,6 +53,8 @@ pub struct Peer {
     pub phase: Phase,
     /// Detectors by link.
     pub links: BTreeMap<LinkIndex, Detector>,
+    /// How many ping targets it reaches, as of its last state message; `None`: not known.
+    pub reached: Option<u8>,
     /// Its groups as of its last state message.
     pub claims: Vec<Claim>,
     /// Incarnation and generation of that message.
@@ -87,6 +89,7 @@ impl Peer {
             ended: 0,
             phase: Phase::Starting,
             links: links.map(|link| (link, Detector::default())).collect(),
+            reached: None,
             claims: Vec::new(),
             known: None,
             generation: 0,
@@ -158,6 +161,7 @@ impl Peer {
         if outrun {
             return false;
         }
+        self.reached = state.reached;
         self.claims.clone_from(&state.claims);
         self.known = Some((incarnation, state.generation));
         if !earlier(state.generation, self.generation) {
@@ -191,6 +195,7 @@ impl Peer {
 
     /// Nothing more is expected of it or sent to it.
     pub fn fall_silent(&mut self) {
+        self.reached = None;
         self.known = None;
         self.acknowledged = None;
         self.resend_at = None;

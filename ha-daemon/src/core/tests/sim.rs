@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex};
 use crate::core::Core;
-use crate::core::io::{Action, Input, Note, Observation, Sighting};
+use crate::core::io::{Action, Input, Note, Observation, Probed, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
 use crate::snapshot::{NodeState, ResourceState};
@@ -70,7 +70,14 @@ enum Happening {
     Arrival { wire: Wire, packet: Packet },
     Report { node: usize, incarnation: u64, input: Input },
     Keeper { node: usize, letters: Vec<(Wire, Packet)> },
+    Ping { node: usize, incarnation: u64, target: usize },
+    Probed { node: usize, incarnation: u64, group: usize, from: Moment },
 }
+
+/// When a node asks the service network for addresses, after its first question, and when it stops
+/// listening.
+const QUESTIONS: [Duration; 3] = [Duration::ZERO, super::ms(20), super::ms(40)];
+const LISTENING: Duration = super::ms(100);
 
 /// Who had a group when: nodes with any of its resources, and nodes with all of them up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +104,12 @@ pub(super) struct Sim {
     pub(super) calls: u64,
     /// Whether a daemon finds the records of the one before (pinned maps).
     pub(super) keep_records: bool,
+    /// Nodes that the service network does not carry.
+    pub(super) off_service: BTreeSet<usize>,
+    /// Ping targets (node, target) that do not answer.
+    pub(super) unreached: BTreeSet<(usize, usize)>,
+    /// Questions for the addresses of a group: node, group, when.
+    pub(super) questions: Vec<(usize, usize, Moment)>,
     hosts: Vec<Host>,
     queue: BTreeMap<(Moment, u64), Happening>,
     queued: u64,
@@ -117,6 +130,9 @@ impl Sim {
             letters: 0,
             calls: 0,
             keep_records: false,
+            off_service: BTreeSet::new(),
+            unreached: BTreeSet::new(),
+            questions: Vec::new(),
             hosts,
             queue: BTreeMap::new(),
             queued: 0,
@@ -164,8 +180,32 @@ impl Sim {
         });
         let first = self.net.random.between(Duration::ZERO, self.config.cluster.keepalive);
         self.after(first, Happening::Beat { node, incarnation });
+        for target in 0..self.config.connectivity.targets.len() {
+            let first = self.net.random.between(Duration::ZERO, super::ms(5));
+            self.after(first, Happening::Ping { node, incarnation, target });
+        }
         self.note_holding();
         self.turn(node, Vec::new());
+    }
+
+    /// From now on a target answers the node, or does not; it learns of that within an interval.
+    pub(super) fn ping(&mut self, node: usize, target: usize, reached: bool) {
+        let interval = self.config.connectivity.interval;
+        let skew = self.net.random.between(Duration::ZERO, interval);
+        self.ping_after(node, target, reached, skew);
+    }
+
+    /// As [`Self::ping`]; it learns of that after `skew`.
+    pub(super) fn ping_after(&mut self, node: usize, target: usize, reached: bool, skew: Duration) {
+        if reached {
+            self.unreached.remove(&(node, target));
+        } else {
+            self.unreached.insert((node, target));
+        }
+        if let Some(daemon) = &self.hosts[node].daemon {
+            let incarnation = daemon.incarnation;
+            self.after(skew, Happening::Ping { node, incarnation, target });
+        }
     }
 
     pub(super) fn kill(&mut self, node: usize, death: Death) {
@@ -361,6 +401,15 @@ impl Sim {
                 }
             }
             Happening::Arrival { wire, packet } => self.arrive(wire, packet),
+            Happening::Ping { node, incarnation, target } => {
+                let reached = !self.unreached.contains(&(node, target));
+                self.report(node, incarnation, Input::Ping { target, reached });
+            }
+            Happening::Probed { node, incarnation, group, from } => {
+                let answer = self.answer(node, group, from);
+                let group = GroupIndex(group);
+                self.report(node, incarnation, Input::AddressesProbed { group, answer });
+            }
             Happening::Report { node, incarnation, input } => {
                 self.report(node, incarnation, input);
             }
@@ -506,6 +555,13 @@ impl Sim {
                 let error = fails.then(|| "it would not stop".to_owned());
                 self.work(node, Input::ResourceStopped { group, resource, error });
             }
+            Action::ProbeAddresses { group } => {
+                let Some(daemon) = &self.hosts[node].daemon else { return };
+                let (group, from, incarnation) = (group.0, self.now, daemon.incarnation);
+                self.questions.push((node, group, from));
+                let probed = Happening::Probed { node, incarnation, group, from };
+                self.after(LISTENING, probed);
+            }
             Action::SendState { peer, state } => self.send_state(node, peer, &state),
             Action::Advertise { generation, phase } => {
                 let Some(daemon) = &mut self.hosts[node].daemon else { return };
@@ -513,6 +569,27 @@ impl Sim {
             }
             Action::Exit => self.exit(node),
             Action::Announce { .. } | Action::Event(_) => {}
+        }
+    }
+
+    /// What the service network said to a question that was asked from then on.
+    fn answer(&self, node: usize, group: usize, from: Moment) -> Probed {
+        let carried = |other: usize| {
+            other != node && !self.off_service.contains(&other) && !self.off_service.contains(&node)
+        };
+        let mac = |other: usize| [2, 0, 0, 0, 0, other as u8];
+        // Whoever has an address at any of the questions answers; a later one announces it.
+        let held = self.holders(group).into_iter().find(|other| carried(*other));
+        let heard = |(other, asked, at): &&(usize, usize, Moment)| {
+            let mut questions = QUESTIONS.iter().map(|later| at.after(*later));
+            *asked == group
+                && carried(*other)
+                && questions.any(|question| from <= question && question <= self.now)
+        };
+        match (held, self.questions.iter().find(heard)) {
+            (Some(other), _) => Probed::Held { resource: 0, mac: mac(other) },
+            (None, Some((other, _, _))) => Probed::Contested { mac: Some(mac(*other)) },
+            (None, None) => Probed::Nobody,
         }
     }
 
