@@ -5,8 +5,8 @@
 //!   owner gives it to a peer that has reached more for `damping`. Only counts that are known are
 //!   compared. Takers compare what they told each other, so that they agree; damping is the owner's
 //!   own affair, since an owner that gives a group up endangers nobody.
-//! - What a silent peer may own is taken only by who reaches a ping target: who reaches none is the
-//!   one that is cut off. And it is taken only when nobody on the service network answers for its
+//! - What a silent peer may own is taken only by who reaches a ping target, proven by an answer from
+//!   after the peer's last heartbeat: who reaches none is the one that is cut off. And it is taken only when nobody on the service network answers for its
 //!   addresses, which is a second path to an owner whose heartbeats are not heard.
 //! - An owner that hears no peer any more and reaches none of the targets that it had reached
 //!   releases its groups, because by the same rules a peer may take them.
@@ -309,9 +309,7 @@ impl Core {
             }
             return false;
         }
-        let resources = &self.config.groups[index.0].resources;
-        let addresses = resources.iter().any(|it| matches!(it, Resource::Address { .. }));
-        if !addresses || !self.config.connectivity.probes() {
+        if self.config.connectivity.targets.is_empty() && !self.asks(index) {
             return true;
         }
         let new = Taking { stage: Stage::New, rounds: 1, told: None };
@@ -331,6 +329,28 @@ impl Core {
         }
     }
 
+    /// Whether the network is asked for the addresses of a group before it is taken.
+    fn asks(&self, index: GroupIndex) -> bool {
+        let resources = &self.config.groups[index.0].resources;
+        let is_address = |it: &Resource| matches!(it, Resource::Address { .. });
+        self.config.connectivity.probes() && resources.iter().any(is_address)
+    }
+
+    /// Whether a ping target answered when the silent peers were silent already. An answer from
+    /// before that says nothing: this node may have been cut off at the same moment as they.
+    fn reached_meanwhile(&self, index: GroupIndex, pinged_at: Option<Moment>) -> bool {
+        if self.config.connectivity.targets.is_empty() {
+            return true;
+        }
+        let nodes = self.config.groups[index.0].nodes.iter();
+        let silent = nodes.filter_map(|node| self.peers.get(node));
+        let silent = silent.filter(|peer| peer.state == NodeState::Dead);
+        let heard = silent.filter_map(Peer::last_seen).max().unwrap_or(self.started_at);
+        // One heartbeat may have been due when both paths were cut; two were not.
+        let proof_from = heard.after(self.config.cluster.keepalive * 2);
+        pinged_at.is_some_and(|at| at >= proof_from)
+    }
+
     fn hold_back_without_target(&mut self, index: GroupIndex) {
         let new = Taking { stage: Stage::New, rounds: 1, told: None };
         let taking = self.reach.takings.entry(index).or_insert(new);
@@ -345,18 +365,31 @@ impl Core {
         self.group_note(Severity::Error, "takeover-held", index, text);
     }
 
-    pub(super) fn addresses_probed(&mut self, index: GroupIndex, answer: Probed, now: Moment) {
+    pub(super) fn addresses_probed(
+        &mut self,
+        index: GroupIndex,
+        answer: Probed,
+        pinged_at: Option<Moment>,
+        now: Moment,
+    ) {
         let Some(group) = self.config.groups.get(index.0) else { return };
         let position = group.nodes.iter().position(|node| *node == self.own).unwrap_or(0);
         let name = group.name.clone();
+        let proven = self.reached_meanwhile(index, pinged_at);
+        let proof_pause = self.config.connectivity.interval / 4;
         let taking = self.reach.takings.get_mut(&index);
         let Some(taking) = taking.filter(|taking| taking.stage == Stage::Asked) else { return };
         let pause = PROBE_PAUSE + PROBE_STAGGER * position as u32;
         taking.stage = Stage::Paused(now.after(pause));
         let (held, text) = match answer {
-            // Of two that ask, the preferred one takes.
-            Probed::Contested { .. } if position == 0 => return taking.nobody_answers(),
+            // The next answer of a ping target comes, or the verdict that none does.
+            Probed::Nobody if !proven => {
+                taking.stage = Stage::Paused(now.after(proof_pause));
+                return;
+            }
             Probed::Nobody => return taking.nobody_answers(),
+            // Of two that ask, the preferred one takes.
+            Probed::Contested { .. } if position == 0 && proven => return taking.nobody_answers(),
             Probed::Held { resource, mac } => {
                 taking.rounds = FREE_ROUNDS;
                 let label = self.resource_label(index, resource);

@@ -188,7 +188,13 @@ impl Core {
         format!("{label} of group {}", group.name)
     }
 
-    pub(super) fn group_note(&mut self, severity: Severity, kind: &str, group: GroupIndex, message: String) {
+    pub(super) fn group_note(
+        &mut self,
+        severity: Severity,
+        kind: &str,
+        group: GroupIndex,
+        message: String,
+    ) {
         self.note(severity, kind, message).group = Some(group);
     }
 
@@ -354,7 +360,13 @@ impl Core {
         self.group_note(Severity::Info, "takeover", index, text);
     }
 
-    pub(super) fn release(&mut self, index: GroupIndex, severity: Severity, kind: &str, message: String) {
+    pub(super) fn release(
+        &mut self,
+        index: GroupIndex,
+        severity: Severity,
+        kind: &str,
+        message: String,
+    ) {
         self.groups.entries[index.0].local.goal = Goal::Release;
         self.group_note(severity, kind, index, message);
     }

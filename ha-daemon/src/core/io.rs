@@ -130,6 +130,8 @@ pub enum Input {
         group: GroupIndex,
         /// What came back.
         answer: Probed,
+        /// When a ping target answered last.
+        pinged_at: Option<Moment>,
     },
     /// An interface of this node went up or down.
     Interface {
@@ -164,7 +166,7 @@ pub enum Action {
         /// Its position in the group.
         resource: usize,
     },
-    /// Ask the network who has the addresses of a group; to be answered by
+    /// Ask the network who has the addresses of a group, where that is wanted; to be answered by
     /// [`Input::AddressesProbed`].
     ProbeAddresses {
         /// The group.

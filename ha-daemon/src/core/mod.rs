@@ -146,7 +146,9 @@ impl Core {
                 self.address_conflict(group, resource, mac);
             }
             Input::Ping { target, reached } => self.ping(target, reached),
-            Input::AddressesProbed { group, answer } => self.addresses_probed(group, answer, now),
+            Input::AddressesProbed { group, answer, pinged_at } => {
+                self.addresses_probed(group, answer, pinged_at, now);
+            }
             Input::Interface { name, up } => self.interface(name, up, now),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
             Input::Shutdown => self.shutdown(now),

@@ -22,6 +22,7 @@ use crate::io::keeper::{Keeper, KeeperOptions};
 use crate::io::kernel::Kernel;
 use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
 use crate::io::paths::{self, Path as PeerPath};
+use crate::io::ping::Pinger;
 use crate::io::sender::{Sender, Shared};
 use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, realtime};
@@ -109,7 +110,7 @@ async fn serve(
     let control = ControlSocket::bind(&options.run_directory.join("control.sock"))?;
     let incarnation = node::take_incarnation(&config, name, options);
     let node = Node { config, own, incarnation };
-    let Prepared { mut driver, sender, worker, mailbox } =
+    let Prepared { mut driver, sender, worker, pinger, mailbox } =
         prepare(&node, name, options, memory, &events).await?;
     let (stop, stopped) = oneshot::channel::<()>();
     let backend = backend(mailbox.clone(), events);
@@ -130,7 +131,7 @@ async fn serve(
     };
     let parts = parts.context("the driver ended without a word").flatten();
     let parts = parts.inspect_err(|_| discard(options))?;
-    let failures = take_down(parts, sender, worker);
+    let failures = take_down(parts, sender, worker, pinger);
     drop(stop);
     let served = server.await.context("the control socket's task failed")?;
     Ok((served.map_err(Into::into), failures))
@@ -141,6 +142,7 @@ struct Prepared {
     driver: oneshot::Receiver<Result<Parts>>,
     sender: Sender,
     worker: AddressWorker,
+    pinger: Option<Pinger>,
     mailbox: Mailbox,
 }
 
@@ -170,9 +172,11 @@ async fn prepare(
         tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
     }
     let worker = node.address_worker(&mailbox)?;
+    let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
-    let started = Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker };
+    let started =
+        Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker, pinger };
     assemble(node, started, attached, options, memory, events).inspect_err(|_| discard(options))
 }
 
@@ -186,6 +190,7 @@ struct Started {
     sockets: Vec<LinkSocket>,
     heard: watch::Sender<Vec<u64>>,
     worker: AddressWorker,
+    pinger: Option<Pinger>,
 }
 
 /// The rest of the way, with programs attached that a failure must take down.
@@ -197,7 +202,8 @@ fn assemble(
     memory: String,
     events: &Arc<EventLog>,
 ) -> Result<Prepared> {
-    let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker } = started;
+    let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker, pinger } =
+        started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
     }
@@ -217,6 +223,7 @@ fn assemble(
         shared,
         keeper,
         addresses: worker.sender(),
+        pings: pinger.as_ref().map_or_else(|| Arc::from([]), Pinger::words),
         events: Arc::clone(events),
         inbox,
         heard,
@@ -225,7 +232,7 @@ fn assemble(
         all_released: false,
     })?;
     let driver = start(driver, options.kernel_log, &mailbox)?;
-    Ok(Prepared { driver, sender, worker, mailbox })
+    Ok(Prepared { driver, sender, worker, pinger, mailbox })
 }
 
 /// Detaches what a start or a driver that failed left attached: no daemon runs that would judge by
@@ -267,9 +274,17 @@ fn start(
 }
 
 /// Takes everything down that this node put up; goes on past failures and returns all of them.
-fn take_down(parts: Parts, sender: Sender, worker: AddressWorker) -> Vec<String> {
+fn take_down(
+    parts: Parts,
+    sender: Sender,
+    worker: AddressWorker,
+    pinger: Option<Pinger>,
+) -> Vec<String> {
     let mut failures = Vec::new();
     sender.stop();
+    if let Some(pinger) = pinger {
+        pinger.stop();
+    }
     if let Err(error) = worker.sender().send(AddressCommand::Shutdown) {
         failures.push(error.to_string());
     }

@@ -18,6 +18,7 @@ use crate::io::connection::Connections;
 use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::mailbox::{Letter, Mailbox};
 use crate::io::paths::Path as PeerPath;
+use crate::io::ping::{PingOptions, Pinger};
 use crate::io::sender::{Plan, Sender, Shared, Target};
 use crate::io::socket::{LinkSocket, scoped};
 use crate::io::table::Table;
@@ -178,6 +179,25 @@ impl Node {
                 reports.post(Letter::Address(report));
             }),
         })?)
+    }
+
+    /// The thread that pings, when there is anything to ping.
+    pub(super) fn pinger(&self, mailbox: &Mailbox) -> Result<Option<Pinger>> {
+        let connectivity = &self.config.connectivity;
+        if connectivity.targets.is_empty() {
+            return Ok(None);
+        }
+        let (reports, scheduled) = (mailbox.clone(), mailbox.clone());
+        Ok(Some(Pinger::start(PingOptions {
+            targets: connectivity.targets.iter().map(|it| it.members.clone()).collect(),
+            interval: connectivity.interval,
+            deadping: connectivity.deadping,
+            at_start: Some(Box::new(move || {
+                let granted = realtime::take_fifo(realtime::PING_PRIORITY);
+                scheduled.post(Letter::Scheduling { thread: "ping", granted });
+            })),
+            report: Box::new(move |target, reached| reports.post(Letter::Ping { target, reached })),
+        })?))
     }
 
     pub(super) fn connections(

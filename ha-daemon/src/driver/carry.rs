@@ -77,10 +77,18 @@ impl Driver {
 
     fn probe_addresses(&self, group: GroupIndex) -> Option<Input> {
         let count = self.parts.config.groups.get(group.0)?.resources.len();
-        let addresses = (0..count).map(|resource| self.address(group, resource)).collect();
+        let addresses: Vec<_> = (0..count).map(|resource| self.address(group, resource)).collect();
+        if !self.parts.config.connectivity.probes() || addresses.iter().all(Option::is_none) {
+            return Some(self.addresses_probed(group, Probed::Nobody));
+        }
         let command = AddressCommand::Ask { token: token(group, 0), addresses };
         let cause = self.parts.addresses.send(command).err()?.to_string();
-        Some(Input::AddressesProbed { group, answer: Probed::Failed { cause } })
+        Some(self.addresses_probed(group, Probed::Failed { cause }))
+    }
+
+    fn addresses_probed(&self, group: GroupIndex, answer: Probed) -> Input {
+        let replies = self.parts.pings.iter().filter_map(|target| target.last_reply_ns());
+        Input::AddressesProbed { group, answer, pinged_at: replies.max().map(Moment) }
     }
 
     fn announce(&mut self, group: GroupIndex) {
@@ -148,7 +156,7 @@ impl Driver {
                 Some(Input::AddressConflict { group, resource, mac })
             }
             AddressReport::Asked { token, answer } => {
-                Some(Input::AddressesProbed { group: of_token(token).0, answer })
+                Some(self.addresses_probed(of_token(token).0, answer))
             }
             AddressReport::Lapsed { address, interface, silent_ns } => {
                 let _ = self.parts.keeper.release(address, &interface);

@@ -31,6 +31,7 @@ use crate::io::keeper::Keeper;
 use crate::io::kernel::Kernel;
 use crate::io::mailbox::{Inbox, Letter};
 use crate::io::paths::Path;
+use crate::io::ping::TargetWords;
 use crate::io::sender::Shared;
 use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
@@ -81,6 +82,8 @@ pub struct Parts {
     pub keeper: Keeper,
     /// The address worker.
     pub addresses: AddressSender,
+    /// What is shown of the ping targets, by position.
+    pub pings: Arc<[TargetWords]>,
     /// The event log.
     pub events: Arc<EventLog>,
     /// Letters for the driver.
@@ -385,6 +388,7 @@ impl Driver {
                 self.handle(Input::ConnectionClosed { peer, incarnation });
             }
             Letter::Interface { name, up } => self.handle(Input::Interface { name, up }),
+            Letter::Ping { target, reached } => self.handle(Input::Ping { target, reached }),
             Letter::Scheduling { thread, granted } => self.scheduling.push((thread, granted)),
             Letter::Snapshot(answer) => {
                 // Who asked may have gone away meanwhile.

@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod mailbox;
 pub mod netlink;
 pub mod paths;
+pub mod ping;
 pub mod realtime;
 pub mod sender;
 pub mod socket;

@@ -106,8 +106,8 @@ pub(super) struct Sim {
     pub(super) keep_records: bool,
     /// Nodes that the service network does not carry.
     pub(super) off_service: BTreeSet<usize>,
-    /// Ping targets (node, target) that do not answer.
-    pub(super) unreached: BTreeSet<(usize, usize)>,
+    /// Ping targets (node, target) that do not answer, since when.
+    pub(super) unreached: BTreeMap<(usize, usize), Moment>,
     /// Questions for the addresses of a group: node, group, when.
     pub(super) questions: Vec<(usize, usize, Moment)>,
     hosts: Vec<Host>,
@@ -131,7 +131,7 @@ impl Sim {
             calls: 0,
             keep_records: false,
             off_service: BTreeSet::new(),
-            unreached: BTreeSet::new(),
+            unreached: BTreeMap::new(),
             questions: Vec::new(),
             hosts,
             queue: BTreeMap::new(),
@@ -200,7 +200,7 @@ impl Sim {
         if reached {
             self.unreached.remove(&(node, target));
         } else {
-            self.unreached.insert((node, target));
+            self.unreached.entry((node, target)).or_insert(self.now);
         }
         if let Some(daemon) = &self.hosts[node].daemon {
             let incarnation = daemon.incarnation;
@@ -402,13 +402,13 @@ impl Sim {
             }
             Happening::Arrival { wire, packet } => self.arrive(wire, packet),
             Happening::Ping { node, incarnation, target } => {
-                let reached = !self.unreached.contains(&(node, target));
+                let reached = !self.unreached.contains_key(&(node, target));
                 self.report(node, incarnation, Input::Ping { target, reached });
             }
             Happening::Probed { node, incarnation, group, from } => {
-                let answer = self.answer(node, group, from);
+                let (answer, pinged_at) = (self.answer(node, group, from), self.pinged_at(node));
                 let group = GroupIndex(group);
-                self.report(node, incarnation, Input::AddressesProbed { group, answer });
+                self.report(node, incarnation, Input::AddressesProbed { group, answer, pinged_at });
             }
             Happening::Report { node, incarnation, input } => {
                 self.report(node, incarnation, input);
@@ -558,9 +558,13 @@ impl Sim {
             Action::ProbeAddresses { group } => {
                 let Some(daemon) = &self.hosts[node].daemon else { return };
                 let (group, from, incarnation) = (group.0, self.now, daemon.incarnation);
-                self.questions.push((node, group, from));
                 let probed = Happening::Probed { node, incarnation, group, from };
-                self.after(LISTENING, probed);
+                if self.config.connectivity.probes() {
+                    self.questions.push((node, group, from));
+                    self.after(LISTENING, probed);
+                } else {
+                    self.after(Duration::ZERO, probed);
+                }
             }
             Action::SendState { peer, state } => self.send_state(node, peer, &state),
             Action::Advertise { generation, phase } => {
@@ -570,6 +574,15 @@ impl Sim {
             Action::Exit => self.exit(node),
             Action::Announce { .. } | Action::Event(_) => {}
         }
+    }
+
+    /// When a ping target answered the node last: at most an interval ago, or before it was lost.
+    fn pinged_at(&mut self, node: usize) -> Option<Moment> {
+        let ago = self.net.random.between(Duration::ZERO, self.config.connectivity.interval);
+        (0..self.config.connectivity.targets.len())
+            .map(|target| self.unreached.get(&(node, target)).copied().unwrap_or(self.now))
+            .max()
+            .map(|last| Moment(last.0.saturating_sub(ago.as_nanos() as u64)))
     }
 
     /// What the service network said to a question that was asked from then on.
@@ -586,6 +599,9 @@ impl Sim {
                 && carried(*other)
                 && questions.any(|question| from <= question && question <= self.now)
         };
+        if !self.config.connectivity.probes() {
+            return Probed::Nobody;
+        }
         match (held, self.questions.iter().find(heard)) {
             (Some(other), _) => Probed::Held { resource: 0, mac: mac(other) },
             (None, Some((other, _, _))) => Probed::Contested { mac: Some(mac(*other)) },

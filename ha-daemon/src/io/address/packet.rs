@@ -191,10 +191,7 @@ const READ_ARP: ReadOne = read_arp;
 const READ_NEIGHBOUR: ReadOne = read_neighbour;
 
 /// Waits for packets and reads them.
-async fn read(
-    socket: &AsyncFd<Socket>,
-    read_one: ReadOne,
-) -> Vec<Claim> {
+async fn read(socket: &AsyncFd<Socket>, read_one: ReadOne) -> Vec<Claim> {
     let Ok(mut ready) = socket.readable().await else {
         // Only when the runtime is going away.
         return std::future::pending().await;
@@ -250,9 +247,8 @@ fn read_neighbour(socket: &Socket) -> nix::Result<Option<Claim>> {
     // A client that looks for the address asks from an address of its own.
     let from_nobody = sender.is_some_and(|sender| sender.ip().is_unspecified());
     let question = solicitation_question(message).filter(|_| from_nobody);
-    let heard = claim
-        .map(|it| (it, Heard::Claim))
-        .or_else(|| Some(((question?, None), Heard::Question)));
+    let heard =
+        claim.map(|it| (it, Heard::Claim)).or_else(|| Some(((question?, None), Heard::Question)));
     let ifindex = ifindex.filter(|_| hop_limit == Some(HOP_LIMIT));
     Ok(heard.zip(ifindex).map(|(((address, mac), heard), ifindex)| Claim {
         address: address.into(),

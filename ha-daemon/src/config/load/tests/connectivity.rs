@@ -82,8 +82,10 @@ fn times_that_do_not_fit_each_other_are_refused_or_warned_about() {
     );
     assert_eq!(
         times("deadping = \"150ms\""),
-        ["warning: deadping 150ms is shorter than two intervals of 100ms: one lost answer makes a \
-          ping node unreachable; set deadping to 200ms or more"]
+        [
+            "warning: deadping 150ms is shorter than two intervals of 100ms: one lost answer makes a \
+          ping node unreachable; set deadping to 200ms or more"
+        ]
     );
     assert_eq!(
         times("damping = \"199ms\""),
@@ -155,8 +157,5 @@ fn an_address_is_pinged_once() {
     );
     let many: Vec<String> =
         (0..65).map(|number| format!("targets.t{number} = [\"203.0.113.{number}\"]")).collect();
-    assert_eq!(
-        findings(&many.join("\n")),
-        ["error: 65 ping targets are too many; keep to 64"]
-    );
+    assert_eq!(findings(&many.join("\n")), ["error: 65 ping targets are too many; keep to 64"]);
 }
