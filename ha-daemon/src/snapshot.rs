@@ -151,6 +151,9 @@ pub struct NodeStatus {
     pub state: NodeState,
     /// Which start of its daemon is speaking; 0 when never heard.
     pub incarnation: u64,
+    /// How many ping targets it reaches; absent when there are none, and until they are decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<u8>,
     /// Links to it; empty for the reporting node.
     pub links: Vec<LinkStatus>,
 }
@@ -181,6 +184,34 @@ pub struct GroupStatus {
     pub nodes: Vec<NodeName>,
     /// Resources in starting order.
     pub resources: Vec<ResourceStatus>,
+}
+
+/// One ping target as the reporting node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PingTargetStatus {
+    /// Name.
+    pub name: String,
+    /// Addresses that are asked.
+    pub members: Vec<std::net::IpAddr>,
+    /// Whether any of them answers; absent until that was decided once.
+    pub reached: Option<bool>,
+    /// Round trip of the last answer in microseconds; absent when there was none.
+    pub rtt_us: Option<u64>,
+    /// Age of the last answer in microseconds; absent when there was none.
+    pub last_reply_us: Option<u64>,
+    /// Requests sent.
+    pub sent: u64,
+    /// Answers that counted.
+    pub received: u64,
+    /// Answers that did not: repeated, too late, or from elsewhere.
+    pub rejected: u64,
+}
+
+/// What the reporting node reaches outside of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConnectivityStatus {
+    /// Ping targets, in configured order.
+    pub targets: Vec<PingTargetStatus>,
 }
 
 /// Votes. With no arbiter configured this informs and decides nothing.
@@ -270,6 +301,9 @@ pub struct Snapshot {
     pub nodes: Vec<NodeStatus>,
     /// Groups.
     pub groups: Vec<GroupStatus>,
+    /// Ping targets.
+    #[serde(default)]
+    pub connectivity: ConnectivityStatus,
     /// Votes.
     pub quorum: Quorum,
     /// Packets judged, by reason (`accepted`, `bad-tag`, ...); all links together.

@@ -61,6 +61,8 @@ pub const CLIENTS_MAX: usize = 64;
 pub const ARGUMENTS_MAX: usize = 256;
 /// Longest label of an address (linux/if.h: IFNAMSIZ, with its end).
 pub const ADDRESS_LABEL_BYTES_MAX: usize = 15;
+/// Most members of a ping group.
+pub const PING_MEMBERS_MAX: usize = 16;
 /// Shortest interval of an owner's announcements.
 pub const REFRESH_MIN: Duration = Duration::from_secs(1);
 
@@ -372,9 +374,44 @@ pub struct Connectivity {
     pub moves_groups: bool,
     /// How long a difference must last before a group moves. Default 2 x `interval`.
     pub damping: Duration,
+    /// Whether a silent peer's addresses are asked for before they are taken. Default auto.
+    pub probe_before_take: ProbeBeforeTake,
+    /// What an owner does that hears no peer and reaches no ping node. Default release.
+    pub isolated_owner: IsolatedOwner,
+}
+
+/// Whether a node asks the service network (ARP, neighbour discovery) who has an address, before it
+/// takes it from a peer that is only silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeBeforeTake {
+    /// When ping nodes are configured, so that the time of a failover without them stays as it is.
+    Auto,
+    /// Always.
+    Always,
+    /// Never: somebody on the network answers for every address (proxy ARP).
+    Never,
+}
+
+/// What an owner does that has lost all its peers, and every ping node that it had reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IsolatedOwner {
+    /// It releases what a silent candidate may have taken.
+    Release,
+    /// It goes on.
+    Keep,
 }
 
 impl Connectivity {
+    /// Whether a silent peer's addresses are asked for before they are taken.
+    #[must_use]
+    pub fn probes(&self) -> bool {
+        match self.probe_before_take {
+            ProbeBeforeTake::Auto => !self.targets.is_empty(),
+            ProbeBeforeTake::Always => true,
+            ProbeBeforeTake::Never => false,
+        }
+    }
+
     /// No ping nodes, in a cluster of this timing.
     #[must_use]
     pub fn none(keepalive: Duration, deadtime: Duration) -> Self {
@@ -385,6 +422,8 @@ impl Connectivity {
             deadping: deadtime.max(interval * 3),
             moves_groups: true,
             damping: interval * 2,
+            probe_before_take: ProbeBeforeTake::Auto,
+            isolated_owner: IsolatedOwner::Release,
         }
     }
 }

@@ -240,13 +240,19 @@ impl Core {
         resources.get_mut(resource).filter(|state| **state == expected)
     }
 
-    fn resource_label(&self, group: GroupIndex, resource: usize) -> String {
+    pub(super) fn resource_label(&self, group: GroupIndex, resource: usize) -> String {
         let group = &self.config.groups[group.0];
         let label = group.resources.get(resource).map_or_else(String::new, |it| it.label());
         format!("{label} of group {}", group.name)
     }
 
-    fn group_note(&mut self, severity: Severity, kind: &str, group: GroupIndex, message: String) {
+    pub(super) fn group_note(
+        &mut self,
+        severity: Severity,
+        kind: &str,
+        group: GroupIndex,
+        message: String,
+    ) {
         self.note(severity, kind, message).group = Some(group);
     }
 
@@ -255,34 +261,36 @@ impl Core {
         for entry in &mut self.groups.entries {
             entry.local.end_pauses(now);
         }
+        self.compare_reach(now);
         let agreed = self.agreed();
         for index in (0..self.groups.entries.len()).map(GroupIndex) {
             let local = &mut self.groups.entries[index.0].local;
             if self.leaving.is_some() || self.phase == Phase::Leaving {
                 local.goal = Goal::Release;
             } else if self.phase == Phase::Active {
-                self.decide_group(index, agreed);
+                self.decide_group(index, agreed, now);
             }
             self.step_group(index);
             self.report_group(index);
         }
+        self.reach.plan(self.config.connectivity.damping, now);
     }
 
     /// Whether every peer that is heard has received this node's state as it is now, and has told its
     /// own. A node takes groups only then: of two nodes that decide by each other's state, at most
     /// one takes; and who took before it received this state has told so with its acknowledgement.
     fn agreed(&self) -> bool {
-        let told = self
-            .published
-            .as_ref()
-            .is_some_and(|(phase, claims)| *phase == self.phase && *claims == self.claims());
+        let told = self.published.as_ref().is_some_and(|(phase, reached, claims)| {
+            *phase == self.phase && *reached == self.reached() && *claims == self.claims()
+        });
         let mut heard = self.peers.iter().filter(|(_, peer)| peer.alive());
         heard.all(|(node, peer)| told && peer.synced() && !self.unacknowledged(*node))
     }
 
-    fn decide_group(&mut self, index: GroupIndex, agreed: bool) {
+    fn decide_group(&mut self, index: GroupIndex, agreed: bool, now: Moment) {
         let group = &self.config.groups[index.0];
-        let candidates = self.candidates(index);
+        let mut candidates = self.candidates(index);
+        self.weigh_connectivity(&mut candidates, now);
         let failback = group.failback == Failback::Auto;
         let name = group.name.clone();
         let contested = candidates.iter().any(|it| it.claim.is_some() && it.node != self.own);
@@ -296,8 +304,20 @@ impl Core {
             // Caches may point at the loser: the winner says once more where the addresses are.
             self.actions.push(Action::Announce { group: index });
         }
+        if !releasing && mine && self.give_way(index, decision, &candidates, now) {
+            return;
+        }
+        if decision != Decision::Take {
+            self.reach.forget_taking(index);
+        }
         match decision {
-            Decision::Take if releasing && !mine && agreed && !self.in_doubt(index) => {
+            Decision::Take
+                if releasing
+                    && !mine
+                    && agreed
+                    && !self.in_doubt(index)
+                    && self.cleared(index, now) =>
+            {
                 self.take(index);
             }
             Decision::GiveBack(to) if !releasing => {
@@ -376,7 +396,13 @@ impl Core {
         let reasons: Vec<String> = preferred
             .filter_map(|node| self.peers.get(node).map(|peer| (*node, peer)))
             .map(|(node, peer)| {
-                let state = if peer.alive() { "not able to own it" } else { word(peer.state) };
+                let state = if !peer.alive() {
+                    word(peer.state)
+                } else if self.reaches_less(peer) {
+                    "reaching fewer ping targets"
+                } else {
+                    "not able to own it"
+                };
                 format!("{} is {state}", self.node_name(node))
             })
             .collect();
@@ -392,7 +418,13 @@ impl Core {
         self.group_note(Severity::Info, "takeover", index, text);
     }
 
-    fn release(&mut self, index: GroupIndex, severity: Severity, kind: &str, message: String) {
+    pub(super) fn release(
+        &mut self,
+        index: GroupIndex,
+        severity: Severity,
+        kind: &str,
+        message: String,
+    ) {
         self.groups.entries[index.0].local.goal = Goal::Release;
         self.group_note(severity, kind, index, message);
     }

@@ -49,6 +49,30 @@ pub enum Presence {
     },
 }
 
+/// What the network answers to the question who has the addresses of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probed {
+    /// Nobody answers.
+    Nobody,
+    /// Somebody has one of them.
+    Held {
+        /// Position of the address in the group.
+        resource: usize,
+        /// Who answers.
+        mac: [u8; 6],
+    },
+    /// Nobody answers, but somebody else asks the same: another candidate is about to take it.
+    Contested {
+        /// Who asks; a question by IPv6 does not say.
+        mac: Option<[u8; 6]>,
+    },
+    /// Nobody could be asked.
+    Failed {
+        /// What, on what, remedy.
+        cause: String,
+    },
+}
+
 /// Something the core learns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
@@ -118,6 +142,22 @@ pub enum Input {
         /// Who answers.
         mac: [u8; 6],
     },
+    /// A ping target became reachable or unreachable for this node.
+    Ping {
+        /// Its position in the configuration.
+        target: usize,
+        /// Whether any of its members answers.
+        reached: bool,
+    },
+    /// The network was asked who has the addresses of a group.
+    AddressesProbed {
+        /// The group.
+        group: GroupIndex,
+        /// What came back.
+        answer: Probed,
+        /// When a ping target answered last.
+        pinged_at: Option<Moment>,
+    },
     /// An interface of this node went up or down.
     Interface {
         /// The interface.
@@ -157,6 +197,12 @@ pub enum Action {
         group: GroupIndex,
         /// Its position in the group.
         resource: usize,
+    },
+    /// Ask the network who has the addresses of a group, where that is wanted; to be answered by
+    /// [`Input::AddressesProbed`].
+    ProbeAddresses {
+        /// The group.
+        group: GroupIndex,
     },
     /// Tell the network again where a group's addresses are.
     Announce {

@@ -4,6 +4,7 @@
 //! A heartbeat's way through it: `Input::Observed` -> [`detector`] -> [`peer`] -> membership (this
 //! file) -> [`ownership`] -> actions.
 
+mod connectivity;
 pub mod detector;
 mod groups;
 mod interfaces;
@@ -24,6 +25,7 @@ use ha_common::wire::Phase;
 use crate::config::{Cluster, Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt, Times};
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
+use connectivity::Reach;
 use detector::{Detector, Thresholds, Transition};
 use groups::Groups;
 use interfaces::Interfaces;
@@ -60,8 +62,9 @@ pub struct Core {
     peers: BTreeMap<NodeIndex, Peer>,
     groups: Groups,
     interfaces: Interfaces,
+    reach: Reach,
     generation: u32,
-    published: Option<(Phase, Vec<Claim>)>,
+    published: Option<(Phase, Option<u8>, Vec<Claim>)>,
     actions: Vec<Action>,
 }
 
@@ -94,6 +97,7 @@ impl Core {
             patient: true,
             peers,
             interfaces: Interfaces::default(),
+            reach: Reach::default(),
             generation: 0,
             published: None,
             actions: Vec::new(),
@@ -150,6 +154,10 @@ impl Core {
             Input::AddressConflict { group, resource, mac } => {
                 self.address_conflict(group, resource, mac);
             }
+            Input::Ping { target, reached } => self.ping(target, reached),
+            Input::AddressesProbed { group, answer, pinged_at } => {
+                self.addresses_probed(group, answer, pinged_at, now);
+            }
             Input::Interface { name, up } => self.interface(name, up, now),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
             Input::Shutdown => self.shutdown(now),
@@ -184,6 +192,7 @@ impl Core {
             .chain(patience)
             .chain(self.groups.deadline())
             .chain(self.interfaces.deadline())
+            .chain(self.reach.deadline())
             .chain(leaving)
             .min()
     }
@@ -382,6 +391,7 @@ impl Core {
 
     fn own_pause(&mut self, length_ns: i64, now: Moment) {
         self.window_from = now;
+        self.reach.distrust(now);
         self.pauses += 1;
         let waits: Vec<Duration> =
             self.peers.values().map(|peer| self.closing_wait(peer)).collect();
@@ -537,7 +547,8 @@ impl Core {
         let accounted = self
             .peers
             .values()
-            .all(|peer| !matches!(peer.state, NodeState::Unknown | NodeState::Joining));
+            .all(|peer| !matches!(peer.state, NodeState::Unknown | NodeState::Joining))
+            && self.connectivity_is_known();
         if self.phase == Phase::Starting && (accounted || now >= self.initdead_at()) {
             self.phase = Phase::Active;
             self.note(Severity::Info, "active", "this node takes part in the cluster".to_owned());

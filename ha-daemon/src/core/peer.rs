@@ -56,6 +56,8 @@ pub struct Peer {
     pub links: BTreeMap<LinkIndex, Detector>,
     /// What else is known of the links.
     pub standings: BTreeMap<LinkIndex, Standing>,
+    /// How many ping targets it reaches, as of its last state message; `None`: not known.
+    pub reached: Option<u8>,
     /// Its groups as of its last state message.
     pub claims: Vec<Claim>,
     /// Incarnation and generation of that message.
@@ -92,6 +94,7 @@ impl Peer {
             phase: Phase::Starting,
             standings: links.keys().map(|link| (*link, Standing::default())).collect(),
             links,
+            reached: None,
             claims: Vec::new(),
             known: None,
             generation: 0,
@@ -170,6 +173,7 @@ impl Peer {
         if outrun {
             return false;
         }
+        self.reached = state.reached;
         self.claims.clone_from(&state.claims);
         self.known = Some((incarnation, state.generation));
         if !earlier(state.generation, self.generation) {
@@ -202,6 +206,7 @@ impl Peer {
 
     /// Nothing more is expected of it or sent to it.
     pub fn fall_silent(&mut self) {
+        self.reached = None;
         self.known = None;
         self.acknowledged = None;
         self.resend_at = None;

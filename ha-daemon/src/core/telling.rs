@@ -17,7 +17,7 @@ impl Core {
 
     /// Gives this node's state a new number when it changed.
     pub(super) fn publish(&mut self, now: Moment) {
-        let state = (self.phase, self.claims());
+        let state = (self.phase, self.reached(), self.claims());
         if self.published.as_ref() == Some(&state) {
             return;
         }
@@ -92,7 +92,7 @@ impl Core {
             answer,
             known_incarnation,
             known_generation,
-            reached: None,
+            reached: self.reached(),
             standby: false,
             claims: self.claims(),
         };

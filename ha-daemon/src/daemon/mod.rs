@@ -23,6 +23,7 @@ use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
 use crate::io::paths::{self, Path as PeerPath};
+use crate::io::ping::Pinger;
 use crate::io::sender::{Sender, Shared};
 use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, process, realtime};
@@ -112,7 +113,7 @@ async fn serve(
     let incarnation = node::take_incarnation(&config, name, options);
     let keys = Arc::new(Keys::new(&config.keys)?);
     let node = Node { config, own, incarnation, keys };
-    let Prepared { mut driver, sender, worker, mailbox } =
+    let Prepared { mut driver, sender, worker, pinger, mailbox } =
         prepare(&node, name, options, memory, &events).await?;
     let (stop, stopped) = oneshot::channel::<()>();
     let backend = backend(mailbox.clone(), events);
@@ -133,7 +134,7 @@ async fn serve(
     };
     let parts = parts.context("the driver ended without a word").flatten();
     let parts = parts.inspect_err(|_| discard(options))?;
-    let failures = take_down(parts, sender, worker);
+    let failures = take_down(parts, sender, worker, pinger);
     drop(stop);
     let served = server.await.context("the control socket's task failed")?;
     Ok((served.map_err(Into::into), failures))
@@ -144,6 +145,7 @@ struct Prepared {
     driver: oneshot::Receiver<Result<Parts>>,
     sender: Sender,
     worker: AddressWorker,
+    pinger: Option<Pinger>,
     mailbox: Mailbox,
 }
 
@@ -174,10 +176,21 @@ async fn prepare(
         tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
     }
     let worker = node.address_worker(&mailbox)?;
+    let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
-    let started =
-        Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, shared, worker };
+    let started = Started {
+        keeper_options,
+        keeper,
+        mailbox,
+        inbox,
+        paths,
+        sockets,
+        heard,
+        shared,
+        worker,
+        pinger,
+    };
     assemble(node, started, attached, options, memory, events).inspect_err(|_| discard(options))
 }
 
@@ -192,6 +205,7 @@ struct Started {
     heard: watch::Sender<Vec<u64>>,
     shared: Arc<Shared>,
     worker: AddressWorker,
+    pinger: Option<Pinger>,
 }
 
 /// The rest of the way, with programs attached that a failure must take down.
@@ -203,8 +217,18 @@ fn assemble(
     memory: String,
     events: &Arc<EventLog>,
 ) -> Result<Prepared> {
-    let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, shared, worker } =
-        started;
+    let Started {
+        keeper_options,
+        keeper,
+        mailbox,
+        inbox,
+        paths,
+        sockets,
+        heard,
+        shared,
+        worker,
+        pinger,
+    } = started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
     }
@@ -226,6 +250,7 @@ fn assemble(
         keeper,
         addresses: worker.sender(),
         services: node.services(&mailbox),
+        pings: pinger.as_ref().map_or_else(|| Arc::from([]), Pinger::words),
         events: Arc::clone(events),
         inbox,
         heard,
@@ -234,7 +259,7 @@ fn assemble(
         all_released: false,
     })?;
     let driver = start(driver, options.kernel_log, &mailbox)?;
-    Ok(Prepared { driver, sender, worker, mailbox })
+    Ok(Prepared { driver, sender, worker, pinger, mailbox })
 }
 
 /// Detaches what a start or a driver that failed left attached: no daemon runs that would judge by
@@ -276,9 +301,17 @@ fn start(
 }
 
 /// Takes everything down that this node put up; goes on past failures and returns all of them.
-fn take_down(parts: Parts, sender: Sender, worker: AddressWorker) -> Vec<String> {
+fn take_down(
+    parts: Parts,
+    sender: Sender,
+    worker: AddressWorker,
+    pinger: Option<Pinger>,
+) -> Vec<String> {
     let mut failures = Vec::new();
     sender.stop();
+    if let Some(pinger) = pinger {
+        pinger.stop();
+    }
     if let Err(error) = worker.sender().send(AddressCommand::Shutdown) {
         failures.push(error.to_string());
     }

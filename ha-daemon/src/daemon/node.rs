@@ -19,6 +19,7 @@ use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Letter, Mailbox};
 use crate::io::paths::{Network, Path as PeerPath};
+use crate::io::ping::{PingOptions, Pinger};
 use crate::io::sender::{Plan, Sender, Shared, Target};
 use crate::io::service::{ServiceOptions, ServiceSender};
 use crate::io::socket::{LinkSocket, scoped};
@@ -183,6 +184,25 @@ impl Node {
         let mailbox = mailbox.clone();
         let report = Arc::new(move |report| mailbox.post(Letter::Service(report)));
         service::start(ServiceOptions::new(&self.config, self.own, report))
+    }
+
+    /// The thread that pings, when there is anything to ping.
+    pub(super) fn pinger(&self, mailbox: &Mailbox) -> Result<Option<Pinger>> {
+        let connectivity = &self.config.connectivity;
+        if connectivity.targets.is_empty() {
+            return Ok(None);
+        }
+        let (reports, scheduled) = (mailbox.clone(), mailbox.clone());
+        Ok(Some(Pinger::start(PingOptions {
+            targets: connectivity.targets.iter().map(|it| it.members.clone()).collect(),
+            interval: connectivity.interval,
+            deadping: connectivity.deadping,
+            at_start: Some(Box::new(move || {
+                let granted = realtime::take_fifo(realtime::PING_PRIORITY);
+                scheduled.post(Letter::Scheduling { thread: "ping", granted });
+            })),
+            report: Box::new(move |target, reached| reports.post(Letter::Ping { target, reached })),
+        })?))
     }
 
     pub(super) fn connections(

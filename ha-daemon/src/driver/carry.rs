@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::config::{GroupIndex, NodeIndex, Resource};
 use crate::control::event_log::EventDraft;
-use crate::core::io::{Action, Input, Note};
+use crate::core::io::{Action, Input, Note, Probed};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
 use crate::io::address::{AddressCommand, AddressReport};
@@ -56,6 +56,7 @@ impl Driver {
             Action::ProbeResource { group, resource } => {
                 return self.order(group, resource, Operation::Probe);
             }
+            Action::ProbeAddresses { group } => return self.probe_addresses(group),
             Action::Announce { group } => self.announce(group),
             Action::SendState { peer, state } => self.send_state(peer, state),
             Action::Advertise { generation, phase } => {
@@ -92,6 +93,22 @@ impl Driver {
         let command = AddressCommand::Remove { token: token(group, resource), address, interface };
         let error = self.parts.addresses.send(command).err().map(|error| error.to_string());
         error.is_some().then_some(Input::ResourceStopped { group, resource, error })
+    }
+
+    fn probe_addresses(&self, group: GroupIndex) -> Option<Input> {
+        let count = self.parts.config.groups.get(group.0)?.resources.len();
+        let addresses: Vec<_> = (0..count).map(|resource| self.address(group, resource)).collect();
+        if !self.parts.config.connectivity.probes() || addresses.iter().all(Option::is_none) {
+            return Some(self.addresses_probed(group, Probed::Nobody));
+        }
+        let command = AddressCommand::Ask { token: token(group, 0), addresses };
+        let cause = self.parts.addresses.send(command).err()?.to_string();
+        Some(self.addresses_probed(group, Probed::Failed { cause }))
+    }
+
+    fn addresses_probed(&self, group: GroupIndex, answer: Probed) -> Input {
+        let replies = self.parts.pings.iter().filter_map(|target| target.last_reply_ns());
+        Input::AddressesProbed { group, answer, pinged_at: replies.max().map(Moment) }
     }
 
     fn announce(&mut self, group: GroupIndex) {
@@ -157,6 +174,9 @@ impl Driver {
             AddressReport::Conflict { address, interface, mac } => {
                 let (group, resource) = self.address_at(address, &interface)?;
                 Some(Input::AddressConflict { group, resource, mac })
+            }
+            AddressReport::Asked { token, answer } => {
+                Some(self.addresses_probed(of_token(token).0, answer))
             }
             AddressReport::Lapsed { address, interface, silent_ns } => {
                 let _ = self.parts.keeper.release(address, &interface);

@@ -33,6 +33,7 @@ use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Inbox, Letter};
 use crate::io::paths::Path;
+use crate::io::ping::TargetWords;
 use crate::io::sender::Shared;
 use crate::io::service::ServiceSender;
 use crate::io::socket::LinkSocket;
@@ -90,6 +91,8 @@ pub struct Parts {
     pub addresses: AddressSender,
     /// Where orders for services go.
     pub services: ServiceSender,
+    /// What is shown of the ping targets, by position.
+    pub pings: Arc<[TargetWords]>,
     /// The event log.
     pub events: Arc<EventLog>,
     /// Letters for the driver.
@@ -400,6 +403,7 @@ impl Driver {
                 self.handle(Input::ConnectionClosed { peer, incarnation });
             }
             Letter::Interface { name, up } => self.handle(Input::Interface { name, up }),
+            Letter::Ping { target, reached } => self.handle(Input::Ping { target, reached }),
             Letter::Scheduling { thread, granted } => self.scheduling.push((thread, granted)),
             Letter::Snapshot(answer) => {
                 // Who asked may have gone away meanwhile.

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use ha_common::reason::Reason;
 
 use super::{Driver, record};
-use crate::config::{GroupIndex, NodeIndex};
+use crate::config::{GroupIndex, NodeIndex, PingTarget};
 use crate::core::peer::Peer;
 use crate::io::clock::monotonic_ns;
+use crate::io::ping::TargetWords;
 use crate::snapshot::{
-    GroupStatus, LinkStatus, NodeState, NodeStatus, Quorum, ResourceStatus, Snapshot, ThreadStatus,
-    Via,
+    ConnectivityStatus, GroupStatus, LinkStatus, NodeState, NodeStatus, PingTargetStatus, Quorum,
+    ResourceStatus, Snapshot, ThreadStatus, Via,
 };
 
 impl Driver {
@@ -34,6 +35,7 @@ impl Driver {
             deadtime_us: config.cluster.deadtime.as_micros() as u64,
             memory: parts.memory.clone(),
             threads: self.threads(),
+            connectivity: self.connectivity(),
             groups: (0..config.groups.len()).map(|group| self.group(GroupIndex(group))).collect(),
             quorum: Quorum { votes, of, majority: votes * 2 > of },
             packets: self.packets(),
@@ -64,6 +66,7 @@ impl Driver {
                 local: true,
                 state: NodeState::Up,
                 incarnation,
+                reached: self.core.reached(),
                 links: Vec::new(),
             };
         };
@@ -73,6 +76,7 @@ impl Driver {
             local: false,
             state: peer.state,
             incarnation: peer.incarnation,
+            reached: peer.reached,
             links: slots.filter_map(|slot| self.link(slot, peer)).collect(),
         }
     }
@@ -130,6 +134,25 @@ impl Driver {
                 })
                 .collect(),
         }
+    }
+
+    fn connectivity(&self) -> ConnectivityStatus {
+        let targets = self.parts.config.connectivity.targets.iter().zip(self.parts.pings.iter());
+        let now_ns = monotonic_ns();
+        let target = |(number, (target, words)): (usize, (&PingTarget, &TargetWords))| {
+            let reply_ns = words.last_reply_ns();
+            PingTargetStatus {
+                name: target.name.clone(),
+                members: target.members.clone(),
+                reached: self.core.reaches(number),
+                rtt_us: words.round_trip_ns().map(|it| it / 1_000),
+                last_reply_us: reply_ns.map(|at_ns| now_ns.saturating_sub(at_ns) / 1_000),
+                sent: words.sent(),
+                received: words.received(),
+                rejected: words.rejected(),
+            }
+        };
+        ConnectivityStatus { targets: targets.enumerate().map(target).collect() }
     }
 
     fn packets(&self) -> BTreeMap<String, u64> {

@@ -13,6 +13,7 @@
 //! those back that it owns; it does not know about others. Configure the host's own address in
 //! another subnet, first, or turn the sysctl on.
 
+mod inquiry;
 pub(crate) mod link;
 mod packet;
 mod schedule;
@@ -29,6 +30,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use crate::config::AnnouncePlan;
+use crate::core::io::Probed;
 use crate::io::frames::Mac;
 use crate::io::netlink::{Removal, RouteSocket};
 use crate::names::InterfaceName;
@@ -39,6 +41,13 @@ pub const COMMANDS_MAX: usize = 4096;
 pub const RENEW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after a takeover the worker listens for another owner of the address.
 pub const CONFLICT_WINDOW: Duration = Duration::from_secs(3);
+/// Questions before a takeover from a silent peer.
+pub const QUESTIONS: u32 = 3;
+/// Pause between two of them. A neighbour answers within a millisecond; the pauses are for what
+/// keeps it, or a frame, for a while.
+pub const QUESTION_INTERVAL: Duration = Duration::from_millis(20);
+/// How long answers are awaited, from the first question on.
+pub const ANSWER_WINDOW: Duration = Duration::from_millis(100);
 /// RFC 5227 1.1: no second defence of an address within this time.
 pub const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -70,6 +79,14 @@ pub enum AddressCommand {
         address: IpNet,
         /// The interface.
         interface: InterfaceName,
+    },
+    /// Ask the network who has any of these addresses, which this node does not own: three times,
+    /// [`QUESTION_INTERVAL`] apart. Another question with the same token replaces it.
+    Ask {
+        /// Comes back in [`AddressReport::Asked`].
+        token: u64,
+        /// By position of the resource in its group: the address, with its interface.
+        addresses: Vec<Option<(IpNet, InterfaceName)>>,
     },
     /// End the thread after the commands before this one. The addresses stay, for the next
     /// instance, until their lifetime ends: send `Remove` first to give them up.
@@ -108,6 +125,13 @@ pub enum AddressReport {
         interface: InterfaceName,
         /// Whose it is.
         mac: Mac,
+    },
+    /// Answer to [`AddressCommand::Ask`], [`ANSWER_WINDOW`] later, or at once when there is one.
+    Asked {
+        /// The command's token.
+        token: u64,
+        /// What was heard.
+        answer: Probed,
     },
     /// The kernel refuses to renew an owned address; the worker goes on trying. Reported once for
     /// each series of failures.

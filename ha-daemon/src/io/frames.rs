@@ -28,7 +28,8 @@ const ARP_REPLY: u16 = 2;
 const NEXT_HEADER_ICMPV6: u8 = 58;
 /// RFC 4861 7.1: a receiver drops neighbour discovery packets with any other hop limit.
 const HOP_LIMIT: u8 = 255;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
+/// ICMPv6 type of a neighbour solicitation (RFC 4861 4.3).
+pub const NEIGHBOUR_SOLICITATION: u8 = 135;
 /// ICMPv6 type of a neighbour advertisement (RFC 4861 4.4).
 pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const FLAG_ROUTER: u8 = 0x80;
@@ -174,6 +175,27 @@ pub fn advertisement_claim(message: &[u8]) -> Option<(Ipv6Addr, Mac)> {
     None
 }
 
+/// The address that a probe asks for, and who asks (RFC 5227 2.1.1: the sender's address is zero).
+/// `None` for any other question, such as that of a client.
+#[must_use]
+pub fn arp_question(frame: &[u8]) -> Option<(Ipv4Addr, Mac)> {
+    let arp = frame.get(ETHERNET_BYTES..ARP_FRAME_BYTES)?;
+    if frame.get(12..14)? != ETHERTYPE_ARP.to_be_bytes() || arp.get(..6)? != [0, 1, 8, 0, 6, 4] {
+        return None;
+    }
+    let probe = arp.get(6..8)? == ARP_REQUEST.to_be_bytes() && arp.get(14..18)? == [0; 4];
+    let target = Ipv4Addr::from(<[u8; 4]>::try_from(arp.get(24..28)?).ok()?);
+    Some((target, arp.get(8..14)?.try_into().ok()?)).filter(|_| probe)
+}
+
+/// The address that a neighbour solicitation (from its ICMPv6 header on) asks for. It is a probe
+/// when it comes from the unspecified address (RFC 4862 5.4.2).
+#[must_use]
+pub fn solicitation_question(message: &[u8]) -> Option<Ipv6Addr> {
+    let target = <[u8; 16]>::try_from(message.get(8..24)?).ok()?;
+    (message.get(..2)? == [NEIGHBOUR_SOLICITATION, 0]).then(|| target.into())
+}
+
 fn ethernet(destination: Mac, source: Mac, ethertype: u16) -> [u8; ETHERNET_BYTES] {
     let mut header = [0; ETHERNET_BYTES];
     header[..6].copy_from_slice(&destination);
@@ -182,8 +204,9 @@ fn ethernet(destination: Mac, source: Mac, ethertype: u16) -> [u8; ETHERNET_BYTE
     header
 }
 
-/// RFC 4291 2.7.1.
-fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+/// The group in which questions for an address are asked (RFC 4291 2.7.1).
+#[must_use]
+pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     let high = 0xff00 | u16::from(a);
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, high, u16::from_be_bytes([b, c]))
@@ -315,6 +338,20 @@ mod tests {
         let frame = neighbour_advertisement(MAC, SIX, NeighbourRole::Host);
         assert_eq!(advertisement_claim(&frame[54..]), Some((SIX, MAC)));
         assert_eq!(advertisement_claim(&neighbour_probe(MAC, SIX)[54..]), None);
+    }
+
+    #[test]
+    fn probes_are_questions_and_nothing_else_is() {
+        assert_eq!(arp_question(&arp_probe(MAC, FOUR)), Some((FOUR, MAC)));
+        assert_eq!(arp_question(&arp_announcement(MAC, FOUR)), None);
+        assert_eq!(arp_question(&arp_gratuitous_reply(MAC, FOUR)), None);
+        assert_eq!(solicitation_question(&neighbour_probe(MAC, SIX)[54..]), Some(SIX));
+        let advertisement = neighbour_advertisement(MAC, SIX, NeighbourRole::Host);
+        assert_eq!(solicitation_question(&advertisement[54..]), None);
+        for length in 0..24 {
+            assert_eq!(arp_question(&arp_probe(MAC, FOUR)[..length]), None);
+            assert_eq!(solicitation_question(&neighbour_probe(MAC, SIX)[54..54 + length]), None);
+        }
     }
 
     #[test]

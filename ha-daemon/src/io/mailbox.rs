@@ -39,6 +39,13 @@ pub enum Letter {
         /// Whether it can carry addresses now.
         up: bool,
     },
+    /// A ping target became reachable or unreachable.
+    Ping {
+        /// Its position in the configuration.
+        target: usize,
+        /// Whether it is reached.
+        reached: bool,
+    },
     /// What scheduling a thread was granted.
     Scheduling {
         /// The thread.

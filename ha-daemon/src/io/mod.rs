@@ -17,6 +17,7 @@ pub mod mailbox;
 pub mod netlink;
 pub mod own_addresses;
 pub mod paths;
+pub mod ping;
 pub mod process;
 pub mod realtime;
 pub mod sender;

@@ -10,6 +10,8 @@ pub const SENDER_PRIORITY: u8 = 62;
 pub const DRIVER_PRIORITY: u8 = 61;
 /// The address worker and the keeper.
 pub const ADDRESS_PRIORITY: u8 = 60;
+/// The thread that pings: a late answer must not look like a lost one.
+pub const PING_PRIORITY: u8 = 59;
 
 /// Puts the calling thread under `SCHED_FIFO`; says what was granted.
 #[must_use]

@@ -60,8 +60,8 @@ pub fn set_fifo(priority: u8) -> io::Result<()> {
 pub enum Icmp6Pass {
     /// None: the socket never wakes anybody.
     Nothing,
-    /// Only messages of this type.
-    Only(u8),
+    /// Only messages of these types.
+    Only(&'static [u8]),
 }
 
 /// Sets the filter of a raw ICMPv6 socket (`ICMP6_FILTER`, RFC 3542 3.2).
@@ -72,8 +72,10 @@ pub fn set_icmp6_filter(socket: &impl AsRawFd, pass: Icmp6Pass) -> io::Result<()
     // linux/icmpv6.h: ICMPV6_FILTER is option 1; a set bit blocks its type.
     const ICMP6_FILTER: libc::c_int = 1;
     let mut blocked = [u32::MAX; 8];
-    if let Icmp6Pass::Only(kind) = pass {
-        blocked[usize::from(kind >> 5)] &= !(1 << (kind & 31));
+    if let Icmp6Pass::Only(kinds) = pass {
+        for kind in kinds {
+            blocked[usize::from(kind >> 5)] &= !(1 << (kind & 31));
+        }
     }
     // SAFETY: the pointer and the length describe the array `blocked`.
     let outcome = unsafe {

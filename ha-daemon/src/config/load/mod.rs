@@ -6,6 +6,7 @@
 
 mod clients;
 mod cluster;
+mod connectivity;
 mod groups;
 mod links;
 mod nodes;
@@ -23,7 +24,7 @@ use toml::de::DeTable;
 
 use self::reader::{Reader, Span, Table};
 use super::finding::{ConfigError, Finding, Position, Severity, quoted};
-use super::{Config, Connectivity, GroupIndex, LinkIndex, Logging, NodeIndex, Realtime, file};
+use super::{Config, GroupIndex, LinkIndex, Logging, NodeIndex, Realtime, file};
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -143,6 +144,8 @@ fn read_sections(
     let nodes = nodes::read(reader, &mut root, &links);
     let groups = groups::read(reader, &mut root, &nodes);
     let clients = clients::read(reader, &mut root);
+    let timing = cluster.as_ref().map(|(cluster, _)| (cluster.keepalive, cluster.deadtime));
+    let connectivity = connectivity::read(reader, &mut root, timing, &nodes, &groups);
     root.finish(reader);
     places.nodes = nodes.first().map(|node| reader.position(node.span.start));
     for (index, node) in nodes.iter().enumerate() {
@@ -160,7 +163,7 @@ fn read_sections(
     let (cluster, keys) = cluster?;
     let directory = path.parent().unwrap_or(Path::new(""));
     Some(Config {
-        connectivity: Connectivity::none(cluster.keepalive, cluster.deadtime),
+        connectivity: connectivity?,
         clients,
         logging: Logging::default(),
         realtime: Realtime { enabled: true },

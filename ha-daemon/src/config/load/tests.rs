@@ -1,6 +1,7 @@
 //! Claims about the configuration file. Every refusal is compared whole: place, message, remedy.
 
 mod cluster;
+mod connectivity;
 mod groups;
 mod keys;
 mod links;

@@ -1,6 +1,7 @@
 //! Tests of the core as a whole: several cores on one virtual clock ([`sim`]), told what a modelled
 //! world does to them. Deterministic: every random choice comes from a seed.
 
+mod connectivity;
 mod deaths;
 mod links;
 mod messages;
@@ -31,7 +32,7 @@ pub(super) const INITDEAD: Duration = Duration::from_millis(500);
 /// From a change until every node has heard, judged and settled it, control messages lost included.
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
 
-pub(super) fn ms(milliseconds: u64) -> Duration {
+pub(super) const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 

@@ -13,7 +13,7 @@ use ha_common::wire::layers;
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::core::Core;
-use crate::core::io::{Action, Input, Note, Observation, Presence, Sighting};
+use crate::core::io::{Action, Input, Note, Observation, Presence, Probed, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
 use crate::snapshot::{NodeState, ResourceState};
@@ -90,7 +90,23 @@ enum Happening {
         node: usize,
         letters: Vec<(Wire, Packet)>,
     },
+    Ping {
+        node: usize,
+        incarnation: u64,
+        target: usize,
+    },
+    Probed {
+        node: usize,
+        incarnation: u64,
+        group: usize,
+        from: Moment,
+    },
 }
+
+/// When a node asks the service network for addresses, after its first question, and when it stops
+/// listening.
+const QUESTIONS: [Duration; 3] = [Duration::ZERO, super::ms(20), super::ms(40)];
+const LISTENING: Duration = super::ms(100);
 
 /// Who had a group when: nodes with any of its resources, and nodes with all of them up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +133,12 @@ pub(super) struct Sim {
     pub(super) calls: u64,
     /// Whether a daemon finds the records of the one before (pinned maps).
     pub(super) keep_records: bool,
+    /// Nodes that the service network does not carry.
+    pub(super) off_service: BTreeSet<usize>,
+    /// Ping targets (node, target) that do not answer, since when.
+    pub(super) unreached: BTreeMap<(usize, usize), Moment>,
+    /// Questions for the addresses of a group: node, group, when.
+    pub(super) questions: Vec<(usize, usize, Moment)>,
     hosts: Vec<Host>,
     queue: BTreeMap<(Moment, u64), Happening>,
     queued: u64,
@@ -137,6 +159,9 @@ impl Sim {
             letters: 0,
             calls: 0,
             keep_records: false,
+            off_service: BTreeSet::new(),
+            unreached: BTreeMap::new(),
+            questions: Vec::new(),
             hosts,
             queue: BTreeMap::new(),
             queued: 0,
@@ -187,8 +212,32 @@ impl Sim {
         for keepalive in self.keepalives() {
             self.after(first, Happening::Beat { node, incarnation, keepalive });
         }
+        for target in 0..self.config.connectivity.targets.len() {
+            let first = self.net.random.between(Duration::ZERO, super::ms(5));
+            self.after(first, Happening::Ping { node, incarnation, target });
+        }
         self.note_holding();
         self.turn(node, Vec::new());
+    }
+
+    /// From now on a target answers the node, or does not; it learns of that within an interval.
+    pub(super) fn ping(&mut self, node: usize, target: usize, reached: bool) {
+        let interval = self.config.connectivity.interval;
+        let skew = self.net.random.between(Duration::ZERO, interval);
+        self.ping_after(node, target, reached, skew);
+    }
+
+    /// As [`Self::ping`]; it learns of that after `skew`.
+    pub(super) fn ping_after(&mut self, node: usize, target: usize, reached: bool, skew: Duration) {
+        if reached {
+            self.unreached.remove(&(node, target));
+        } else {
+            self.unreached.entry((node, target)).or_insert(self.now);
+        }
+        if let Some(daemon) = &self.hosts[node].daemon {
+            let incarnation = daemon.incarnation;
+            self.after(skew, Happening::Ping { node, incarnation, target });
+        }
     }
 
     pub(super) fn kill(&mut self, node: usize, death: Death) {
@@ -395,6 +444,15 @@ impl Sim {
                 }
             }
             Happening::Arrival { wire, packet } => self.arrive(wire, packet),
+            Happening::Ping { node, incarnation, target } => {
+                let reached = !self.unreached.contains_key(&(node, target));
+                self.report(node, incarnation, Input::Ping { target, reached });
+            }
+            Happening::Probed { node, incarnation, group, from } => {
+                let (answer, pinged_at) = (self.answer(node, group, from), self.pinged_at(node));
+                let group = GroupIndex(group);
+                self.report(node, incarnation, Input::AddressesProbed { group, answer, pinged_at });
+            }
             Happening::Report { node, incarnation, input } => {
                 self.report(node, incarnation, input);
             }
@@ -556,6 +614,17 @@ impl Sim {
                 let presence = if here { Presence::Here } else { Presence::Absent };
                 self.work(node, Input::ResourceProbed { group, resource, presence });
             }
+            Action::ProbeAddresses { group } => {
+                let Some(daemon) = &self.hosts[node].daemon else { return };
+                let (group, from, incarnation) = (group.0, self.now, daemon.incarnation);
+                let probed = Happening::Probed { node, incarnation, group, from };
+                if self.config.connectivity.probes() {
+                    self.questions.push((node, group, from));
+                    self.after(LISTENING, probed);
+                } else {
+                    self.after(Duration::ZERO, probed);
+                }
+            }
             Action::SendState { peer, state } => self.send_state(node, peer, &state),
             Action::Advertise { generation, phase } => {
                 let Some(daemon) = &mut self.hosts[node].daemon else { return };
@@ -563,6 +632,39 @@ impl Sim {
             }
             Action::Exit => self.exit(node),
             Action::Announce { .. } | Action::Event(_) => {}
+        }
+    }
+
+    /// When a ping target answered the node last: at most an interval ago, or before it was lost.
+    fn pinged_at(&mut self, node: usize) -> Option<Moment> {
+        let ago = self.net.random.between(Duration::ZERO, self.config.connectivity.interval);
+        (0..self.config.connectivity.targets.len())
+            .map(|target| self.unreached.get(&(node, target)).copied().unwrap_or(self.now))
+            .max()
+            .map(|last| Moment(last.0.saturating_sub(ago.as_nanos() as u64)))
+    }
+
+    /// What the service network said to a question that was asked from then on.
+    fn answer(&self, node: usize, group: usize, from: Moment) -> Probed {
+        let carried = |other: usize| {
+            other != node && !self.off_service.contains(&other) && !self.off_service.contains(&node)
+        };
+        let mac = |other: usize| [2, 0, 0, 0, 0, other as u8];
+        // Whoever has an address at any of the questions answers; a later one announces it.
+        let held = self.holders(group).into_iter().find(|other| carried(*other));
+        let heard = |(other, asked, at): &&(usize, usize, Moment)| {
+            let mut questions = QUESTIONS.iter().map(|later| at.after(*later));
+            *asked == group
+                && carried(*other)
+                && questions.any(|question| from <= question && question <= self.now)
+        };
+        if !self.config.connectivity.probes() {
+            return Probed::Nobody;
+        }
+        match (held, self.questions.iter().find(heard)) {
+            (Some(other), _) => Probed::Held { resource: 0, mac: mac(other) },
+            (None, Some((other, _, _))) => Probed::Contested { mac: Some(mac(*other)) },
+            (None, None) => Probed::Nobody,
         }
     }
 

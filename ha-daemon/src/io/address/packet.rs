@@ -5,7 +5,7 @@
 //! muted by a filter, so that it wakes nobody.
 
 use std::io::{self, IoSliceMut};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
@@ -16,7 +16,10 @@ use nix::sys::socket::{
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
-use crate::io::frames::{Mac, NEIGHBOUR_ADVERTISEMENT, advertisement_claim, arp_claim};
+use crate::io::frames::{
+    Mac, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, advertisement_claim, arp_claim,
+    arp_question, solicitation_question, solicited_node,
+};
 use crate::io::sys::{self, Icmp6Pass};
 
 const ETHERTYPE_ARP: u16 = 0x0806;
@@ -28,6 +31,8 @@ const PACKET_BYTES_MAX: usize = 256;
 const PACKETS_PER_WAKE_MAX: usize = 64;
 /// RFC 4861 7.1.2: with any other hop limit it came from beyond the link.
 const HOP_LIMIT: i32 = 255;
+/// What is heard by IPv6.
+const NEIGHBOUR_MESSAGES: [u8; 2] = [NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION];
 /// Classic BPF `RET K` (linux/filter.h): how much of every packet to accept.
 const BPF_RET_K: u16 = 0x06;
 
@@ -50,12 +55,23 @@ impl FrameSender {
     }
 }
 
-/// Somebody uses an address on the link behind an interface.
+/// What somebody says of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// That it is its own.
+    Claim,
+    /// It asks whether it is anybody's, to take it.
+    Question,
+}
+
+/// Somebody uses an address on the link behind an interface, or is about to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) address: IpAddr,
-    pub(super) mac: Mac,
+    /// Whose; a question by IPv6 does not say.
+    pub(super) mac: Option<Mac>,
     pub(super) ifindex: u32,
+    pub(super) heard: Heard,
 }
 
 /// Hears ARP on all interfaces, and neighbour advertisements.
@@ -95,7 +111,7 @@ impl Listeners {
         }
         let (bytes, pass) = match hearing {
             Hearing::Muted => (0, Icmp6Pass::Nothing),
-            Hearing::Open => (u32::MAX, Icmp6Pass::Only(NEIGHBOUR_ADVERTISEMENT)),
+            Hearing::Open => (u32::MAX, Icmp6Pass::Only(&NEIGHBOUR_MESSAGES)),
         };
         self.arp.get_ref().attach_filter(&[SockFilter::new(BPF_RET_K, 0, 0, bytes)])?;
         if let Some(socket) = &self.advertisements {
@@ -105,13 +121,45 @@ impl Listeners {
         Ok(())
     }
 
+    /// Hears questions for an IPv6 address that is not this host's from now on, or no longer.
+    pub(super) fn hear_questions(
+        &self,
+        address: Ipv6Addr,
+        ifindex: u32,
+        hearing: Hearing,
+    ) -> io::Result<()> {
+        let Some(socket) = &self.advertisements else { return Ok(()) };
+        let (socket, group) = (socket.get_ref(), solicited_node(address));
+        match hearing {
+            Hearing::Open => socket.join_multicast_v6(&group, ifindex),
+            Hearing::Muted => socket.leave_multicast_v6(&group, ifindex),
+        }
+    }
+
+    /// What is waiting now, up to a bound.
+    pub(super) fn waiting(&self) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        let sockets = [(Some(&self.arp), READ_ARP), (self.advertisements.as_ref(), READ_NEIGHBOUR)];
+        for (socket, read_one) in sockets {
+            let Some(socket) = socket else { continue };
+            for _ in 0..PACKETS_PER_WAKE_MAX {
+                match read_one(socket.get_ref()) {
+                    Ok(claim) => claims.extend(claim),
+                    Err(Errno::EAGAIN) => break,
+                    Err(_) => {}
+                }
+            }
+        }
+        claims
+    }
+
     /// Waits for claims. Safe to cancel: a packet is read only when its claim is returned.
     pub(super) async fn hear(&self) -> Vec<Claim> {
         tokio::select! {
-            claims = read(&self.arp, read_arp) => claims,
+            claims = read(&self.arp, READ_ARP) => claims,
             claims = async {
                 match &self.advertisements {
-                    Some(socket) => read(socket, read_advertisement).await,
+                    Some(socket) => read(socket, READ_NEIGHBOUR).await,
                     None => std::future::pending().await,
                 }
             } => claims,
@@ -137,11 +185,13 @@ fn open_advertisements() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Waits for packets and reads them; `None` is one that claims nothing.
-async fn read(
-    socket: &AsyncFd<Socket>,
-    read_one: fn(&Socket) -> nix::Result<Option<Claim>>,
-) -> Vec<Claim> {
+/// Reads one packet; `None` is one that claims nothing.
+type ReadOne = fn(&Socket) -> nix::Result<Option<Claim>>;
+const READ_ARP: ReadOne = read_arp;
+const READ_NEIGHBOUR: ReadOne = read_neighbour;
+
+/// Waits for packets and reads them.
+async fn read(socket: &AsyncFd<Socket>, read_one: ReadOne) -> Vec<Claim> {
     let Ok(mut ready) = socket.readable().await else {
         // Only when the runtime is going away.
         return std::future::pending().await;
@@ -164,14 +214,16 @@ async fn read(
 fn read_arp(socket: &Socket) -> nix::Result<Option<Claim>> {
     let mut frame = [0; PACKET_BYTES_MAX];
     let (length, sender) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame)?;
-    let claim = frame.get(..length).and_then(arp_claim);
-    Ok(claim.zip(sender).and_then(|((address, mac), sender)| {
+    let Some(frame) = frame.get(..length) else { return Ok(None) };
+    let claim = arp_claim(frame).map(|it| (it, Heard::Claim));
+    let heard = claim.or_else(|| Some((arp_question(frame)?, Heard::Question)));
+    Ok(heard.zip(sender).and_then(|(((address, mac), heard), sender)| {
         let ifindex = u32::try_from(sender.ifindex()).ok()?;
-        Some(Claim { address: address.into(), mac, ifindex })
+        Some(Claim { address: address.into(), mac: Some(mac), ifindex, heard })
     }))
 }
 
-fn read_advertisement(socket: &Socket) -> nix::Result<Option<Claim>> {
+fn read_neighbour(socket: &Socket) -> nix::Result<Option<Claim>> {
     let mut message = [0; PACKET_BYTES_MAX];
     let mut parts = [IoSliceMut::new(&mut message)];
     let mut control = nix::cmsg_space!(libc::in6_pktinfo, libc::c_int);
@@ -189,12 +241,19 @@ fn read_advertisement(socket: &Socket) -> nix::Result<Option<Claim>> {
             hop_limit = Some(limit);
         }
     }
-    let length = received.bytes;
-    let claim = message.get(..length).and_then(advertisement_claim);
+    let (length, sender) = (received.bytes, received.address);
+    let Some(message) = message.get(..length) else { return Ok(None) };
+    let claim = advertisement_claim(message).map(|(address, mac)| (address, Some(mac)));
+    // A client that looks for the address asks from an address of its own.
+    let from_nobody = sender.is_some_and(|sender| sender.ip().is_unspecified());
+    let question = solicitation_question(message).filter(|_| from_nobody);
+    let heard =
+        claim.map(|it| (it, Heard::Claim)).or_else(|| Some(((question?, None), Heard::Question)));
     let ifindex = ifindex.filter(|_| hop_limit == Some(HOP_LIMIT));
-    Ok(claim.zip(ifindex).map(|((address, mac), ifindex)| Claim {
+    Ok(heard.zip(ifindex).map(|(((address, mac), heard), ifindex)| Claim {
         address: address.into(),
         mac,
         ifindex,
+        heard,
     }))
 }

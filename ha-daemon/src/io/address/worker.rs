@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -11,17 +12,20 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::Handle;
 use tokio::sync::mpsc::Receiver;
 
+use super::inquiry::{Answered, Inquiries, Wanted};
 use super::link::{Link, LinkState, acknowledged, link_named, local_macs};
-use super::packet::{Claim, FrameSender, Hearing, Listeners};
+use super::packet::{Claim, FrameSender, Heard, Hearing, Listeners};
 use super::schedule::{Agenda, Announcements, Task, nanoseconds};
 use super::{
     AddressCommand, AddressOptions, AddressReport, CONFLICT_WINDOW, DEFEND_INTERVAL, Floating,
     RENEW_INTERVAL, ReportAddress, StartError,
 };
 use crate::config::AnnouncePlan;
+use crate::core::io::Probed;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::frames::{self, Mac};
 use crate::io::netlink::{Removal, delete_address, new_address};
+use crate::names::InterfaceName;
 
 /// Most other owners of an address that are told apart in one window.
 const CLAIMANTS_MAX: usize = 16;
@@ -64,6 +68,7 @@ struct Worker {
     listeners: Listeners,
     owned: BTreeMap<Floating, Owned>,
     agenda: Agenda,
+    inquiries: Inquiries,
 }
 
 /// What is known of an address that this node owns.
@@ -101,12 +106,14 @@ impl Worker {
             listeners: Listeners::open().map_err(failed("cannot listen for ARP"))?,
             owned: BTreeMap::new(),
             agenda: Agenda::default(),
+            inquiries: Inquiries::default(),
         })
     }
 
     async fn serve(&mut self, mut commands: Receiver<AddressCommand>) {
         loop {
             let due_ns = self.agenda.next_ns();
+            let ask_ns = self.inquiries.next_ns();
             tokio::select! {
                 // A takeover never waits for a renewal or a repeat.
                 biased;
@@ -114,10 +121,9 @@ impl Worker {
                     None | Some(AddressCommand::Shutdown) => return,
                     Some(command) => self.carry_out(command).await,
                 },
+                () = sleep_until(ask_ns) => self.inquire().await,
                 () = sleep_until(due_ns) => self.do_due().await,
-                claims = self.listeners.hear() => for claim in claims {
-                    self.judge(claim).await;
-                },
+                claims = self.listeners.hear() => self.judge_all(claims).await,
             }
         }
     }
@@ -133,7 +139,88 @@ impl Worker {
             AddressCommand::Announce { address, interface } => {
                 self.announce_again(&Floating { address, interface }).await;
             }
+            AddressCommand::Ask { token, addresses } => self.ask(token, addresses).await,
             AddressCommand::Shutdown => {}
+        }
+    }
+
+    /// Begins to ask for addresses that this node does not own.
+    async fn ask(&mut self, token: u64, addresses: Vec<Option<(IpNet, InterfaceName)>>) {
+        let abandoned = self.inquiries.abandon(token);
+        self.listen_for(&abandoned, Hearing::Muted);
+        let failed = |cause| AddressReport::Asked { token, answer: Probed::Failed { cause } };
+        if let Err(error) = self.listeners.set(Hearing::Open) {
+            return (self.report)(failed(format!("cannot listen for answers: {error}")));
+        }
+        let mut own = local_macs(&self.netlink).await.unwrap_or_default();
+        let mut wanted = Vec::new();
+        for (resource, (address, interface)) in
+            addresses.into_iter().enumerate().filter_map(|(at, it)| Some((at, it?)))
+        {
+            let link = match link_named(&self.netlink, &interface).await {
+                Ok(link) if link.state == LinkState::Up => link,
+                Ok(_) => return (self.report)(failed(format!("{interface} is down"))),
+                Err(error) => {
+                    let floating = Floating { address, interface };
+                    return (self.report)(failed(explain("ask for", &floating, &error)));
+                }
+            };
+            // Behind an interface without ARP there is nobody to ask.
+            let Some(mac) = link.mac else { continue };
+            own.push(mac);
+            let address = address.addr();
+            wanted.push(Wanted { resource, address, ifindex: link.index, mac });
+        }
+        self.listen_for(&wanted, Hearing::Open);
+        self.inquiries.begin(token, wanted, own, monotonic_ns());
+        self.inquire().await;
+    }
+
+    /// Has IPv6 questions of others heard, or no longer. Without it another node that asks at the
+    /// same moment is not noticed; one that has the address is.
+    fn listen_for(&self, wanted: &[Wanted], hearing: Hearing) {
+        for it in wanted {
+            let IpAddr::V6(address) = it.address else { continue };
+            if let Err(error) = self.listeners.hear_questions(address, it.ifindex, hearing) {
+                tracing::debug!(%error, "questions for {address} are not heard");
+            }
+        }
+    }
+
+    /// Asks what is due, and ends what is over.
+    async fn inquire(&mut self) {
+        for it in self.inquiries.due(monotonic_ns()) {
+            if let Err(error) = self.frames.send(it.ifindex, &frames::probe(it.mac, it.address)) {
+                tracing::warn!(%error, "cannot ask for {}", it.address);
+            }
+        }
+        // Whatever has arrived counts, also when this thread is the one that is late.
+        let now_ns = monotonic_ns();
+        let claims = self.listeners.waiting();
+        self.judge_all(claims).await;
+        let ended = self.inquiries.end(now_ns);
+        self.answer(ended);
+    }
+
+    fn answer(&mut self, answered: Vec<Answered>) {
+        for Answered { token, wanted, answer } in answered {
+            self.listen_for(&wanted, Hearing::Muted);
+            (self.report)(AddressReport::Asked { token, answer });
+        }
+        self.mute_if_idle();
+    }
+
+    async fn judge_all(&mut self, claims: Vec<Claim>) {
+        for claim in claims {
+            let answered = self.inquiries.hear(&claim);
+            if !answered.is_empty() {
+                self.answer(answered);
+            }
+            if claim.heard == Heard::Claim
+                && let Some(mac) = claim.mac
+            {
+                self.judge(claim, mac).await;
+            }
         }
     }
 
@@ -411,7 +498,8 @@ impl Worker {
     }
 
     fn mute_if_idle(&mut self) {
-        if self.owned.values().all(|owned| owned.claimants.is_none())
+        if self.inquiries.is_empty()
+            && self.owned.values().all(|owned| owned.claimants.is_none())
             && let Err(error) = self.listeners.set(Hearing::Muted)
         {
             tracing::warn!(%error, "cannot stop listening for ARP");
@@ -419,12 +507,12 @@ impl Worker {
     }
 
     /// Somebody claims an address: is it one of ours, and is it somebody else?
-    async fn judge(&mut self, claim: Claim) {
+    async fn judge(&mut self, claim: Claim, mac: Mac) {
         let contested: Vec<Floating> = self
             .owned
             .iter()
             .filter(|(floating, owned)| {
-                floating.address.addr() == claim.address && owned.is_contested_by(&claim)
+                floating.address.addr() == claim.address && owned.is_contested_by(&claim, mac)
             })
             .map(|(floating, _)| floating.clone())
             .collect();
@@ -432,13 +520,13 @@ impl Worker {
             return;
         }
         // This host itself may answer through another interface on the same link (arp(7)).
-        let own = local_macs(&self.netlink).await.is_ok_and(|macs| macs.contains(&claim.mac));
+        let own = local_macs(&self.netlink).await.is_ok_and(|macs| macs.contains(&mac));
         for floating in contested {
             if let Some(owned) = self.owned.get_mut(&floating) {
-                owned.claimants.get_or_insert_default().push(claim.mac);
+                owned.claimants.get_or_insert_default().push(mac);
             }
             if !own {
-                self.contest(floating, claim.mac).await;
+                self.contest(floating, mac).await;
             }
         }
     }
@@ -465,11 +553,11 @@ impl Worker {
 impl Owned {
     /// Whether this claim is news: a window is open, on that interface, for a MAC address that is
     /// not the interface's own and was not heard before.
-    fn is_contested_by(&self, claim: &Claim) -> bool {
+    fn is_contested_by(&self, claim: &Claim, mac: Mac) -> bool {
         self.link.index == claim.ifindex
-            && self.link.mac != Some(claim.mac)
+            && self.link.mac != Some(mac)
             && self.claimants.as_ref().is_some_and(|claimants| {
-                claimants.len() < CLAIMANTS_MAX && !claimants.contains(&claim.mac)
+                claimants.len() < CLAIMANTS_MAX && !claimants.contains(&mac)
             })
     }
 }
