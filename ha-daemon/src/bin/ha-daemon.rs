@@ -22,7 +22,7 @@ struct Arguments {
 enum Command {
     /// Run this node until SIGTERM, which makes it leave cleanly
     Run {
-        /// Configuration file
+        /// Configuration file, or a directory with Heartbeat's ha.cf, haresources and authkeys
         #[arg(long, default_value = "/etc/ha/ha.toml")]
         config: PathBuf,
         /// Which node this is, instead of `uname -n`
@@ -40,7 +40,7 @@ enum Command {
     },
     /// Find what is wrong with a configuration; exit 0 clean, 1 warnings, 2 errors
     Check {
-        /// Configuration file
+        /// Configuration file, or a directory with Heartbeat's ha.cf, haresources and authkeys
         #[arg(long, default_value = "/etc/ha/ha.toml")]
         config: PathBuf,
         /// Which node this is, instead of `uname -n`
@@ -112,7 +112,8 @@ fn run(path: &std::path::Path, node: Option<&str>, options: &Options) -> Result<
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let own = check::own_node(&config, node).map_err(|finding| anyhow::anyhow!("{finding}"))?;
+    let own =
+        check::own_node_at(path, &config, node).map_err(|finding| anyhow::anyhow!("{finding}"))?;
     for warning in check::check_local(&config, own) {
         tracing::warn!("{warning}");
     }

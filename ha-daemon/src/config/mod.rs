@@ -19,6 +19,7 @@ pub mod authkeys;
 pub mod check;
 mod file;
 mod finding;
+pub mod heartbeat;
 mod load;
 
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};

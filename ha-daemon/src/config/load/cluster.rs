@@ -264,13 +264,18 @@ fn how_to_authenticate() -> String {
     format!("write auth = {{ file = \"{}\" }}; {create}", path.display())
 }
 
-pub(super) fn read_announce(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Option<AnnouncePlan> {
+/// The announcements of a takeover where the configuration does not say otherwise.
+pub(in crate::config) fn announce_default() -> AnnouncePlan {
     let millis = [10, 100, 500, 1_000, 2_000, 5_000, 10_000];
-    let default = AnnouncePlan {
+    AnnouncePlan {
         burst: 3,
         repeat: millis.map(Duration::from_millis).to_vec(),
         refresh: Some(Duration::from_secs(60)),
-    };
+    }
+}
+
+pub(super) fn read_announce(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Option<AnnouncePlan> {
+    let default = announce_default();
     let Some(value) = root.take("announce") else {
         return Some(default);
     };

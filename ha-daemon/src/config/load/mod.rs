@@ -14,19 +14,25 @@ mod reader;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::DeTable;
 
 use self::reader::{Reader, Span, Table};
 use super::finding::{ConfigError, Finding, Position, Severity, quoted};
-use super::{Config, Connectivity, GroupIndex, LinkIndex, Logging, NodeIndex, Realtime, file};
+use super::{
+    Config, Connectivity, GroupIndex, LinkIndex, Logging, NodeIndex, Realtime, file, heartbeat,
+};
+
+pub(super) use self::cluster::announce_default;
+pub(super) use self::nodes::unusable_host;
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Reads the configuration file, and the key file that it names.
+/// Reads the configuration file, and the key file that it names; or, where the path is a directory or
+/// an `ha.cf`, Heartbeat's files in it.
 ///
 /// # Errors
 /// All errors that were found, each with its place and remedy.
@@ -68,6 +74,10 @@ pub(super) struct Reading {
 /// Where the things are that are judged once more on the node itself.
 #[derive(Debug, Default)]
 pub(super) struct Places {
+    /// The file of nodes and endpoints, where it is not the path that was read.
+    pub(super) file: Option<PathBuf>,
+    /// The file of resources, likewise.
+    pub(super) resources_file: Option<PathBuf>,
     pub(super) nodes: Option<Position>,
     pub(super) endpoints: BTreeMap<(NodeIndex, LinkIndex), Position>,
     pub(super) resources: BTreeMap<(GroupIndex, usize), Position>,
@@ -88,6 +98,9 @@ impl Reading {
 
 /// Reads a file with everything that can be said about it.
 pub(super) fn read(path: &Path) -> Reading {
+    if let Some(directory) = heartbeat::directory(path) {
+        return heartbeat::read(&directory, &heartbeat::Machine);
+    }
     let bytes = match file::read_small(path, CONFIG_BYTES_MAX) {
         Ok((bytes, _)) => bytes,
         Err(error) => {

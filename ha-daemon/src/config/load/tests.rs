@@ -30,7 +30,7 @@ impl Place {
         Self { dir }
     }
 
-    fn config_path(&self) -> std::path::PathBuf {
+    fn config_path(&self) -> PathBuf {
         self.dir.path().join("ha.toml")
     }
 
