@@ -16,8 +16,8 @@ use super::media::{Device, Medium};
 use crate::config::finding::{Finding, Position, quoted};
 use crate::config::load::{Places, announce_default};
 use crate::config::{
-    Cluster, Config, Connectivity, Endpoint, Failback, KeyRing, Link, LinkIdentity, LinkIndex,
-    LinkKind, Logging, Node, NodeIndex, OnDoubt, PING_INTERVAL_MIN, Realtime, Receive,
+    Cluster, Config, Connectivity, DURATION_MAX, Endpoint, Failback, KeyRing, Link, LinkIdentity,
+    LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDoubt, PING_INTERVAL_MIN, Realtime, Receive,
 };
 
 /// Name of the cluster unless `cluster` says otherwise; the original has the same. It does not
@@ -271,7 +271,7 @@ fn check_media(draft: &Draft, findings: &mut Findings) {
 fn connectivity(draft: &Draft, findings: &mut Findings, timing: &Timing) -> Connectivity {
     let interval = timing.keepalive.max(PING_INTERVAL_MIN);
     let deadping = match &draft.deadping {
-        None => timing.deadtime.max(interval * 3),
+        None => timing.deadtime.max(interval * 3).min(DURATION_MAX),
         Some(at) => {
             let (shown, every) = (format_duration(at.value), format_duration(interval));
             let message = format!(
@@ -294,12 +294,14 @@ fn connectivity(draft: &Draft, findings: &mut Findings, timing: &Timing) -> Conn
         let message = "ipfail compares what the nodes reach, and there are no ping nodes";
         findings.warning(ipfail.position, message, "add ping or ping_group, or remove the line");
     }
+    let mut targets = draft.targets.clone();
+    targets.sort_by(|one, other| one.name.cmp(&other.name));
     Connectivity {
-        targets: draft.targets.clone(),
+        targets,
         interval,
         deadping,
         moves_groups: draft.ipfail.is_some(),
-        damping: interval * 2,
+        damping: (interval * 2).min(DURATION_MAX),
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     root: &mut Table<'_>,
     path: &Path,
-) -> Option<(Cluster, KeyRing)> {
+) -> Option<(Cluster, KeyRing, PathBuf)> {
     let Some(value) = root.take("cluster") else {
         let remedy = format!("add it with name and auth; {}", how_to_authenticate());
         reader.error(&root.span(), "[cluster] is missing", remedy);
@@ -39,6 +39,7 @@ pub(super) fn read(
     let on_doubt = table.choice(reader, "on_doubt", ON_DOUBT);
     let address_lifetime = read_address_lifetime(reader, &mut table);
     let state_dir = read_state_dir(reader, &mut table);
+    let script_directory = read_script_directory(reader, &mut table, path);
     let keys = read_auth(reader, &mut table, path);
     table.finish(reader);
     let (name, timing) = (name?, timing?);
@@ -54,7 +55,7 @@ pub(super) fn read(
         address_lifetime: address_lifetime?,
         state_dir: state_dir?,
     };
-    Some((cluster, keys?))
+    Some((cluster, keys?, script_directory?))
 }
 
 fn read_name(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<String> {
@@ -220,6 +221,17 @@ fn read_state_dir(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Opti
     let message = format!("state_dir {} is not an absolute path", quoted(given.get_ref()));
     reader.error(&given.span(), message, "start it with /");
     None
+}
+
+/// A relative path is relative to the configuration.
+fn read_script_directory(
+    reader: &mut Reader<'_>,
+    table: &mut Table<'_>,
+    path: &Path,
+) -> Option<PathBuf> {
+    let field = table.text(reader, "script_directory");
+    let given = field.or_default("resource.d".to_owned())?;
+    Some(path.parent().unwrap_or(Path::new("")).join(given))
 }
 
 fn read_auth(reader: &mut Reader<'_>, table: &mut Table<'_>, path: &Path) -> Option<KeyRing> {

@@ -7,6 +7,7 @@
 mod cluster;
 mod groups;
 mod links;
+mod logging;
 mod nodes;
 mod reader;
 
@@ -21,9 +22,7 @@ use toml::de::DeTable;
 
 use self::reader::{Reader, Span, Table};
 use super::finding::{ConfigError, Finding, Position, Severity, quoted};
-use super::{
-    Config, Connectivity, GroupIndex, LinkIndex, Logging, NodeIndex, Realtime, file, heartbeat,
-};
+use super::{Config, Connectivity, GroupIndex, LinkIndex, NodeIndex, file, heartbeat};
 
 pub(super) use self::cluster::announce_default;
 pub(super) use self::nodes::unusable_host;
@@ -150,6 +149,8 @@ fn read_sections(
 ) -> Option<Config> {
     let cluster = cluster::read(reader, &mut root, path);
     let announce = cluster::read_announce(reader, &mut root);
+    let logging = logging::read_logging(reader, &mut root);
+    let realtime = logging::read_realtime(reader, &mut root);
     let links = links::read(reader, &mut root);
     let nodes = nodes::read(reader, &mut root, &links);
     let groups = groups::read(reader, &mut root, &nodes);
@@ -167,14 +168,13 @@ fn read_sections(
             places.resources.insert((GroupIndex(index), number), position);
         }
     }
-    let (cluster, keys) = cluster?;
-    let directory = path.parent().unwrap_or(Path::new(""));
+    let (cluster, keys, script_directory) = cluster?;
     Some(Config {
         connectivity: Connectivity::none(cluster.keepalive, cluster.deadtime),
         clients: Vec::new(),
-        logging: Logging::default(),
-        realtime: Realtime { enabled: true },
-        script_directory: directory.join("resource.d"),
+        logging: logging?,
+        realtime: realtime?,
+        script_directory,
         cluster,
         keys,
         announce: announce?,

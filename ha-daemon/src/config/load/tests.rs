@@ -4,6 +4,7 @@ mod cluster;
 mod groups;
 mod keys;
 mod links;
+mod logging;
 mod nodes;
 
 use std::fs;
@@ -14,7 +15,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{AnnouncePlan, AuthMethod, Endpoint, Failback, OnDoubt, Receive, Resource};
+use crate::config::{
+    AnnouncePlan, AuthMethod, Endpoint, Failback, Logging, OnDoubt, Receive, Resource,
+};
 
 /// A directory with a key file, for configurations that name `authkeys`.
 struct Place {

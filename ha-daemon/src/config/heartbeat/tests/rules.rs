@@ -296,7 +296,7 @@ fn ping_nodes_are_looked_up_once_and_ipfail_moves_groups() {
     let connectivity = config.connectivity;
     let targets: Vec<_> =
         connectivity.targets.iter().map(|it| (it.name.as_str(), it.members.len())).collect();
-    assert_eq!(targets, [("192.0.2.254", 1), ("gateways", 2), ("2001:db8::fd", 1)]);
+    assert_eq!(targets, [("192.0.2.254", 1), ("2001:db8::fd", 1), ("gateways", 2)]);
     assert_eq!(millis(connectivity.deadping), 5_000);
     assert!(connectivity.moves_groups);
     let without = clean(&CLEAN.replace("node alpha", "ping 192.0.2.254\nnode alpha"), RESOURCES);
