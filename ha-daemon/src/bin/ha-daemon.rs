@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use ha_daemon::config::{self, check};
 use ha_daemon::daemon::{self, BPF_DIRECTORY, Options, RUN_DIRECTORY};
+use ha_daemon::logging::Logger;
 use ha_daemon::names::NodeName;
-use tracing_subscriber::EnvFilter;
 
 /// Failover daemon: watches the other nodes, moves addresses and services when one dies.
 #[derive(Parser)]
@@ -106,9 +106,9 @@ fn exit(outcome: Result<()>) -> ExitCode {
 }
 
 fn run(path: &std::path::Path, node: Option<&str>, options: &Options) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let (config, warnings) = config::load_with_warnings(path)?;
+    // What is queued is written when it is dropped, after the daemon's last word.
+    let _logger = Logger::start(&config.logging);
     for warning in warnings {
         tracing::warn!("{warning}");
     }

@@ -167,11 +167,12 @@ impl Node {
     pub(super) fn address_worker(&self, mailbox: &Mailbox) -> Result<AddressWorker> {
         let reports = mailbox.clone();
         let scheduled = mailbox.clone();
+        let scheduling = self.config.realtime;
         Ok(AddressWorker::start(AddressOptions {
             plan: self.config.announce.clone(),
             address_lifetime: self.config.cluster.address_lifetime,
             at_start: Some(Box::new(move || {
-                let granted = realtime::take_fifo(realtime::ADDRESS_PRIORITY);
+                let granted = realtime::take_fifo(scheduling, realtime::ADDRESS_PRIORITY);
                 scheduled.post(Letter::Scheduling { thread: "address", granted });
             })),
             report: Arc::new(move |report| {
@@ -219,6 +220,7 @@ impl Node {
             keepalive: self.config.cluster.keepalive,
             pause: self.config.cluster.deadtime / 4,
             key: self.active_key()?.1,
+            realtime: self.config.realtime,
         };
         let mailbox = mailbox.clone();
         Sender::start(plan, targets, Arc::clone(shared), move |granted| {

@@ -19,6 +19,7 @@ use socket2::SockAddr;
 use super::clock::monotonic_ns;
 use super::realtime;
 use super::socket::LinkSocket;
+use crate::config::Realtime;
 
 /// Age of the driver's last sign of life up to which the daemon layer counts as alive. The driver
 /// wakes at least every [`crate::driver::WAKE_MAX`].
@@ -105,6 +106,8 @@ pub struct Plan {
     pub pause: Duration,
     /// Key that signs.
     pub key: Key,
+    /// Whether its thread asks for real-time priority.
+    pub realtime: Realtime,
 }
 
 impl Sender {
@@ -122,7 +125,7 @@ impl Sender {
         let thread = std::thread::Builder::new()
             .name("ha-sender".to_owned())
             .spawn(move || {
-                scheduled(realtime::take_fifo(realtime::SENDER_PRIORITY));
+                scheduled(realtime::take_fifo(plan.realtime, realtime::SENDER_PRIORITY));
                 run(&plan, targets, &words);
             })
             .context("cannot start the sender's thread")?;
