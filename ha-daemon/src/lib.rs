@@ -6,5 +6,6 @@ pub mod core;
 pub mod daemon;
 pub mod driver;
 pub mod io;
+pub mod logging;
 pub mod names;
 pub mod snapshot;

@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use ha_daemon::config::{self, check};
 use ha_daemon::daemon::{self, BPF_DIRECTORY, Options, RUN_DIRECTORY};
+use ha_daemon::logging::Logger;
 use ha_daemon::names::NodeName;
-use tracing_subscriber::EnvFilter;
 
 /// Failover daemon: watches the other nodes, moves addresses and services when one dies.
 #[derive(Parser)]
@@ -22,7 +22,7 @@ struct Arguments {
 enum Command {
     /// Run this node until SIGTERM, which makes it leave cleanly
     Run {
-        /// Configuration file
+        /// Configuration file, or a directory with Heartbeat's ha.cf, haresources and authkeys
         #[arg(long, default_value = "/etc/ha/ha.toml")]
         config: PathBuf,
         /// Which node this is, instead of `uname -n`
@@ -40,7 +40,7 @@ enum Command {
     },
     /// Find what is wrong with a configuration; exit 0 clean, 1 warnings, 2 errors
     Check {
-        /// Configuration file
+        /// Configuration file, or a directory with Heartbeat's ha.cf, haresources and authkeys
         #[arg(long, default_value = "/etc/ha/ha.toml")]
         config: PathBuf,
         /// Which node this is, instead of `uname -n`
@@ -106,13 +106,14 @@ fn exit(outcome: Result<()>) -> ExitCode {
 }
 
 fn run(path: &std::path::Path, node: Option<&str>, options: &Options) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let (config, warnings) = config::load_with_warnings(path)?;
+    // What is queued is written when it is dropped, after the daemon's last word.
+    let _logger = Logger::start(&config.logging);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let own = check::own_node(&config, node).map_err(|finding| anyhow::anyhow!("{finding}"))?;
+    let own =
+        check::own_node_at(path, &config, node).map_err(|finding| anyhow::anyhow!("{finding}"))?;
     for warning in check::check_local(&config, own) {
         tracing::warn!("{warning}");
     }

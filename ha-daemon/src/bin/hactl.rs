@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use ha_daemon::config::ConfigError;
+use ha_daemon::config::convert::convert;
 use ha_daemon::control::client::{Client, ClientError};
 use ha_daemon::control::{PeerLink, SOCKET_DEFAULT, render};
 use ha_daemon::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
@@ -43,6 +45,18 @@ enum Command {
     Groups(Output),
     /// What happened, oldest first.
     Events(Events),
+    /// Configuration files; needs no daemon.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the TOML that says the same as a directory with ha.cf, haresources and authkeys.
+    Convert {
+        /// The directory, or the ha.cf in it.
+        path: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +91,8 @@ enum Failure {
     Output(io::Error),
     #[error("cannot start: {0}; see that there is memory and a free file descriptor")]
     Start(io::Error),
+    #[error("{0}")]
+    Config(#[from] ConfigError),
     #[error(
         "the daemon at {} ended the stream: it stopped, or this reader was too slow; \
          go on with --since {last_id}, or with --since 0 if it has started again", socket.display()
@@ -100,6 +116,7 @@ fn main() -> ExitCode {
                     EXIT_UNREACHABLE
                 }
                 Failure::Client(ClientError::Refused { .. })
+                | Failure::Config(_)
                 | Failure::Output(_)
                 | Failure::Start(_) => EXIT_REFUSED,
             }
@@ -109,6 +126,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if let Command::Config(ConfigCommand::Convert { path }) = &arguments.command {
+        return print(&[convert(path)?.as_bytes()]);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -135,6 +155,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 .await
             }
             Command::Events(events) if events.follow => follow(&client, events).await,
+            // Answered above, without a daemon.
+            Command::Config(_) => Ok(()),
             Command::Events(events) => {
                 show(&client, &events.path(), &events.output, |events: Vec<Event>| {
                     render::events(&events)

@@ -1,6 +1,5 @@
 //! What `ha-daemon check` says: everything in the file, and whether it fits this machine.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -8,9 +7,12 @@ use ipnet::IpNet;
 
 pub use super::finding::{Finding, Severity, exit_code};
 use super::finding::{list, quoted};
+use super::heartbeat::{self, Interfaces, World as _};
 use super::load::{self, Places};
-use super::{Config, GroupIndex, NodeIndex, Resource};
+use super::{Config, Endpoint, GroupIndex, LinkKind, NodeIndex, Resource};
 use crate::names::{InterfaceName, NodeName};
+
+mod scripts;
 
 #[cfg(test)]
 mod tests;
@@ -30,10 +32,10 @@ pub fn check_on_node(path: &Path, node: Option<&str>) -> Vec<Finding> {
     let Some(config) = &reading.config else {
         return findings;
     };
-    match own_node(config, node) {
+    match own_node_at(path, config, node) {
         Ok(own) => findings.extend(local_findings(config, own, Some((path, &reading.places)))),
         Err(finding) => {
-            let finding = finding.in_file(path);
+            let finding = finding.in_file(reading.places.file.as_deref().unwrap_or(path));
             findings.push(match reading.places.nodes {
                 Some(position) => finding.at(position),
                 None => finding,
@@ -48,14 +50,27 @@ pub fn check_on_node(path: &Path, node: Option<&str>) -> Vec<Finding> {
 /// # Errors
 /// It is none of the configuration's nodes, which the finding lists.
 pub fn own_node(config: &Config, node: Option<&str>) -> Result<NodeIndex, Finding> {
-    let (name, source) = match node {
-        Some(name) => (name.to_owned(), "--node"),
-        None => (
-            nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned(),
-            "uname -n",
-        ),
-    };
-    let known = name.parse::<NodeName>().ok().and_then(|name| config.node_named(&name));
+    named_node(config, node.map(|name| (name.to_owned(), "--node")))
+}
+
+/// As [`own_node`]; where `path` is Heartbeat's directory, the file `nodeinfo` in it counts more than
+/// `uname -n`.
+///
+/// # Errors
+/// It is none of the configuration's nodes, which the finding lists.
+pub fn own_node_at(path: &Path, config: &Config, node: Option<&str>) -> Result<NodeIndex, Finding> {
+    let given = node.map(|name| (name.to_owned(), "--node"));
+    named_node(config, given.or_else(|| Some((heartbeat::nodeinfo(path)?, "nodeinfo"))))
+}
+
+fn named_node(config: &Config, name: Option<(String, &str)>) -> Result<NodeIndex, Finding> {
+    let (name, source) = name.unwrap_or_else(|| {
+        let name = nix::unistd::gethostname().unwrap_or_default();
+        (name.to_string_lossy().into_owned(), "uname -n")
+    });
+    let named = |name: &str| config.node_named(&name.parse::<NodeName>().ok()?);
+    // Host names have no case, and Heartbeat's files are read in lower case.
+    let known = named(&name).or_else(|| named(&name.to_ascii_lowercase()));
     known.ok_or_else(|| {
         let message = format!(
             "this node is not in the configuration: {source} says {}, the nodes are {}",
@@ -78,7 +93,7 @@ fn local_findings(
     node: NodeIndex,
     places: Option<(&Path, &Places)>,
 ) -> Vec<Finding> {
-    match read_interfaces() {
+    match heartbeat::Machine.interfaces() {
         Ok(interfaces) => Local { config, node, places, interfaces }.findings(),
         Err(error) => {
             let message = format!("cannot read the interfaces of this machine: {error}");
@@ -87,27 +102,15 @@ fn local_findings(
     }
 }
 
-/// Addresses with their prefixes by interface; an interface without any is there, too.
-type Interfaces = BTreeMap<String, Vec<IpNet>>;
-
-fn read_interfaces() -> nix::Result<Interfaces> {
-    let mut interfaces = Interfaces::new();
-    for entry in nix::ifaddrs::getifaddrs()? {
-        // getifaddrs names an IPv4 address by its label, such as eth0:1.
-        let name = entry.interface_name.split(':').next().unwrap_or_default().to_owned();
-        let prefixes = interfaces.entry(name).or_default();
-        let address = entry.address.as_ref().and_then(ip_address);
-        let netmask = entry.netmask.as_ref().and_then(ip_address);
-        if let (Some(address), Some(netmask)) = (address, netmask) {
-            prefixes.extend(IpNet::with_netmask(address, netmask).ok());
-        }
-    }
-    Ok(interfaces)
-}
-
-fn ip_address(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
-    let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-    v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+/// As [`check_local`], for a machine with these interfaces.
+#[cfg(test)]
+pub(super) fn findings_on(
+    config: &Config,
+    node: NodeIndex,
+    places: Option<(&Path, &Places)>,
+    interfaces: Interfaces,
+) -> Vec<Finding> {
+    Local { config, node, places, interfaces }.findings()
 }
 
 /// A configuration on one of its nodes.
@@ -126,26 +129,39 @@ impl Local<'_> {
                 continue;
             }
             for (number, resource) in group.resources.iter().enumerate() {
-                let Resource::Address { address, interface, .. } = resource else { continue };
-                findings.extend(self.floating_finding(address, interface).map(|finding| {
+                let finding = match resource {
+                    Resource::Address { address, interface, .. } => {
+                        self.floating_finding(address, interface)
+                    }
+                    Resource::Script { name, .. } => {
+                        scripts::script_finding(name, &self.config.script_directory)
+                    }
+                    Resource::Systemd { unit } => scripts::unit_finding(unit),
+                    Resource::SourceAddress { .. } => None,
+                };
+                findings.extend(finding.map(|finding| {
                     let place = (GroupIndex(index), number);
-                    self.place(finding, |places| places.resources.get(&place).copied())
+                    self.place(finding, |places| {
+                        (places.resources_file.as_deref(), places.resources.get(&place).copied())
+                    })
                 }));
             }
         }
         findings
     }
 
-    fn place(
-        &self,
+    /// The finding at its place, in the file that says it or else in the one that was read.
+    fn place<'p>(
+        &'p self,
         finding: Finding,
-        position: impl FnOnce(&Places) -> Option<super::Position>,
+        of: impl FnOnce(&'p Places) -> (Option<&'p Path>, Option<super::Position>),
     ) -> Finding {
         let Some((path, places)) = self.places else {
             return finding;
         };
-        let finding = finding.in_file(path);
-        match position(places) {
+        let (file, position) = of(places);
+        let finding = finding.in_file(file.unwrap_or(path));
+        match position {
             Some(position) => finding.at(position),
             None => finding,
         }
@@ -157,24 +173,32 @@ impl Local<'_> {
             return findings;
         };
         for (link, endpoint) in &node.endpoints {
-            let (Some(address), Some(interface)) = (endpoint.address(), endpoint.interface())
-            else {
-                continue;
-            };
-            let finding = match self.prefixes(interface, address) {
-                Err(finding) => finding,
-                Ok(prefixes) if prefixes.iter().all(|prefix| prefix.addr() != address) => {
-                    Finding::warning(
-                        format!("{interface} does not have the address {address} of this node"),
-                        "add it to the interface, or correct it here",
-                    )
-                }
-                Ok(_) => continue,
-            };
+            let Some(kind) = self.config.links.get(link.0).map(|link| &link.kind) else { continue };
             let place = (self.node, *link);
-            findings.push(self.place(finding, |places| places.endpoints.get(&place).copied()));
+            findings.extend(self.endpoint_finding(endpoint, kind).map(|finding| {
+                self.place(finding, |places| {
+                    (places.file.as_deref(), places.endpoints.get(&place).copied())
+                })
+            }));
         }
         findings
+    }
+
+    fn endpoint_finding(&self, endpoint: &Endpoint, kind: &LinkKind) -> Option<Finding> {
+        let interface = endpoint.interface()?;
+        let Some(address) = endpoint.address() else {
+            return self.prefixes_for(interface, has_v4(kind)?, "heartbeats").err();
+        };
+        match self.prefixes(interface, address) {
+            Err(finding) => Some(finding),
+            Ok(prefixes) if prefixes.iter().all(|prefix| prefix.addr() != address) => {
+                Some(Finding::warning(
+                    format!("{interface} does not have the address {address} of this node"),
+                    "add it to the interface, or correct it here",
+                ))
+            }
+            Ok(_) => None,
+        }
     }
 
     fn floating_finding(&self, address: &IpNet, interface: &InterfaceName) -> Option<Finding> {
@@ -194,9 +218,18 @@ impl Local<'_> {
         Some(Finding::warning(message, "name the interface of its network, or correct the address"))
     }
 
-    /// The prefixes of an interface in the family of an address, without those that come and go
-    /// with the groups.
+    /// The prefixes of an interface in the family of an address.
     fn prefixes(&self, interface: &InterfaceName, address: IpAddr) -> Result<Vec<IpNet>, Finding> {
+        self.prefixes_for(interface, address.is_ipv4(), &address.to_string())
+    }
+
+    /// The prefixes of an interface in one family, without those that come and go with the groups.
+    fn prefixes_for(
+        &self,
+        interface: &InterfaceName,
+        v4: bool,
+        what: &str,
+    ) -> Result<Vec<IpNet>, Finding> {
         let Some(prefixes) = self.interfaces.get(interface.as_str()) else {
             let message = format!("this node has no interface {interface}");
             let names = list(self.interfaces.keys().map(String::as_str));
@@ -204,16 +237,16 @@ impl Local<'_> {
         };
         let own: Vec<IpNet> = prefixes
             .iter()
-            .filter(|prefix| prefix.addr().is_ipv4() == address.is_ipv4())
+            .filter(|prefix| prefix.addr().is_ipv4() == v4)
             .filter(|prefix| !self.floats(prefix.addr()))
             .copied()
             .collect();
         if own.is_empty() {
-            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let family = if v4 { "IPv4" } else { "IPv6" };
             let message = format!("{interface} has no {family} address on this node");
             return Err(Finding::warning(
                 message,
-                format!("give it one, or name another interface for {address}"),
+                format!("give it one, or name another interface for {what}"),
             ));
         }
         Ok(own)
@@ -224,5 +257,15 @@ impl Local<'_> {
         resources.into_iter().any(|resource| {
             matches!(resource, Resource::Address { address, .. } if address.addr() == host)
         })
+    }
+}
+
+/// Whether a link whose endpoints have no addresses is IPv4; nothing if it is no network.
+fn has_v4(kind: &LinkKind) -> Option<bool> {
+    match kind {
+        LinkKind::Ucast { remotes } => remotes.first().map(IpAddr::is_ipv4),
+        LinkKind::Mcast { group, .. } => Some(group.is_ipv4()),
+        LinkKind::Bcast => Some(true),
+        LinkKind::Serial { .. } => None,
     }
 }

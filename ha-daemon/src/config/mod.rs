@@ -16,8 +16,10 @@ use crate::names::{GroupName, InterfaceName, LinkName, NodeName};
 
 pub mod authkeys;
 pub mod check;
+pub mod convert;
 mod file;
 mod finding;
+pub mod heartbeat;
 mod keys;
 mod load;
 
@@ -363,7 +365,7 @@ pub struct PingTarget {
 /// Ping nodes, and what follows from what they tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connectivity {
-    /// What is asked; empty = nothing.
+    /// What is asked, by name; empty = nothing.
     pub targets: Vec<PingTarget>,
     /// Interval of the requests. Default: the cluster's keepalive, at least 100 ms.
     pub interval: Duration,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::config::{Config, NodeIndex};
+use crate::config::{Config, NodeIndex, Realtime};
 use crate::control::backend::{Backend, Busy};
 use crate::control::event_log::EventLog;
 use crate::control::server;
@@ -27,8 +27,8 @@ use crate::io::ping::Pinger;
 use crate::io::sender::{Sender, Shared};
 use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, process, realtime};
+use crate::logging::LoggedEvents;
 use crate::names::NodeName;
-use crate::snapshot::Severity;
 use node::Node;
 
 /// Where the daemon keeps its socket and lock unless told otherwise.
@@ -69,7 +69,7 @@ pub fn run(config: Config, own: NodeIndex, options: &Options) -> Result<()> {
     // A dying process closes its files only after its core dump is written: the keeper and the peers
     // would learn of its death that much later.
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
-    let memory = realtime::lock_memory();
+    let memory = realtime::lock_memory(config.realtime);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (finished, failures) =
         runtime.block_on(serve(Arc::new(config), own, &name, options, memory))?;
@@ -107,7 +107,7 @@ async fn serve(
 ) -> Result<Finished> {
     let mut signals = Signals::new()?;
     let events = Arc::new(EventLog::new().context("cannot make the event log")?);
-    tokio::spawn(log_events(Arc::clone(&events)));
+    let _logged = LoggedEvents::start(&events);
     // Whoever cannot be asked does not join.
     let control = ControlSocket::bind(&options.run_directory.join("control.sock"))?;
     let incarnation = node::take_incarnation(&config, name, options);
@@ -161,7 +161,7 @@ async fn prepare(
     let keeper_options = KeeperOptions {
         program: PathBuf::from("/proc/self/exe"),
         node: name.clone(),
-        priority: Some(realtime::ADDRESS_PRIORITY),
+        priority: node.config.realtime.enabled.then_some(realtime::ADDRESS_PRIORITY),
     };
     let keeper = Keeper::spawn(keeper_options.clone())?;
     let (mailbox, inbox) = mailbox()?;
@@ -258,7 +258,7 @@ fn assemble(
         memory,
         all_released: false,
     })?;
-    let driver = start(driver, options.kernel_log, &mailbox)?;
+    let driver = start(driver, options.kernel_log, node.config.realtime, &mailbox)?;
     Ok(Prepared { driver, sender, worker, pinger, mailbox })
 }
 
@@ -281,6 +281,7 @@ fn backend(mailbox: Mailbox, events: Arc<EventLog>) -> Backend {
 fn start(
     mut driver: Driver,
     kernel_log: u8,
+    scheduling: Realtime,
     mailbox: &Mailbox,
 ) -> Result<oneshot::Receiver<Result<Parts>>> {
     if kernel_log > 0 {
@@ -291,7 +292,7 @@ fn start(
     std::thread::Builder::new()
         .name("ha-driver".to_owned())
         .spawn(move || {
-            let granted = realtime::take_fifo(realtime::DRIVER_PRIORITY);
+            let granted = realtime::take_fifo(scheduling, realtime::DRIVER_PRIORITY);
             mailbox.post(Letter::Scheduling { thread: "driver", granted });
             // Nobody waits any more when the process is on its way out.
             let _ = done.send(driver.run());
@@ -357,19 +358,6 @@ fn respawn(options: KeeperOptions, mailbox: Mailbox) -> Box<dyn Fn() + Send> {
             tracing::error!("cannot start another keeper: {error}");
         }
     })
-}
-
-async fn log_events(events: Arc<EventLog>) {
-    let mut follower = events.follow(0);
-    loop {
-        for event in follower.next(64).await {
-            match event.severity {
-                Severity::Info => tracing::info!(kind = %event.kind, "{}", event.message),
-                Severity::Warning => tracing::warn!(kind = %event.kind, "{}", event.message),
-                Severity::Error => tracing::error!(kind = %event.kind, "{}", event.message),
-            }
-        }
-    }
 }
 
 /// The signals that the daemon answers.

@@ -166,11 +166,12 @@ impl Node {
     pub(super) fn address_worker(&self, mailbox: &Mailbox) -> Result<AddressWorker> {
         let reports = mailbox.clone();
         let scheduled = mailbox.clone();
+        let scheduling = self.config.realtime;
         Ok(AddressWorker::start(AddressOptions {
             plan: self.config.announce.clone(),
             address_lifetime: self.config.cluster.address_lifetime,
             at_start: Some(Box::new(move || {
-                let granted = realtime::take_fifo(realtime::ADDRESS_PRIORITY);
+                let granted = realtime::take_fifo(scheduling, realtime::ADDRESS_PRIORITY);
                 scheduled.post(Letter::Scheduling { thread: "address", granted });
             })),
             report: Arc::new(move |report| {
@@ -193,12 +194,13 @@ impl Node {
             return Ok(None);
         }
         let (reports, scheduled) = (mailbox.clone(), mailbox.clone());
+        let scheduling = self.config.realtime;
         Ok(Some(Pinger::start(PingOptions {
             targets: connectivity.targets.iter().map(|it| it.members.clone()).collect(),
             interval: connectivity.interval,
             deadping: connectivity.deadping,
             at_start: Some(Box::new(move || {
-                let granted = realtime::take_fifo(realtime::PING_PRIORITY);
+                let granted = realtime::take_fifo(scheduling, realtime::PING_PRIORITY);
                 scheduled.post(Letter::Scheduling { thread: "ping", granted });
             })),
             report: Box::new(move |target, reached| reports.post(Letter::Ping { target, reached })),
@@ -269,6 +271,7 @@ impl Node {
             idle: self.config.cluster.keepalive,
             pause: self.pause(paths),
             keys: Arc::clone(&self.keys),
+            realtime: self.config.realtime,
         };
         let mailbox = mailbox.clone();
         Sender::start(plan, targets, Arc::clone(shared), move |granted| {

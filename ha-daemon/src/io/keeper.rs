@@ -50,7 +50,7 @@ pub struct KeeperOptions {
     pub program: PathBuf,
     /// This node, shown in the keeper's command line and in what it logs.
     pub node: NodeName,
-    /// `SCHED_FIFO` priority of the keeper, 1..=99.
+    /// `SCHED_FIFO` priority of the keeper, 1..=99; `None`: ordinary, and no memory is locked.
     pub priority: Option<u8>,
 }
 

@@ -3,6 +3,7 @@
 use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use super::sys;
+use crate::config::Realtime;
 
 /// The sender: above everything else of this daemon, since its silence is its node's death.
 pub const SENDER_PRIORITY: u8 = 62;
@@ -13,9 +14,12 @@ pub const ADDRESS_PRIORITY: u8 = 60;
 /// The thread that pings: a late answer must not look like a lost one.
 pub const PING_PRIORITY: u8 = 59;
 
-/// Puts the calling thread under `SCHED_FIFO`; says what was granted.
+/// Puts the calling thread under `SCHED_FIFO`, if that is wanted; says what was granted.
 #[must_use]
-pub fn take_fifo(priority: u8) -> String {
+pub fn take_fifo(realtime: Realtime, priority: u8) -> String {
+    if !realtime.enabled {
+        return "SCHED_OTHER, as configured".to_owned();
+    }
     match sys::set_fifo(priority) {
         Ok(()) => format!("SCHED_FIFO {priority}"),
         Err(error) => format!(
@@ -25,9 +29,12 @@ pub fn take_fifo(priority: u8) -> String {
     }
 }
 
-/// Locks this process's memory as it is touched; says what was granted.
+/// Locks this process's memory as it is touched, if that is wanted; says what was granted.
 #[must_use]
-pub fn lock_memory() -> String {
+pub fn lock_memory(realtime: Realtime) -> String {
+    if !realtime.enabled {
+        return "not locked, as configured".to_owned();
+    }
     // ONFAULT: a page stays once it was used, but reserved stacks and untouched code cost nothing.
     let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);

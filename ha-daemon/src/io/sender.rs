@@ -19,6 +19,7 @@ use super::clock::monotonic_ns;
 use super::keys::{Keys, SharedSigning};
 use super::realtime;
 use super::socket::LinkSocket;
+use crate::config::Realtime;
 
 /// Age of the driver's last sign of life up to which the daemon layer counts as alive. The driver
 /// wakes at least every [`crate::driver::WAKE_MAX`].
@@ -111,6 +112,8 @@ pub struct Plan {
     pub pause: Duration,
     /// Keys that sign.
     pub keys: Arc<Keys>,
+    /// Whether its thread asks for real-time priority.
+    pub realtime: Realtime,
 }
 
 impl Sender {
@@ -128,7 +131,7 @@ impl Sender {
         let thread = std::thread::Builder::new()
             .name("ha-sender".to_owned())
             .spawn(move || {
-                scheduled(realtime::take_fifo(realtime::SENDER_PRIORITY));
+                scheduled(realtime::take_fifo(plan.realtime, realtime::SENDER_PRIORITY));
                 run(&plan, targets, &words);
             })
             .context("cannot start the sender's thread")?;

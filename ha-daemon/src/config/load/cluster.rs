@@ -27,7 +27,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     root: &mut Table<'_>,
     path: &Path,
-) -> Option<(Cluster, KeyRing)> {
+) -> Option<(Cluster, KeyRing, PathBuf)> {
     let Some(value) = root.take("cluster") else {
         let remedy = format!("add it with name and auth; {}", how_to_authenticate());
         reader.error(&root.span(), "[cluster] is missing", remedy);
@@ -43,6 +43,7 @@ pub(super) fn read(
         .duration(reader, "script_timeout", &(SCRIPT_TIMEOUT_MIN..=DURATION_MAX))
         .or_default(SCRIPT_TIMEOUT_DEFAULT);
     let state_dir = read_state_dir(reader, &mut table);
+    let script_directory = read_script_directory(reader, &mut table, path);
     let keys = read_auth(reader, &mut table, path);
     table.finish(reader);
     let (name, timing) = (name?, timing?);
@@ -59,7 +60,7 @@ pub(super) fn read(
         script_timeout: script_timeout?,
         state_dir: state_dir?,
     };
-    Some((cluster, keys?))
+    Some((cluster, keys?, script_directory?))
 }
 
 fn read_name(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<String> {
@@ -227,6 +228,17 @@ fn read_state_dir(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Opti
     None
 }
 
+/// A relative path is relative to the configuration.
+fn read_script_directory(
+    reader: &mut Reader<'_>,
+    table: &mut Table<'_>,
+    path: &Path,
+) -> Option<PathBuf> {
+    let field = table.text(reader, "script_directory");
+    let given = field.or_default("resource.d".to_owned())?;
+    Some(path.parent().unwrap_or(Path::new("")).join(given))
+}
+
 fn read_auth(reader: &mut Reader<'_>, table: &mut Table<'_>, path: &Path) -> Option<KeyRing> {
     let Some(value) = table.take("auth") else {
         reader.error(&table.span(), "[cluster] has no auth", how_to_authenticate());
@@ -269,13 +281,18 @@ fn how_to_authenticate() -> String {
     format!("write auth = {{ file = \"{}\" }}; {create}", path.display())
 }
 
-pub(super) fn read_announce(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Option<AnnouncePlan> {
+/// The announcements of a takeover where the configuration does not say otherwise.
+pub(in crate::config) fn announce_default() -> AnnouncePlan {
     let millis = [10, 100, 500, 1_000, 2_000, 5_000, 10_000];
-    let default = AnnouncePlan {
+    AnnouncePlan {
         burst: 3,
         repeat: millis.map(Duration::from_millis).to_vec(),
         refresh: Some(Duration::from_secs(60)),
-    };
+    }
+}
+
+pub(super) fn read_announce(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Option<AnnouncePlan> {
+    let default = announce_default();
     let Some(value) = root.take("announce") else {
         return Some(default);
     };

@@ -9,6 +9,7 @@ mod cluster;
 mod connectivity;
 mod groups;
 mod links;
+mod logging;
 mod nodes;
 mod reader;
 mod resources;
@@ -17,19 +18,23 @@ mod resources;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::DeTable;
 
 use self::reader::{Reader, Span, Table};
 use super::finding::{ConfigError, Finding, Position, Severity, quoted};
-use super::{Config, GroupIndex, LinkIndex, Logging, NodeIndex, Realtime, file};
+use super::{Config, GroupIndex, LinkIndex, NodeIndex, file, heartbeat};
+
+pub(super) use self::cluster::announce_default;
+pub(super) use self::nodes::unusable_host;
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Reads the configuration file, and the key file that it names.
+/// Reads the configuration file, and the key file that it names; or, where the path is a directory or
+/// an `ha.cf`, Heartbeat's files in it.
 ///
 /// # Errors
 /// All errors that were found, each with its place and remedy.
@@ -71,6 +76,10 @@ pub(super) struct Reading {
 /// Where the things are that are judged once more on the node itself.
 #[derive(Debug, Default)]
 pub(super) struct Places {
+    /// The file of nodes and endpoints, where it is not the path that was read.
+    pub(super) file: Option<PathBuf>,
+    /// The file of resources, likewise.
+    pub(super) resources_file: Option<PathBuf>,
     pub(super) nodes: Option<Position>,
     pub(super) endpoints: BTreeMap<(NodeIndex, LinkIndex), Position>,
     pub(super) resources: BTreeMap<(GroupIndex, usize), Position>,
@@ -91,6 +100,9 @@ impl Reading {
 
 /// Reads a file with everything that can be said about it.
 pub(super) fn read(path: &Path) -> Reading {
+    if let Some(directory) = heartbeat::directory(path) {
+        return heartbeat::read(&directory, &heartbeat::Machine);
+    }
     let bytes = match file::read_small(path, CONFIG_BYTES_MAX) {
         Ok((bytes, _)) => bytes,
         Err(error) => {
@@ -140,11 +152,13 @@ fn read_sections(
 ) -> Option<Config> {
     let cluster = cluster::read(reader, &mut root, path);
     let announce = cluster::read_announce(reader, &mut root);
+    let logging = logging::read_logging(reader, &mut root);
+    let realtime = logging::read_realtime(reader, &mut root);
     let links = links::read(reader, &mut root);
     let nodes = nodes::read(reader, &mut root, &links);
     let groups = groups::read(reader, &mut root, &nodes);
     let clients = clients::read(reader, &mut root);
-    let timing = cluster.as_ref().map(|(cluster, _)| (cluster.keepalive, cluster.deadtime));
+    let timing = cluster.as_ref().map(|(cluster, ..)| (cluster.keepalive, cluster.deadtime));
     let connectivity = connectivity::read(reader, &mut root, timing, &nodes, &groups);
     root.finish(reader);
     places.nodes = nodes.first().map(|node| reader.position(node.span.start));
@@ -160,14 +174,13 @@ fn read_sections(
             places.resources.insert((GroupIndex(index), number), position);
         }
     }
-    let (cluster, keys) = cluster?;
-    let directory = path.parent().unwrap_or(Path::new(""));
+    let (cluster, keys, script_directory) = cluster?;
     Some(Config {
         connectivity: connectivity?,
         clients,
-        logging: Logging::default(),
-        realtime: Realtime { enabled: true },
-        script_directory: directory.join("resource.d"),
+        logging: logging?,
+        realtime: realtime?,
+        script_directory,
         cluster,
         keys,
         announce: announce?,

@@ -194,7 +194,7 @@ fn read_address(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<Spann
 }
 
 /// Why no host can have an address, if so. Loopback is allowed: it serves trials on one machine.
-pub(super) fn unusable_host(address: IpAddr) -> Option<&'static str> {
+pub(in crate::config) fn unusable_host(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         return Some("the unspecified address");
     }

@@ -5,6 +5,7 @@ mod connectivity;
 mod groups;
 mod keys;
 mod links;
+mod logging;
 mod nodes;
 mod resources;
 
@@ -16,7 +17,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{AnnouncePlan, AuthMethod, Endpoint, Failback, OnDoubt, Receive, Resource};
+use crate::config::{
+    AnnouncePlan, AuthMethod, Endpoint, Failback, Logging, OnDoubt, Receive, Resource,
+};
 
 /// A directory with a key file, for configurations that name `authkeys`.
 struct Place {
@@ -32,7 +35,7 @@ impl Place {
         Self { dir }
     }
 
-    fn config_path(&self) -> std::path::PathBuf {
+    fn config_path(&self) -> PathBuf {
         self.dir.path().join("ha.toml")
     }
 

@@ -31,7 +31,8 @@ const OOM_SCORE_NEVER: &str = "-1000";
 /// addresses are removed and its obituary is sent.
 ///
 /// `fd` is the inherited end of the socket pair, `node` only labels what it logs, `priority` is
-/// for `SCHED_FIFO`; without permission for that it runs as an ordinary process and says so.
+/// for `SCHED_FIFO` and asks for locked memory, too (`None`: neither, as `realtime off` wants it);
+/// without permission for that it runs as an ordinary process and says so.
 ///
 /// # Errors
 /// It cannot start: the socket is not there, or netlink cannot be opened.
@@ -43,7 +44,9 @@ pub fn keeper_main(fd: RawFd, node: &NodeName, priority: Option<u8>) -> anyhow::
     let netlink = RouteSocket::open().context("cannot open rtnetlink")?;
     let mut keeper = Keeper { netlink, held: BTreeMap::new(), obituary: Obituary::default() };
     let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-    lock_memory(&mut warnings);
+    if priority.is_some() {
+        lock_memory(&mut warnings);
+    }
     if let Some(Err(error)) = priority.map(sys::set_fifo) {
         warnings.push(format!("no real-time priority, a busy machine may delay it: {error}"));
     }
@@ -53,7 +56,9 @@ pub fn keeper_main(fd: RawFd, node: &NodeName, priority: Option<u8>) -> anyhow::
             Next::Message(Message::Farewell) => return Ok(()),
             Next::Message(message) => {
                 let mut warnings = keeper.take(message);
-                lock_memory(&mut warnings);
+                if priority.is_some() {
+                    lock_memory(&mut warnings);
+                }
                 log(node, &warnings);
             }
             Next::Unreadable(warning) => log(node, &[warning]),

@@ -1,0 +1,89 @@
+//! `[logging]` and `[realtime]`.
+
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::reader::{Field, Reader, Table};
+use crate::config::finding::{did_you_mean, quoted};
+use crate::config::heartbeat::FACILITIES;
+use crate::config::{Logging, Realtime};
+
+/// `[logging]`: where the log goes besides the standard error stream.
+pub(super) fn read_logging(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Option<Logging> {
+    let Some(value) = root.take("logging") else {
+        return Some(Logging::default());
+    };
+    let mut table = reader.table(value, "[logging]".to_owned())?;
+    let file = absolute(reader, &mut table, "file");
+    let debug_file = absolute(reader, &mut table, "debug_file");
+    let syslog_facility = facility(reader, &mut table);
+    let debug = boolean(reader, &mut table, "debug");
+    table.finish(reader);
+    Some(Logging {
+        file: file?,
+        debug_file: debug_file?,
+        syslog_facility: syslog_facility?,
+        debug: debug.or_default(false)?,
+    })
+}
+
+/// `[realtime]`: scheduling of the threads that heartbeats depend on.
+pub(super) fn read_realtime(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Option<Realtime> {
+    let Some(value) = root.take("realtime") else {
+        return Some(Realtime { enabled: true });
+    };
+    let mut table = reader.table(value, "[realtime]".to_owned())?;
+    let enabled = boolean(reader, &mut table, "enabled");
+    table.finish(reader);
+    Some(Realtime { enabled: enabled.or_default(true)? })
+}
+
+fn facility(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Option<String>> {
+    const KEY: &str = "syslog_facility";
+    let given = match table.text(reader, KEY) {
+        Field::Absent => return Some(None),
+        Field::Refused => return None,
+        Field::Given(given) => given,
+    };
+    let word = given.get_ref();
+    if FACILITIES.contains(&word.as_str()) {
+        return Some(Some(word.clone()));
+    }
+    let remedy = did_you_mean(word, "facility", FACILITIES.iter().copied());
+    reader.error(&given.span(), format!("unknown {KEY} {}", quoted(word)), remedy);
+    None
+}
+
+fn absolute(
+    reader: &mut Reader<'_>,
+    table: &mut Table<'_>,
+    key: &'static str,
+) -> Option<Option<PathBuf>> {
+    let given = match table.text(reader, key) {
+        Field::Absent => return Some(None),
+        Field::Refused => return None,
+        Field::Given(given) => given,
+    };
+    let path = PathBuf::from(given.get_ref());
+    if path.is_absolute() {
+        return Some(Some(path));
+    }
+    let message = format!("{key} {} is not an absolute path", quoted(given.get_ref()));
+    reader.error(&given.span(), message, "start it with /");
+    None
+}
+
+fn boolean(reader: &mut Reader<'_>, table: &mut Table<'_>, key: &'static str) -> Field<bool> {
+    let Some(value) = table.take(key) else {
+        return Field::Absent;
+    };
+    let span = value.span();
+    if let Some(given) = value.get_ref().as_bool() {
+        return Field::Given(Spanned::new(span, given));
+    }
+    let kind = value.get_ref().type_str();
+    let message = format!("{key} has the type {kind}");
+    reader.error(&span, message, format!("write {key} = true, or {key} = false"));
+    Field::Refused
+}
