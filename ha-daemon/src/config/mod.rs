@@ -20,6 +20,7 @@ pub mod check;
 mod file;
 mod finding;
 mod load;
+pub mod serial;
 
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
 pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};

@@ -17,6 +17,7 @@ pub mod netlink;
 pub mod paths;
 pub mod realtime;
 pub mod sender;
+pub mod serial;
 pub mod socket;
 pub mod sys;
 pub mod table;
