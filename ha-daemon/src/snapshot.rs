@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{GroupName, InterfaceName, LinkName, NodeName};
+use crate::names::{GroupName, LinkName, NodeName};
 
 /// State of a node as the reporting node sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,8 +109,8 @@ pub struct LinkStatus {
     pub name: LinkName,
     /// `ucast` (others follow).
     pub kind: String,
-    /// Interface on the reporting node.
-    pub interface: InterfaceName,
+    /// Interface on the reporting node; the device of a serial line.
+    pub interface: String,
     /// How heartbeats reach the daemon.
     pub via: Via,
     /// Why a better way of reception is not used; empty when the best one is.

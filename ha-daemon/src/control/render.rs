@@ -98,7 +98,7 @@ pub fn links(links: &[PeerLink]) -> String {
             peer.to_string(),
             link.name.to_string(),
             printable(&link.kind),
-            link.interface.to_string(),
+            printable(&link.interface),
             word(&link.via),
             word(&link.state),
             link.last_seen_us.map(age).unwrap_or_default(),

@@ -17,7 +17,7 @@ use crate::io::address::{AddressOptions, AddressWorker};
 use crate::io::connection::Connections;
 use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::mailbox::{Letter, Mailbox};
-use crate::io::paths::Path as PeerPath;
+use crate::io::paths::{Network, Path as PeerPath};
 use crate::io::sender::{Plan, Sender, Shared, Target};
 use crate::io::socket::{LinkSocket, scoped};
 use crate::io::table::Table;
@@ -75,9 +75,10 @@ impl Node {
 
     pub(super) fn sockets(&self, paths: &[PeerPath]) -> Result<Vec<LinkSocket>> {
         let mut sockets: Vec<LinkSocket> = Vec::new();
-        for path in paths {
-            if sockets.iter().all(|socket| socket.local != path.local) {
-                sockets.push(LinkSocket::bind(path.local, &path.interface, path.interface_index)?);
+        for network in paths.iter().filter_map(PeerPath::network) {
+            if sockets.iter().all(|socket| socket.local != network.local) {
+                let (interface, index) = (&network.interface, network.interface_index);
+                sockets.push(LinkSocket::bind(network.local, interface, index)?);
             }
         }
         Ok(sockets)
@@ -99,10 +100,11 @@ impl Node {
         options: &Options,
     ) -> Result<(Option<Kernel>, Vec<Reception>)> {
         let wants = |path: &PeerPath| self.config.links[path.link.0].receive;
-        if paths.iter().all(|path| wants(path) == Receive::Socket) {
+        if paths.iter().all(|path| path.network().is_none() || wants(path) == Receive::Socket) {
             Kernel::discard(&options.bpf_directory)?;
-            let reception = Reception { via: Via::Socket, reason: String::new() };
-            return Ok((None, vec![reception; paths.len()]));
+            let via = |path: &PeerPath| path.network().map_or(Via::Serial, |_| Via::Socket);
+            let reception = |path| Reception { via: via(path), reason: String::new() };
+            return Ok((None, paths.iter().map(reception).collect()));
         }
         let mut kernel = Kernel::load(&options.bpf_directory, options.kernel_log);
         if kernel.is_err() {
@@ -129,9 +131,13 @@ impl Node {
         let mut receptions = Vec::new();
         for path in paths {
             let receive = self.config.links[path.link.0].receive;
-            let place = (path.interface.clone(), receive == Receive::Socket);
+            let Some(network) = path.network() else {
+                receptions.push(Reception { via: Via::Serial, reason: String::new() });
+                continue;
+            };
+            let place = (network.interface.clone(), receive == Receive::Socket);
             if !attached.contains_key(&place) {
-                attached.insert(place.clone(), receive_on(kernel, path, receive)?);
+                attached.insert(place.clone(), receive_on(kernel, network, receive)?);
             }
             receptions.extend(attached.get(&place).cloned());
         }
@@ -142,23 +148,23 @@ impl Node {
     }
 
     pub(super) fn tables(&self, paths: &[PeerPath], receptions: &[Reception]) -> Tables {
-        let in_kernel: Vec<(u32, &PeerPath)> = (0..)
+        let in_kernel: Vec<(u32, &PeerPath, &Network)> = (0..)
             .zip(paths)
             .zip(receptions)
             .filter(|(_, reception)| reception.via != Via::Socket)
-            .map(|(path, _)| path)
+            .filter_map(|((slot, path), _)| Some((slot, path, path.network()?)))
             .collect();
-        let slot = |(slot, path): &(u32, &PeerPath)| Slot {
+        let slot = |(slot, path, network): &(u32, &PeerPath, &Network)| Slot {
             slot: *slot,
             peer: path.key.sender,
             link: path.key.link,
-            interface: path.interface_index,
+            interface: network.interface_index,
             silence_ns: self.silence_ns(),
         };
         Tables {
             identity: self.identity(),
-            endpoints: in_kernel.iter().map(|(_, path)| path.endpoint()).collect(),
-            paths: in_kernel.iter().map(|(slot, path)| (path.key, *slot)).collect(),
+            endpoints: in_kernel.iter().map(|(_, _, network)| network.endpoint()).collect(),
+            paths: in_kernel.iter().map(|(slot, path, _)| (path.key, *slot)).collect(),
             keys: self.keys(),
             slots: in_kernel.iter().map(slot).collect(),
         }
@@ -206,12 +212,14 @@ impl Node {
         mailbox: &Mailbox,
     ) -> Result<Sender> {
         let mut targets = Vec::new();
-        for path in paths {
-            let socket = sockets.iter().find(|socket| socket.local == path.local);
+        for (slot, path) in paths.iter().enumerate() {
+            let Some(network) = path.network() else { continue };
+            let socket = sockets.iter().find(|socket| socket.local == network.local);
             let socket = socket.context("a path without a socket")?;
             targets.push(Target {
+                slot,
                 socket: socket.duplicate().context("cannot duplicate a socket")?,
-                remote: scoped(path.remote, path.interface_index).into(),
+                remote: scoped(network.remote, network.interface_index).into(),
                 header: Header { receiver: path.key.sender, link: path.key.link, ..self.header()? },
             });
         }
@@ -227,13 +235,17 @@ impl Node {
     }
 }
 
-/// Attaches to a path's interface as its link wants it.
-fn receive_on(kernel: &mut Result<Kernel>, path: &PeerPath, receive: Receive) -> Result<Reception> {
+/// Attaches to the interface of a path as its link wants it.
+fn receive_on(
+    kernel: &mut Result<Kernel>,
+    network: &Network,
+    receive: Receive,
+) -> Result<Reception> {
     if receive == Receive::Socket {
         return Ok(Reception { via: Via::Socket, reason: String::new() });
     }
     let attached = match kernel {
-        Ok(kernel) => kernel.attach(&path.interface, path.interface_index, receive),
+        Ok(kernel) => kernel.attach(&network.interface, network.interface_index, receive),
         Err(error) => Err(anyhow::anyhow!("the kernel side cannot be used: {error:#}")),
     };
     match attached {
@@ -244,7 +256,7 @@ fn receive_on(kernel: &mut Result<Kernel>, path: &PeerPath, receive: Receive) ->
         Err(error) => Err(error).with_context(|| {
             format!(
                 "{} cannot be received as configured; `receive = \"auto\"` takes the best way that works",
-                path.interface
+                network.interface
             )
         }),
     }

@@ -16,6 +16,7 @@ use crate::core::time::Moment;
 use crate::io::address::{AddressCommand, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::keeper::{Datagram, KeeperError};
+use crate::io::paths::{Carrier, Path};
 use crate::io::socket::scoped;
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, Severity};
@@ -190,22 +191,19 @@ impl Driver {
     }
 
     pub(super) fn note_receptions(&self) {
-        let mut noted: Vec<&str> = Vec::new();
+        let mut noted: Vec<String> = Vec::new();
         for (path, reception) in self.parts.paths.iter().zip(&self.parts.receptions) {
-            if noted.contains(&path.interface.as_str()) {
+            let (place, via) = (path.place(), reception.via);
+            if noted.contains(&place) {
                 continue;
             }
-            noted.push(path.interface.as_str());
-            let via = reception.via;
             let (severity, text) = if reception.reason.is_empty() {
-                (Severity::Info, format!("heartbeats on {} arrive via {via}", path.interface))
+                (Severity::Info, format!("heartbeats on {place} arrive via {via}"))
             } else {
                 let reason = &reception.reason;
-                (
-                    Severity::Warning,
-                    format!("heartbeats on {} arrive via {via}: {reason}", path.interface),
-                )
+                (Severity::Warning, format!("heartbeats on {place} arrive via {via}: {reason}"))
             };
+            noted.push(place);
             self.driver_note(severity, "reception", text);
         }
     }
@@ -218,13 +216,23 @@ impl Driver {
             }
             self.control_sequences[slot] += 1;
             let datagram = self.control_datagram(slot, self.control_sequences[slot], &body);
-            let path = &self.parts.paths[slot];
-            let remote = scoped(path.remote, path.interface_index).into();
-            let socket = self.parts.sockets.iter().find(|socket| socket.local == path.local);
             // What does not leave is sent again until the peer acknowledges it.
-            if let Some(Err(_)) = socket.map(|socket| socket.send(&datagram, &remote)) {
+            if !self.send_on(&self.parts.paths[slot], &datagram) {
                 self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
             }
+        }
+    }
+
+    /// Sends a control datagram on a path; `false`: it did not leave.
+    fn send_on(&self, path: &Path, datagram: &[u8]) -> bool {
+        match &path.carrier {
+            Carrier::Network(network) => {
+                let remote = scoped(network.remote, network.interface_index).into();
+                let mut sockets = self.parts.sockets.iter();
+                let socket = sockets.find(|socket| socket.local == network.local);
+                socket.is_some_and(|socket| socket.send(datagram, &remote).is_ok())
+            }
+            Carrier::Serial(_) => false,
         }
     }
 
@@ -287,15 +295,15 @@ impl Driver {
         let body = Message::Obituary.encode();
         let datagrams = (0..self.parts.paths.len())
             .filter(|slot| self.heard_told[*slot] != 0)
-            .map(|slot| {
-                let path = &self.parts.paths[slot];
-                let any_port = SocketAddr::new(path.local.ip(), 0);
-                Datagram {
-                    local: scoped(any_port, path.interface_index),
-                    interface: path.interface.clone(),
-                    remote: scoped(path.remote, path.interface_index),
+            .filter_map(|slot| {
+                let network = self.parts.paths[slot].network()?;
+                let any_port = SocketAddr::new(network.local.ip(), 0);
+                Some(Datagram {
+                    local: scoped(any_port, network.interface_index),
+                    interface: network.interface.clone(),
+                    remote: scoped(network.remote, network.interface_index),
                     payload: self.control_datagram(slot, SEQUENCE_LAST, &body),
-                }
+                })
             })
             .collect();
         match self.parts.keeper.obituary(datagrams) {

@@ -427,7 +427,8 @@ impl Driver {
 /// Whether heartbeats come up to this socket, since no program in the kernel takes them.
 #[must_use]
 pub fn receives_heartbeats(socket: &LinkSocket, paths: &[Path], receptions: &[Reception]) -> bool {
-    let mut slots = paths.iter().zip(receptions).filter(|(path, _)| path.local == socket.local);
+    let is_here = |path: &Path| path.network().is_some_and(|it| it.local == socket.local);
+    let mut slots = paths.iter().zip(receptions).filter(|(path, _)| is_here(path));
     slots.all(|(_, reception)| reception.via == Via::Socket)
 }
 

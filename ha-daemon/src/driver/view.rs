@@ -89,7 +89,7 @@ impl Driver {
         Some(LinkStatus {
             name: link.name.clone(),
             kind: link.kind.word().to_owned(),
-            interface: path.interface.clone(),
+            interface: path.place(),
             via: reception.via,
             via_reason: reception.reason.clone(),
             state: peer.links.get(&path.link).map_or(LinkState::Unknown, Detector::state),

@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use super::clock::monotonic_ns;
 use super::mailbox::{Letter, Mailbox};
-use super::paths::Path;
+use super::paths::{Network, Path};
 use super::socket::scoped;
 use crate::config::NodeIndex;
 use crate::names::InterfaceName;
@@ -101,10 +101,11 @@ impl Connections {
         });
         let mut bound: Vec<SocketAddr> = Vec::new();
         for (slot, path) in context.paths.iter().enumerate() {
-            if !bound.contains(&path.local) {
-                bound.push(path.local);
-                let listener = listen(path)?;
-                tokio::spawn(accept(Arc::clone(&context), listener, path.interface_index));
+            let Some(network) = path.network() else { continue };
+            if !bound.contains(&network.local) {
+                bound.push(network.local);
+                let listener = listen(network)?;
+                tokio::spawn(accept(Arc::clone(&context), listener, network.interface_index));
             }
             if context.own < path.peer {
                 tokio::spawn(connect(Arc::clone(&context), slot));
@@ -125,19 +126,20 @@ fn socket(domain: SocketAddr, interface: &InterfaceName) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn listen(path: &Path) -> Result<TcpListener> {
+fn listen(network: &Network) -> Result<TcpListener> {
     let bind = || {
-        let socket = socket(path.local, &path.interface)?;
+        let socket = socket(network.local, &network.interface)?;
         // A restarted daemon must not wait for the old connections' TIME_WAIT.
         socket.set_reuse_address(true)?;
-        if path.local.is_ipv6() {
+        if network.local.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        socket.bind(&scoped(path.local, path.interface_index).into())?;
+        socket.bind(&scoped(network.local, network.interface_index).into())?;
         socket.listen(128)?;
         TcpListener::from_std(socket.into())
     };
-    bind().with_context(|| format!("cannot listen on TCP {} of {}", path.local, path.interface))
+    bind()
+        .with_context(|| format!("cannot listen on TCP {} of {}", network.local, network.interface))
 }
 
 async fn accept(context: Arc<Shared>, listener: TcpListener, interface_index: u32) {
@@ -171,7 +173,7 @@ async fn welcome(
     let slot = context.paths.iter().position(|path| {
         path.key.sender == header.sender
             && path.key.link == header.link
-            && path.interface_index == interface_index
+            && path.interface_index() == interface_index
             && path.peer < context.own
     })?;
     // It echoes this node's incarnation: it was made after this daemon started.
@@ -223,12 +225,13 @@ async fn connect(context: Arc<Shared>, slot: usize) {
 /// The connecting side of the handshake: sends a header, reads one.
 async fn introduce(context: &Shared, slot: usize, incarnation: u64) -> Option<TcpStream> {
     let path = &context.paths[slot];
+    let network = path.network()?;
     let attempt = async {
-        let socket = socket(path.local, &path.interface).ok()?;
-        let local = SocketAddr::new(path.local.ip(), 0);
-        socket.bind(&scoped(local, path.interface_index).into()).ok()?;
+        let socket = socket(network.local, &network.interface).ok()?;
+        let local = SocketAddr::new(network.local.ip(), 0);
+        socket.bind(&scoped(local, network.interface_index).into()).ok()?;
         let socket = TcpSocket::from_std_stream(socket.into());
-        let remote = scoped(path.remote, path.interface_index);
+        let remote = scoped(network.remote, network.interface_index);
         let mut stream = socket.connect(remote).await.ok()?;
         let clock = monotonic_ns();
         send_header(context, &mut stream, slot, incarnation, clock).await.ok()?;

@@ -2,12 +2,13 @@
 //! the kernel's `links` map, in the daemon's own table and in everything that goes by path.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ha_common::frame::mapped;
 use ha_common::maps::{Endpoint, Path as PathKey, SLOTS_MAX};
 
-use crate::config::{Config, LinkIndex, NodeIndex};
+use crate::config::{self, Config, LinkIndex, NodeIndex};
 use crate::names::InterfaceName;
 
 /// One peer on one link.
@@ -19,6 +20,29 @@ pub struct Path {
     pub link: LinkIndex,
     /// As packets name it.
     pub key: PathKey,
+    /// What carries it.
+    pub carrier: Carrier,
+}
+
+/// What carries a path.
+#[derive(Debug, Clone)]
+pub enum Carrier {
+    /// UDP on an interface.
+    Network(Network),
+    /// A serial line.
+    Serial(Serial),
+}
+
+/// A serial line to the peer.
+#[derive(Debug, Clone)]
+pub struct Serial {
+    /// This node's character device.
+    pub device: PathBuf,
+}
+
+/// UDP on an interface.
+#[derive(Debug, Clone)]
+pub struct Network {
     /// This node's interface on the link.
     pub interface: InterfaceName,
     /// Its index.
@@ -34,27 +58,42 @@ pub struct Path {
 /// # Errors
 /// An interface that does not exist.
 pub fn of(config: &Config, own: NodeIndex) -> Result<Vec<Path>> {
-    let port = config.cluster.port;
     let mut paths = Vec::new();
     for (link, mine) in &config.nodes[own.0].endpoints {
-        let Some(interface) = mine.interface() else { continue };
-        let index = interface_index(interface)?;
         for (peer, node) in config.nodes.iter().enumerate().filter(|(peer, _)| *peer != own.0) {
             let Some(theirs) = node.endpoints.get(link) else { continue };
-            let (Some(local), Some(remote)) = (mine.address(), theirs.address()) else { continue };
+            let Some(carrier) = carrier(config.cluster.port, mine, theirs)? else { continue };
             paths.push(Path {
                 peer: NodeIndex(peer),
                 link: *link,
                 key: PathKey { sender: node.id, link: config.links[link.0].id },
-                interface: interface.clone(),
-                interface_index: index,
-                local: SocketAddr::new(local, port),
-                remote: SocketAddr::new(remote, port),
+                carrier,
             });
         }
     }
     anyhow::ensure!(paths.len() <= SLOTS_MAX, "{} paths; at most {SLOTS_MAX} fit", paths.len());
     Ok(paths)
+}
+
+/// What carries the path between two endpoints of a link.
+fn carrier(
+    port: u16,
+    mine: &config::Endpoint,
+    theirs: &config::Endpoint,
+) -> Result<Option<Carrier>> {
+    let interface = match mine {
+        config::Endpoint::Network { interface, .. } => interface,
+        config::Endpoint::Serial { device } => {
+            return Ok(Some(Carrier::Serial(Serial { device: device.clone() })));
+        }
+    };
+    let (Some(local), Some(remote)) = (mine.address(), theirs.address()) else { return Ok(None) };
+    Ok(Some(Carrier::Network(Network {
+        interface: interface.clone(),
+        interface_index: interface_index(interface)?,
+        local: SocketAddr::new(local, port),
+        remote: SocketAddr::new(remote, port),
+    })))
 }
 
 /// Index of an interface.
@@ -68,6 +107,32 @@ pub fn interface_index(name: &InterfaceName) -> Result<u32> {
 }
 
 impl Path {
+    /// Its network, unless it is a serial line.
+    #[must_use]
+    pub fn network(&self) -> Option<&Network> {
+        match &self.carrier {
+            Carrier::Network(network) => Some(network),
+            Carrier::Serial(_) => None,
+        }
+    }
+
+    /// Index of the interface on which its packets arrive; 0 on a serial line.
+    #[must_use]
+    pub fn interface_index(&self) -> u32 {
+        self.network().map_or(0, |network| network.interface_index)
+    }
+
+    /// The interface or the device, for display.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.carrier {
+            Carrier::Network(network) => network.interface.to_string(),
+            Carrier::Serial(serial) => serial.device.display().to_string(),
+        }
+    }
+}
+
+impl Network {
     /// The endpoint on which its datagrams arrive.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {

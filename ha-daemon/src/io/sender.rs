@@ -81,6 +81,8 @@ impl Shared {
 /// Where the sender sends on one path.
 #[derive(Debug)]
 pub struct Target {
+    /// Its path.
+    pub slot: usize,
     /// Its socket.
     pub socket: LinkSocket,
     /// The peer's address.
@@ -162,7 +164,8 @@ fn run(plan: &Plan, mut targets: Vec<Target>, shared: &Shared) {
 fn send_all(targets: &mut [Target], shared: &Shared, key: &Key, sequence: u64) {
     let age_ns = monotonic_ns().saturating_sub(shared.driver_ran_ns.load(Relaxed));
     let daemon = if age_ns < DAEMON_LEASE.as_nanos() as u64 { layers::DAEMON } else { 0 };
-    for (target, words) in targets.iter_mut().zip(&shared.paths) {
+    for target in targets {
+        let Some(words) = shared.paths.get(target.slot) else { continue };
         let link = if words.hears.load(Relaxed) { layers::LINK } else { 0 };
         let header = &mut target.header;
         header.kind = Kind::Heartbeat;

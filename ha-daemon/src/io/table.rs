@@ -56,7 +56,7 @@ impl Table {
             UnsafeCell::new(LinkRecord {
                 peer: path.key.sender,
                 link: path.key.link,
-                interface: path.interface_index,
+                interface: path.interface_index(),
                 silence_ns,
                 ..LinkRecord::default()
             })
@@ -198,6 +198,7 @@ impl Tables for Table {
 mod tests {
     use super::*;
     use crate::config::{LinkIndex, NodeIndex};
+    use crate::io::paths::{Carrier, Network};
     use ha_common::wire::{Phase, name_id};
 
     const OWN: u64 = 1_000;
@@ -212,10 +213,12 @@ mod tests {
             peer: NodeIndex(1),
             link: LinkIndex(0),
             key: PathKey { sender: name_id("beta"), link: name_id("hb0") },
-            interface: "hb0".parse().unwrap(),
-            interface_index: INTERFACE,
-            local: "192.0.2.1:694".parse().unwrap(),
-            remote: "192.0.2.2:694".parse().unwrap(),
+            carrier: Carrier::Network(Network {
+                interface: "hb0".parse().unwrap(),
+                interface_index: INTERFACE,
+                local: "192.0.2.1:694".parse().unwrap(),
+                remote: "192.0.2.2:694".parse().unwrap(),
+            }),
         };
         let identity =
             NodeIdentity { cluster: name_id("shop"), node: name_id("alpha"), incarnation: OWN };
