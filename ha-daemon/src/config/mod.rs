@@ -22,6 +22,7 @@ mod finding;
 pub mod heartbeat;
 mod keys;
 mod load;
+pub mod serial;
 
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
 pub use keys::{AuthKey, AuthMethod, KeyRing};

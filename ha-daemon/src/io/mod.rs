@@ -21,6 +21,7 @@ pub mod ping;
 pub mod process;
 pub mod realtime;
 pub mod sender;
+pub mod serial;
 pub mod service;
 pub mod socket;
 pub mod sys;
