@@ -206,7 +206,7 @@ fn key(number: u8, method: AuthMethod, word: &str) -> AuthKey {
     AuthKey { number, method, word: word.as_bytes().to_vec() }
 }
 
-fn file(active: u8, keys: &[AuthKey]) -> KeyRing {
+fn file<const N: usize>(active: u8, keys: [AuthKey; N]) -> KeyRing {
     KeyRing::new(active, keys.to_vec())
 }
 
@@ -218,10 +218,10 @@ fn old() -> AuthKey {
 /// number beside the old one.
 fn new_files() -> [KeyRing; 4] {
     [
-        file(1, &[key(1, AuthMethod::Sha1, "new")]),
-        file(1, &[key(1, AuthMethod::SipHash24, "old")]),
-        file(2, &[key(2, AuthMethod::Md5, "new")]),
-        file(2, &[old(), key(2, AuthMethod::Crc, "")]),
+        file(1, [key(1, AuthMethod::Sha1, "new")]),
+        file(1, [key(1, AuthMethod::SipHash24, "old")]),
+        file(2, [key(2, AuthMethod::Md5, "new")]),
+        file(2, [old(), key(2, AuthMethod::Crc, "")]),
     ]
 }
 
@@ -229,7 +229,7 @@ fn new_files() -> [KeyRing; 4] {
 fn files_that_change_one_after_the_other_silence_nobody() {
     for new in new_files() {
         for first in 0..3 {
-            let mut net = Net::new(3, &file(1, &[old()]));
+            let mut net = Net::new(3, &file(1, [old()]));
             for node in 0..3 {
                 net.nodes[(first + node) % 3].reload(&new);
                 net.run(20);
@@ -248,7 +248,7 @@ fn files_that_change_one_after_the_other_silence_nobody() {
 #[test]
 fn files_that_change_at_once_silence_nobody() {
     for new in new_files() {
-        let mut net = Net::new(3, &file(1, &[old()]));
+        let mut net = Net::new(3, &file(1, [old()]));
         net.nodes.iter_mut().for_each(|node| node.reload(&new));
         net.run(6);
         assert_eq!(net.refused, []);
@@ -259,11 +259,11 @@ fn files_that_change_at_once_silence_nobody() {
 #[test]
 fn after_the_change_the_old_key_is_refused() {
     let [new, ..] = new_files();
-    let mut net = Net::new(2, &file(1, &[old()]));
+    let mut net = Net::new(2, &file(1, [old()]));
     net.nodes.iter_mut().for_each(|node| node.reload(&new));
     net.run(6);
     assert!(net.is_settled());
-    let mut stranger = Node::start(0, 2, 200, file(1, &[old()]));
+    let mut stranger = Node::start(0, 2, 200, file(1, [old()]));
     stranger.sequence = 1;
     let judgement = judge_payload(&net.nodes[1], &stranger.heartbeat(1), FIXED_BYTES, 0);
     assert_eq!(judgement.reason, Reason::BadTag);
@@ -272,7 +272,7 @@ fn after_the_change_the_old_key_is_refused() {
 #[test]
 fn a_peer_that_keeps_the_old_file_is_heard_for_ever() {
     let [new, ..] = new_files();
-    let mut net = Net::new(2, &file(1, &[old()]));
+    let mut net = Net::new(2, &file(1, [old()]));
     net.nodes[0].reload(&new);
     net.run(500);
     assert_eq!(net.refused, []);
@@ -282,10 +282,10 @@ fn a_peer_that_keeps_the_old_file_is_heard_for_ever() {
 #[test]
 fn a_change_that_is_taken_back_silences_nobody() {
     let [new, ..] = new_files();
-    let mut net = Net::new(2, &file(1, &[old()]));
+    let mut net = Net::new(2, &file(1, [old()]));
     net.nodes[0].reload(&new);
     net.run(5);
-    net.nodes[0].reload(&file(1, &[old()]));
+    net.nodes[0].reload(&file(1, [old()]));
     net.run(5);
     assert_eq!(net.refused, []);
     assert!(net.all_hear() && net.is_settled());
@@ -293,9 +293,9 @@ fn a_change_that_is_taken_back_silences_nobody() {
 
 #[test]
 fn another_file_before_the_change_has_come_to_its_end_silences_nobody() {
-    let newest = file(1, &[key(1, AuthMethod::Sha256, "newest")]);
+    let newest = file(1, [key(1, AuthMethod::Sha256, "newest")]);
     let [new, ..] = new_files();
-    let mut net = Net::new(2, &file(1, &[old()]));
+    let mut net = Net::new(2, &file(1, [old()]));
     net.nodes[0].reload(&new);
     net.run(5);
     net.nodes[0].reload(&newest);
@@ -309,7 +309,7 @@ fn another_file_before_the_change_has_come_to_its_end_silences_nobody() {
 #[test]
 fn a_peer_that_starts_with_the_new_file_alone_is_heard_again() {
     for new in new_files() {
-        let mut net = Net::new(2, &file(1, &[old()]));
+        let mut net = Net::new(2, &file(1, [old()]));
         net.nodes[0].reload(&new);
         net.run(5);
         net.nodes[1] = Node::start(1, 2, 300, new);
@@ -321,7 +321,7 @@ fn a_peer_that_starts_with_the_new_file_alone_is_heard_again() {
 #[test]
 fn nothing_is_forgotten_while_nobody_is_heard() {
     let [new, ..] = new_files();
-    let mut net = Net::new(2, &file(1, &[old()]));
+    let mut net = Net::new(2, &file(1, [old()]));
     for _ in 0..20 {
         net.turn(|_| true);
     }
@@ -340,7 +340,7 @@ fn nothing_is_forgotten_while_nobody_is_heard() {
 #[test]
 fn what_is_sent_once_is_signed_with_every_key_that_may_be_right() {
     let [new, ..] = new_files();
-    let keys = Keys::new(&new.clone().after(&file(1, &[old()]))).unwrap();
+    let keys = Keys::new(&new.clone().after(&file(1, [old()]))).unwrap();
     assert_eq!(keys.signers(Signing::InTurn).len(), 2);
     assert_eq!(keys.signers(Signing::Active), [keys.signer(Signing::Active, 1)]);
     assert_eq!(keys.signers(Signing::Earlier), [keys.signer(Signing::Earlier, 0)]);
@@ -349,7 +349,7 @@ fn what_is_sent_once_is_signed_with_every_key_that_may_be_right() {
 
 #[test]
 fn a_ring_without_its_active_key_is_refused() {
-    let error = Keys::new(&file(3, &[old()])).unwrap_err().to_string();
+    let error = Keys::new(&file(3, [old()])).unwrap_err().to_string();
     assert_eq!(error, "key 3 is active but not in the key file");
 }
 
@@ -364,11 +364,11 @@ proptest! {
         same_number in any::<bool>(),
         seed in any::<usize>(),
     ) {
-        let mut net = Net::new(3, &file(1, &[old()]));
+        let mut net = Net::new(3, &file(1, [old()]));
         for (change, (delays, method)) in delays.into_iter().zip(methods).enumerate() {
             let number = if same_number { 1 } else { 2 + change as u8 };
             let word = format!("word {change}");
-            let new = file(number, &[key(number, AuthMethod::ALL[method], &word)]);
+            let new = file(number, [key(number, AuthMethod::ALL[method], &word)]);
             for turn in 0..40_usize {
                 for (node, delay) in [delays.0, delays.1, delays.2].into_iter().enumerate() {
                     if turn == delay {
