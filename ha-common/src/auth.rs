@@ -125,12 +125,29 @@ impl Key {
     #[inline(always)]
     fn tag_words<W: Workspace>(&self, fixed: &Fixed, workspace: &W) -> Option<[u64; 2]> {
         match self.method {
+            method::NONE => None,
+            // The default comes first and needs no scratch.
             method::SIPHASH24 => Some([siphash::words(self.siphash, fixed.header_words()), 0]),
-            method::CRC => Some([crc::tag_word(crc::words(fixed.header_words())), 0]),
-            method::MD5 => workspace.with_scratch(|it| hmac::header::<Md5>(self, fixed, it)),
-            method::SHA1 => workspace.with_scratch(|it| hmac::header::<Sha1>(self, fixed, it)),
-            method::SHA256 => workspace.with_scratch(|it| hmac::header::<Sha256>(self, fixed, it)),
-            _ => None,
+            _ => workspace.with_scratch(|scratch| {
+                scratch.header = fixed.header_in_memory();
+                self.tag_scratch(scratch);
+                scratch.tag
+            }),
+        }
+    }
+
+    /// The tag of the header in the scratch. In the kernel this is a function of its own: what it needs
+    /// would not fit on the stack of the program that calls it. Not `cold`: it would go to another
+    /// section, where it has an address that a function of `.text` has, and aya-obj 0.3 takes
+    /// functions of one address for the same.
+    #[inline(never)]
+    fn tag_scratch(&self, scratch: &mut Scratch) {
+        match self.method {
+            method::CRC => scratch.tag = [crc::tag_word(crc::words(&scratch.header)), 0],
+            method::MD5 => hmac::header::<Md5>(self, scratch),
+            method::SHA1 => hmac::header::<Sha1>(self, scratch),
+            method::SHA256 => hmac::header::<Sha256>(self, scratch),
+            _ => scratch.tag = [0, 0],
         }
     }
 

@@ -120,21 +120,39 @@ fn judge_peer<T: Tables>(
     };
     let freshness = window.judge(header.incarnation, header.sequence, header.echo, own);
     // The cheap check comes first; nothing is stored before the tag was found right.
-    match freshness {
-        Freshness::OldIncarnation => return Reason::OldIncarnation.into(),
-        Freshness::OldSequence => return Reason::OldSequence.into(),
-        Freshness::Next { .. } | Freshness::Proven | Freshness::Greeting => {}
+    if let Some(reason) = stale(freshness) {
+        return reason.into();
     }
     let key_entry = match auth::authenticate(tables, header.key, fixed) {
         Ok(entry) => entry,
         Err(reason) => return reason.into(),
     };
-    match header.kind {
+    // Kind and window are loaded anew: the verifier would carry what the checks above know of them
+    // through the hashes, once for each combination. And no CPU's stamp of meanwhile is lost.
+    let kind = fixed.kind_again();
+    let window = match kind {
+        Kind::Heartbeat => record.heartbeat_window(),
+        Kind::Control => record.control_window(),
+    };
+    let freshness = window.judge(header.incarnation, header.sequence, header.echo, own);
+    if let Some(reason) = stale(freshness) {
+        return reason.into();
+    }
+    match kind {
         Kind::Heartbeat => {
             let now_ns = tables.now_ns();
             heartbeat(header, freshness, record, slot, key_entry, now_ns)
         }
         Kind::Control => control(header, freshness, record),
+    }
+}
+
+#[inline(always)]
+fn stale(freshness: Freshness) -> Option<Reason> {
+    match freshness {
+        Freshness::OldIncarnation => Some(Reason::OldIncarnation),
+        Freshness::OldSequence => Some(Reason::OldSequence),
+        Freshness::Next { .. } | Freshness::Proven | Freshness::Greeting => None,
     }
 }
 

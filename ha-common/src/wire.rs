@@ -167,6 +167,14 @@ impl Fixed {
         Some(Self { words: source.words::<FIXED_WORDS>(offset)? })
     }
 
+    /// The kind of a header that was decoded before.
+    #[inline(always)]
+    pub(crate) fn kind_again(&self) -> Kind {
+        // SAFETY: a reference is valid to read from.
+        let first = u64::from_be(unsafe { (&raw const self.words[0]).read_volatile() });
+        if (first >> 32) as u8 == Kind::Control as u8 { Kind::Control } else { Kind::Heartbeat }
+    }
+
     /// The bytes as they travel.
     #[must_use]
     pub fn to_bytes(self) -> [u8; FIXED_BYTES] {

@@ -26,31 +26,17 @@ fn step(crc: u32, byte: u8) -> u32 {
     crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)]
 }
 
-/// Of the header's words, which are little endian numbers.
-#[inline(always)]
-pub(super) fn words(words: [u64; HEADER_WORDS]) -> u32 {
-    let [a, b, c, d, e, f, g, h, i] = words;
+/// Of the header's words as they stand in memory.
+pub(super) fn words(words: &[u64; HEADER_WORDS]) -> u32 {
     let mut crc = !0;
-    // Not an index into `words`: that would keep all of them on the kernel's small stack.
-    crc = word(crc, a);
-    crc = word(crc, b);
-    crc = word(crc, c);
-    crc = word(crc, d);
-    crc = word(crc, e);
-    crc = word(crc, f);
-    crc = word(crc, g);
-    crc = word(crc, h);
-    crc = word(crc, i);
-    !crc
-}
-
-#[inline(never)]
-fn word(mut crc: u32, mut word: u64) -> u32 {
-    for _ in 0..8 {
-        crc = step(crc, word as u8);
-        word >>= 8;
+    for word in words {
+        let mut bytes = u64::from_le(*word);
+        for _ in 0..8 {
+            crc = step(crc, bytes as u8);
+            bytes >>= 8;
+        }
     }
-    crc
+    !crc
 }
 
 /// Of a message in parts.

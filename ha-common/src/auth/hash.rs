@@ -20,9 +20,11 @@ pub struct Scratch {
     pub(super) block: [u32; BLOCK_WORDS],
     /// The header's words as they stand in memory.
     pub(super) header: [u64; HEADER_WORDS],
+    /// The words of its tag, little endian.
+    pub(super) tag: [u64; 2],
 }
 
-const _: () = assert!(size_of::<Scratch>() == 168);
+const _: () = assert!(size_of::<Scratch>() == 184);
 
 /// One of the hashes.
 pub(super) trait Hash {

@@ -6,7 +6,7 @@ use super::hash::{BLOCK_BYTES, BLOCK_WORDS, Hash, Scratch, Stream, digest};
 pub(super) use super::md5::Md5;
 pub(super) use super::sha1::Sha1;
 pub(super) use super::sha256::Sha256;
-use crate::wire::{Fixed, HEADER_BYTES, HEADER_WORDS};
+use crate::wire::{HEADER_BYTES, HEADER_WORDS};
 
 /// Inner and outer state of a key.
 pub(super) fn states<H: Hash>(word: &[u8]) -> [[u32; 8]; 2] {
@@ -48,18 +48,8 @@ fn tag<H: Hash>(state: &[u32; 8]) -> [u64; 2] {
     [H::store([state[0], state[1]]), H::store([state[2], state[3]])].map(u64::from_le)
 }
 
-/// The same of a header.
-#[inline(always)]
-pub(super) fn header<H: Hash>(key: &Key, fixed: &Fixed, scratch: &mut Scratch) -> [u64; 2] {
-    scratch.header = fixed.header_in_memory();
-    hash_header::<H>(key, scratch);
-    tag::<H>(&scratch.state)
-}
-
-/// Three compressions: two of the header, one of their digest. A program of its own in the kernel, with
-/// a stack of its own.
-#[inline(never)]
-fn hash_header<H: Hash>(key: &Key, scratch: &mut Scratch) {
+/// The same of the header in the scratch: three compressions, two of the header and one of their digest.
+pub(super) fn header<H: Hash>(key: &Key, scratch: &mut Scratch) {
     const WHOLE_BLOCK: usize = BLOCK_WORDS / 2;
     const { assert!(HEADER_WORDS == WHOLE_BLOCK + 1) };
     scratch.state = key.inner;
@@ -72,25 +62,28 @@ fn hash_header<H: Hash>(key: &Key, scratch: &mut Scratch) {
     let [first, second] = H::load(scratch.header[WHOLE_BLOCK]);
     scratch.block[0] = first;
     scratch.block[1] = second;
-    pad::<H>(scratch, 2, (BLOCK_BYTES + HEADER_BYTES) as u64);
+    pad::<H>(scratch, 2, HEADER_BYTES);
     H::compress(scratch);
     for word in 0..H::WORDS {
         scratch.block[word] = scratch.state[word];
     }
-    pad::<H>(scratch, H::WORDS, (BLOCK_BYTES + 4 * H::WORDS) as u64);
+    pad::<H>(scratch, H::WORDS, 4 * H::WORDS);
     scratch.state = key.outer;
     H::compress(scratch);
+    scratch.tag = tag::<H>(&scratch.state);
 }
 
-/// Pads a block that holds so many words and ends a message of so many bytes.
+/// Pads a block that holds so many words and ends a message of so many bytes, which follow the key's
+/// block.
 #[inline(always)]
-fn pad<H: Hash>(scratch: &mut Scratch, words: usize, message_bytes: u64) {
-    let end = u64::from_ne_bytes([0x80, 0, 0, 0, 0, 0, 0, 0]);
-    scratch.block[words] = H::load(end)[0];
-    for word in words + 1..BLOCK_WORDS - 2 {
-        scratch.block[word] = 0;
+fn pad<H: Hash>(scratch: &mut Scratch, words: usize, bytes: usize) {
+    scratch.block[words] = H::load(u64::from_ne_bytes([0x80, 0, 0, 0, 0, 0, 0, 0]))[0];
+    for word in &mut scratch.block[words + 1..BLOCK_WORDS - 2] {
+        // SAFETY: a reference is valid to write to. Volatile, or the compiler calls `memset`, which is a
+        // loop over bytes in the kernel.
+        unsafe { (&raw mut *word).write_volatile(0) };
     }
-    let [first, second] = H::length(message_bytes * 8);
+    let [first, second] = H::length((BLOCK_BYTES + bytes) as u64 * 8);
     scratch.block[BLOCK_WORDS - 2] = first;
     scratch.block[BLOCK_WORDS - 1] = second;
 }

@@ -82,8 +82,8 @@ impl Hash for Sha1 {
         let state = steps(state, 20..40, 0x6ed9_eba1, parity, |step| schedule(block, step));
         let state = steps(state, 40..60, 0x8f1b_bcdc, majority, |step| schedule(block, step));
         let state = steps(state, 60..80, 0xca62_c1d6, parity, |step| schedule(block, step));
-        for word in 0..5 {
-            scratch.state[word] = scratch.state[word].wrapping_add(state[word]);
+        for (word, more) in scratch.state.iter_mut().zip(state) {
+            *word = word.wrapping_add(more);
         }
     }
 }

@@ -256,3 +256,47 @@ proptest! {
         prop_assert_eq!(without_rejected(tables.contents()), before);
     }
 }
+
+/// Tables in which another CPU stamps a later heartbeat while this one checks a tag.
+struct Raced(Memory);
+
+impl Workspace for Raced {
+    fn with_scratch<R>(&self, work: impl FnOnce(&mut auth::Scratch) -> R) -> Option<R> {
+        self.0.with_scratch(work)
+    }
+}
+
+impl Tables for Raced {
+    fn node(&self) -> Option<NodeIdentity> {
+        self.0.node()
+    }
+
+    fn is_endpoint(&self, endpoint: &Endpoint) -> bool {
+        self.0.is_endpoint(endpoint)
+    }
+
+    fn slot(&self, path: &Path) -> Option<u32> {
+        self.0.slot(path)
+    }
+
+    fn record(&self, slot: u32) -> Option<Record<'_>> {
+        self.0.record(slot)
+    }
+
+    fn key(&self, entry: u32) -> Option<&Key> {
+        judge(&self.0, Packet::heartbeat(12).frame().as_slice(), INTERFACE);
+        self.0.key(entry)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.0.now_ns()
+    }
+}
+
+#[test]
+fn a_later_heartbeat_that_another_cpu_stamps_meanwhile_is_not_taken_back() {
+    let tables = Raced(settled());
+    let judgement = judge(&tables, Packet::heartbeat(11).frame().as_slice(), INTERFACE);
+    assert_eq!(judgement, Reason::OldSequence.into());
+    assert_eq!(alpha(&tables.0).heartbeat.sequence, 12);
+}

@@ -192,7 +192,7 @@ fn control() -> Vec<Vector> {
         vector("control with body", &body, Reason::Control),
         vector("control over IPv6", &Packet { v6: true, ..message(3) }, Reason::Control),
         vector("repeated control", &message(3), Reason::OldSequence),
-        damaged("control with bad tag", &message(4), Reason::BadTag, |it| {
+        damaged("control with bad tag", &message(99), Reason::BadTag, |it| {
             it[at::PAYLOAD + HEADER_BYTES] ^= 1;
         }),
         damaged("control whose body is cut", &body_of_next(), Reason::Truncated, |it| {

@@ -196,65 +196,65 @@ mod tests {
         AuthKey { number, method: AuthMethod::Sha1, word: word.as_bytes().to_vec() }
     }
 
-    fn ring(active: u8, keys: &[AuthKey]) -> KeyRing {
+    fn ring<const N: usize>(active: u8, keys: [AuthKey; N]) -> KeyRing {
         KeyRing::new(active, keys.to_vec())
     }
 
     #[test]
     fn a_key_that_is_replaced_under_its_number_signs_until_the_new_one_is_offered() {
         let (old, new) = (key(1, "old"), key(1, "new"));
-        let after = ring(1, &[new.clone()]).after(&ring(1, &[old.clone()]));
+        let after = ring(1, [new.clone()]).after(&ring(1, [old.clone()]));
         assert_eq!((after.retained, after.earlier), (vec![old.clone()], Some(old)));
     }
 
     #[test]
     fn a_key_that_stays_in_the_file_is_not_retained_and_signs_until_then() {
         let (old, new) = (key(1, "old"), key(2, "new"));
-        let both = ring(2, &[old.clone(), new.clone()]).after(&ring(1, &[old.clone()]));
+        let both = ring(2, [old.clone(), new.clone()]).after(&ring(1, [old.clone()]));
         assert_eq!((both.retained.len(), both.earlier.as_ref()), (0, Some(&old)));
         // Its line goes before the change has come to its end: it goes on all the same.
-        let alone = ring(2, &[new]).after(&both);
+        let alone = ring(2, [new]).after(&both);
         assert_eq!((alone.retained, alone.earlier), (vec![old.clone()], Some(old)));
     }
 
     #[test]
     fn a_file_that_is_read_again_unchanged_changes_nothing() {
         let (old, new) = (key(1, "old"), key(1, "new"));
-        let settled = ring(1, &[old.clone()]);
+        let settled = ring(1, [old.clone()]);
         assert_eq!(settled.clone().after(&settled), settled);
-        let changing = ring(1, &[new.clone()]).after(&settled);
-        assert_eq!(ring(1, &[new]).after(&changing), changing);
+        let changing = ring(1, [new.clone()]).after(&settled);
+        assert_eq!(ring(1, [new]).after(&changing), changing);
     }
 
     #[test]
     fn a_change_that_is_taken_back_signs_with_the_first_key_at_once() {
         let (old, new) = (key(1, "old"), key(1, "new"));
-        let changing = ring(1, &[new.clone()]).after(&ring(1, &[old.clone()]));
-        let back = ring(1, &[old]).after(&changing);
+        let changing = ring(1, [new.clone()]).after(&ring(1, [old.clone()]));
+        let back = ring(1, [old]).after(&changing);
         assert_eq!((back.retained, back.earlier), (vec![new], None));
     }
 
     #[test]
     fn of_two_unfinished_changes_the_key_that_peers_know_is_kept() {
         let [first, second, third] = ["first", "second", "third"].map(|word| key(1, word));
-        let one = ring(1, &[second]).after(&ring(1, &[first.clone()]));
-        let two = ring(1, &[third]).after(&one);
+        let one = ring(1, [second]).after(&ring(1, [first.clone()]));
+        let two = ring(1, [third]).after(&one);
         assert_eq!((two.retained, two.earlier), (vec![first.clone()], Some(first)));
     }
 
     #[test]
     fn what_is_handed_over_is_taken_over_whole() {
-        let before = ring(1, &[key(1, "old"), key(3, "other")]);
-        let mut after = ring(2, &[key(1, "new"), key(2, "new")]).after(&before);
+        let before = ring(1, [key(1, "old"), key(3, "other")]);
+        let mut after = ring(2, [key(1, "new"), key(2, "new")]).after(&before);
         after.keys[0].method = AuthMethod::Crc;
         assert_eq!(KeyRing::take_over(&after.hand_over()), Some(after.clone()));
-        assert_eq!(after.settled(), ring(2, &after.keys));
+        assert_eq!(after.settled(), KeyRing::new(2, after.keys));
         assert_eq!(KeyRing::take_over(b"{\"active\":1}"), None);
     }
 
     #[test]
     fn no_word_is_shown() {
-        let ring = ring(1, &[key(1, "S3cretWord")]).after(&ring(1, &[key(1, "S3cretOther")]));
+        let ring = ring(1, [key(1, "S3cretWord")]).after(&ring(1, [key(1, "S3cretOther")]));
         assert!(!format!("{ring:?}").contains("S3cret"));
     }
 }

@@ -232,6 +232,7 @@ fn assemble(
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
     }
+    node.put_keys_in_force(kernel.as_ref(), &receptions, &shared);
     let sender = node.sender(&paths, &sockets, &shared, &mailbox)?;
     let driver = Driver::new(Parts {
         table: node.table(&paths),

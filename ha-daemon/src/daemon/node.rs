@@ -14,6 +14,7 @@ use super::{Options, RUN_DIRECTORY, STATE_DIRECTORY};
 use crate::config::{Config, NodeIndex, Receive, Resource};
 use crate::driver::Reception;
 use crate::io::address::{AddressOptions, AddressWorker};
+use crate::io::clock::monotonic_ns;
 use crate::io::connection::Connections;
 use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::keys::Keys;
@@ -160,6 +161,25 @@ impl Node {
             paths: in_kernel.iter().map(|(slot, path, _)| (path.key, *slot)).collect(),
             keys: self.keys.entries(),
             slots: in_kernel.iter().map(slot).collect(),
+        }
+    }
+
+    /// From here on kernel side and tables have the keys. Until the driver looks, what the records of
+    /// an earlier instance say decides which key signs.
+    pub(super) fn put_keys_in_force(
+        &self,
+        kernel: Option<&Kernel>,
+        receptions: &[Reception],
+        shared: &Shared,
+    ) {
+        self.keys.in_force(monotonic_ns());
+        for (slot, (words, reception)) in (0..).zip(shared.paths.iter().zip(receptions)) {
+            let record = kernel.filter(|_| reception.via != Via::Socket);
+            let record = record.and_then(|kernel| kernel.record(slot));
+            let heard = record
+                .filter(|record| record.last_seen_ns() != 0 && record.heard() == record.believed());
+            let peer = heard.and_then(|record| self.keys.of_peer(&[record]));
+            words.signing.set(self.keys.signing_for(peer));
         }
     }
 

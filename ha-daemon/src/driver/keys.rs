@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 
-use ha_common::auth::KEYS_MAX;
 use ha_common::record::Record;
 
 use super::{Driver, record};
@@ -48,16 +47,14 @@ impl Driver {
     fn peer_keys(&self, peer: NodeIndex) -> Option<PeerKeys> {
         let slots = (0..self.parts.paths.len()).filter(|slot| self.parts.paths[*slot].peer == peer);
         let is_heard = |slot: &usize| self.parts.shared.paths[*slot].hears.load(Relaxed);
-        let records = || slots.clone().filter_map(|slot| record(&self.parts, slot));
-        let heard = || slots.clone().filter(is_heard).filter_map(|slot| record(&self.parts, slot));
-        let newest = heard().max_by_key(|it| it.last_seen_ns())?;
-        if records().map(Record::heard).max() > Some(newest.believed()) {
+        let records = slots.clone().filter_map(|slot| record(&self.parts, slot));
+        let heard: Vec<Record<'_>> =
+            slots.filter(is_heard).filter_map(|slot| record(&self.parts, slot)).collect();
+        let believed = heard.iter().map(|record| record.believed()).max();
+        if records.map(Record::heard).max() > believed {
             return None;
         }
-        Some(PeerKeys {
-            offered: newest.key_offered(),
-            signs_with_retained: heard().any(|it| it.key_entry() >= KEYS_MAX as u32),
-        })
+        self.parts.keys.of_peer(&heard)
     }
 
     fn settle_keys(&mut self) {

@@ -4,10 +4,11 @@
 //! not offer the new one yet, and accepts both files' keys until every peer that it hears
 //! has moved. So no order in which the files change on the nodes silences anybody.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use ha_common::auth::{KEY_ENTRIES, KEYS_MAX, Key};
+use ha_common::record::Record;
 use ha_common::wire::Fixed;
 
 use crate::config::{AuthKey, KeyRing};
@@ -64,8 +65,9 @@ impl SharedSigning {
 pub struct PeerKeys {
     /// What it offers, see [`Key::offer`].
     pub offered: u32,
-    /// Whether a heartbeat that it sent last on one of the links was signed with a retained key.
-    pub signs_with_retained: bool,
+    /// Whether the last heartbeat on each link that is heard came after [`Keys::in_force`] and
+    /// was signed with a key of the present file.
+    pub has_moved: bool,
 }
 
 /// The keys of a running node.
@@ -75,8 +77,13 @@ pub struct Keys {
     active: Signer,
     earlier: Option<Signer>,
     offered: u32,
+    /// From when on records tell by which entry of *these* keys a heartbeat was signed.
+    in_force_ns: AtomicU64,
     settled: AtomicBool,
 }
+
+/// Longest time between a packet's look into the key table and its stamp; it takes microseconds.
+const JUDGEMENT_MAX_NS: u64 = 1_000_000;
 
 impl Keys {
     /// The keys of a ring.
@@ -100,8 +107,27 @@ impl Keys {
             active,
             earlier: ring.earlier.as_ref().map(Signer::new),
             offered: active.key.offer(active.number),
+            in_force_ns: AtomicU64::new(u64::MAX),
             settled: AtomicBool::new(false),
         })
+    }
+
+    /// Says that the kernel side and the tables have these keys since `now_ns`: what records say of
+    /// earlier heartbeats is said in terms of the keys before.
+    pub fn in_force(&self, now_ns: u64) {
+        self.in_force_ns.store(now_ns.saturating_add(JUDGEMENT_MAX_NS), Relaxed);
+    }
+
+    /// What the records of a peer's links that are heard say of its keys; `None` = there are none.
+    #[must_use]
+    pub fn of_peer(&self, heard: &[Record<'_>]) -> Option<PeerKeys> {
+        let newest = heard.iter().max_by_key(|record| record.last_seen_ns())?;
+        let in_force_ns = self.in_force_ns.load(Relaxed);
+        let has_moved = |record: &Record<'_>| {
+            record.last_seen_ns() > in_force_ns && record.key_entry() < KEYS_MAX as u32
+        };
+        let has_moved = heard.iter().all(has_moved);
+        Some(PeerKeys { offered: newest.key_offered(), has_moved })
     }
 
     /// What heartbeats offer.
@@ -188,7 +214,7 @@ impl Keys {
     pub fn may_settle(&self, peers: &[Option<PeerKeys>]) -> bool {
         let changing =
             self.earlier.is_some() || self.accepted[KEYS_MAX..].iter().any(Option::is_some);
-        let moved = |peer: &PeerKeys| peer.offered == self.offered && !peer.signs_with_retained;
+        let moved = |peer: &PeerKeys| peer.offered == self.offered && peer.has_moved;
         let mut heard = peers.iter().flatten().peekable();
         changing && !self.is_settled() && heard.peek().is_some() && heard.all(moved)
     }

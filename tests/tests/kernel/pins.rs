@@ -220,9 +220,9 @@ fn pinned_maps_of_another_shape_are_replaced_with_a_warning() -> Result<()> {
     // Another size, another number, another kind, not mappable, no map at all.
     let cases: [(&str, MapKind, u32, u32); 4] = [
         ("links", MapKind::Array, 64, 512),
-        ("keys", MapKind::Array, 24, 4),
+        ("keys", MapKind::Array, 104, 4),
         ("paths", MapKind::Array, 4, 512),
-        ("links", MapKind::Array, 128, 512),
+        ("links", MapKind::Array, 136, 512),
     ];
     for (name, kind, value_bytes, entries) in cases {
         let map = bpf::create_map(kind, value_bytes, entries)?;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -35,7 +36,12 @@ pub(super) fn prepare(directory: &Path) -> Result<()> {
             "{place} is not on a bpf file system: `mount -t bpf bpf {place}`, or choose another --bpffs"
         );
     }
-    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))
+    // Keys are in the maps: what they are computed from is not, but it is enough to sign.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))
 }
 
 fn is_bpf_fs(path: &Path) -> bool {

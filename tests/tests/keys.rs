@@ -1,0 +1,168 @@
+//! Every method of authentication between real daemons, and what they show of their keys: nothing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ha_tests::bed::{Cluster, GROUP, Node, Plan, turn};
+
+/// A word that no random byte makes.
+const WORD: &str = "S3cretWord-of-the-key-test";
+/// Method, line of the key file behind its number, field of the map that shows something.
+const METHODS: [(&str, &str); 5] = [
+    ("crc", "crc"),
+    ("md5", "md5 S3cretWord-of-the-key-test"),
+    ("sha1", "sha1 S3cretWord-of-the-key-test"),
+    ("sha256", "sha256 S3cretWord-of-the-key-test"),
+    ("siphash", "siphash S3cretWord-of-the-key-test"),
+];
+
+fn pair(line: &str, receive: &str, deadtime: Duration) -> Result<Cluster> {
+    let plan = Plan {
+        web: false,
+        deadtime,
+        cluster_lines: vec!["initdead = \"10s\"".to_owned()],
+        link_lines: vec![format!("receive = \"{receive}\"")],
+        ..Plan::default()
+    };
+    let mut cluster = Cluster::build(plan)?;
+    let keys = format!("# keys\n7 {line}\nauth 7\n");
+    for node in &mut cluster.nodes {
+        node.configure(&cluster.plan.config(&node.authkeys_path()), &keys)?;
+        node.start_with(&[("RUST_LOG", "trace")])?;
+    }
+    cluster.start()?;
+    Ok(cluster)
+}
+
+/// A pair works: heartbeats (both hear), control messages (the owner is known to both), the control
+/// connection (a death is noticed long before deadtime).
+fn works(method: &str, line: &str, receive: &str) -> Result<()> {
+    let deadtime = Duration::from_secs(8);
+    let mut cluster = pair(line, receive, deadtime)?;
+    for node in &cluster.nodes {
+        let status = node.status()?;
+        let refused = |reason: &str| status.raw["packets"][reason].as_u64();
+        ensure!(refused("bad-tag") == Some(0), "{method}: {:?}", refused("bad-tag"));
+        ensure!(refused("unknown-key") == Some(0), "{method}: {:?}", refused("unknown-key"));
+        let via = status.nodes.iter().flat_map(|it| &it.links).map(|link| link.via.clone());
+        ensure!(via.clone().all(|it| it == receive), "{:?}", via.collect::<Vec<_>>());
+        hides_its_keys(node, receive).with_context(|| format!("{method}, {}", node.name()))?;
+    }
+    let beta = cluster.node("beta")?;
+    // The connection is made after the first heartbeats; what ends is one that is there.
+    beta.wait_until("a control connection", Duration::from_secs(20), |_| connected(beta))?;
+    let at_ns = cluster.node("alpha")?.kill_daemon_and_keeper()?;
+    let beta = cluster.node("beta")?;
+    beta.wait_event("daemon-gone", at_ns, deadtime / 2)
+        .with_context(|| format!("{method}: the end of the control connection was not noticed"))?;
+    beta.wait_until("the group", Duration::from_secs(10), |it| it.runs_on(GROUP, "beta"))?;
+    cluster.node_mut("alpha")?.wait_exit(Duration::from_secs(10))?;
+    cluster.bed.finish()
+}
+
+/// Whether a TCP connection to or from the port of the cluster stands.
+fn connected(node: &Node) -> bool {
+    let table = node.netns().run(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?));
+    // State 01 is established (net/tcp_states.h); port 694 is 0x02B6.
+    table.is_ok_and(|table: String| {
+        table.lines().any(|line| line.contains(":02B6 ") && line.contains(" 01 "))
+    })
+}
+
+/// Neither the word, nor its bytes, nor its hexadecimal digits are anywhere.
+fn hides_its_keys(node: &Node, receive: &str) -> Result<()> {
+    let hidden = |what: &str, shown: &[u8]| -> Result<()> {
+        let word = WORD.as_bytes();
+        let hex: String = word.iter().map(|byte| format!("{byte:02x}")).collect();
+        let shows =
+            |secret: &[u8]| shown.windows(8).any(|it| secret.windows(8).any(|part| it == part));
+        ensure!(!shows(word) && !shows(hex.as_bytes()), "{what} shows the key");
+        Ok(())
+    };
+    for arguments in [["status"], ["nodes"], ["links"], ["groups"], ["events"]] {
+        let shown = node.hactl_done(&arguments)?;
+        ensure!(!shown.is_empty(), "{arguments:?} shows nothing");
+        hidden(arguments[0], shown.as_bytes())?;
+        hidden(arguments[0], node.hactl_done(&[arguments[0], "--json"])?.as_bytes())?;
+    }
+    let log = fs::read(node.log_path())?;
+    ensure!(log.len() > 1_000, "there is no log");
+    hidden("the log at trace level", &log)?;
+    let (daemon, keeper) = node.pids()?;
+    for pid in [Some(daemon), keeper].into_iter().flatten() {
+        for file in ["cmdline", "environ"] {
+            let shown = fs::read(format!("/proc/{pid}/{file}"))?;
+            ensure!(!shown.is_empty(), "{file} of {pid} is empty");
+            hidden(file, &shown)?;
+        }
+    }
+    if receive != "socket" {
+        map_hides(node, &hidden)?;
+    }
+    Ok(())
+}
+
+fn map_hides(node: &Node, hidden: &dyn Fn(&str, &[u8]) -> Result<()>) -> Result<()> {
+    let pin = node.bpffs().join("keys");
+    let mode = fs::metadata(&pin)?.permissions().mode() & 0o777;
+    ensure!(mode & 0o077 == 0, "others may open {} (mode {mode:o})", pin.display());
+    let dump = |json: &[&str]| -> Result<Vec<u8>> {
+        let mut bpftool = Command::new("bpftool");
+        let output = bpftool.args(json).args(["map", "dump", "pinned"]).arg(&pin).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(output.stdout)
+    };
+    let shown = dump(&[])?;
+    hidden("the map", &shown)?;
+    let text = String::from_utf8_lossy(&shown).into_owned();
+    for field in ["method", "siphash", "inner", "outer"] {
+        ensure!(text.contains(&format!("\"{field}\"")), "{field} is not in the dump:\n{text}");
+    }
+    let entries: serde_json::Value = serde_json::from_slice(&dump(&["-j"])?)?;
+    let entries = entries.as_array().context("no list of entries")?;
+    ensure!(entries.len() == 32, "{} entries", entries.len());
+    for entry in entries {
+        let bytes = entry["value"].as_array().context("no bytes of a value")?;
+        let byte = |it: &serde_json::Value| {
+            let text = it.as_str()?.trim_start_matches("0x");
+            u8::from_str_radix(text, 16).ok()
+        };
+        let bytes: Option<Vec<u8>> = bytes.iter().map(byte).collect();
+        let bytes = bytes.context("a value is not made of bytes")?;
+        ensure!(bytes.len() == 104, "{} bytes", bytes.len());
+        hidden("a value of the map", &bytes)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: network namespaces; needs bpftool"]
+fn every_method_works_in_the_kernel_and_shows_no_key() -> Result<()> {
+    let _turn = turn();
+    METHODS.iter().try_for_each(|(method, line)| works(method, line, "xdp-native"))
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn every_method_works_on_the_socket_and_shows_no_key() -> Result<()> {
+    let _turn = turn();
+    METHODS.iter().try_for_each(|(method, line)| works(method, line, "socket"))
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_checksum_is_warned_about_at_every_start_and_by_check() -> Result<()> {
+    let _turn = turn();
+    let cluster = pair("crc", "socket", Duration::from_millis(500))?;
+    let alpha = cluster.node("alpha")?;
+    let log = fs::read_to_string(alpha.log_path())?;
+    let warning = "is a checksum (crc): it keeps noise out, not an attacker";
+    ensure!(log.lines().any(|line| line.contains("WARN") && line.contains(warning)), "{log}");
+    let config = alpha.config_path().display().to_string();
+    let checked = alpha.ha_daemon(&["check", "--config", &config, "--node", "alpha"])?;
+    ensure!(checked.code() == 1 && checked.stdout.contains(warning), "{checked:?}");
+    cluster.bed.finish()
+}
