@@ -68,7 +68,11 @@ pub fn run(config: Config, own: NodeIndex, options: &Options) -> Result<()> {
     );
     // A dying process closes its files only after its core dump is written: the keeper and the peers
     // would learn of its death that much later.
-    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    // Only the soft limit: services get theirs back.
+    let core = nix::sys::resource::Resource::RLIMIT_CORE;
+    if let Ok((_, hard)) = nix::sys::resource::getrlimit(core) {
+        let _ = nix::sys::resource::setrlimit(core, 0, hard);
+    }
     let memory = realtime::lock_memory(config.realtime);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (finished, failures) =

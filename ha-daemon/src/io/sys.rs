@@ -148,7 +148,8 @@ fn isolate_this_process(isolation: &Isolation) -> io::Result<()> {
         libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameters)
     })?;
     for (limit, soft, hard) in &isolation.limits {
-        nix::sys::resource::setrlimit(*limit, *soft, *hard)?;
+        // Without CAP_SYS_RESOURCE a limit that was lowered stays low: no reason not to run.
+        let _ = nix::sys::resource::setrlimit(*limit, *soft, *hard);
     }
     // Everything that this daemon opens is close-on-exec; what it inherited may not be. Kernels
     // before 5.11 do not know the flag, and then it stays as it is.

@@ -1,0 +1,7 @@
+//! Services in groups: resource scripts, a real nginx, the source address, clients.
+
+mod failures;
+mod leftovers;
+mod moves;
+mod source;
+mod support;

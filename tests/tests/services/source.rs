@@ -1,0 +1,75 @@
+//! The source address: set with its group, gone with it, and no route is lost.
+
+use anyhow::{Result, ensure};
+use ha_tests::bed::{Cluster, Node, turn};
+
+use crate::support::{ADDRESS, ALPHA, BETA, STEP, finish, pair, wait_for, wait_site};
+
+const SOURCE: &str = r#"{ kind = "source-address", address = "198.51.100.20" }"#;
+const ELSEWHERE: &str = "203.0.113.1";
+
+/// What the kernel would send to another network from.
+fn source(node: &Node) -> Result<String> {
+    let routes: serde_json::Value =
+        serde_json::from_str(&node.netns().ip(&["-j", "route", "get", ELSEWHERE])?)?;
+    Ok(routes[0]["prefsrc"].as_str().unwrap_or_default().to_owned())
+}
+
+fn routes(node: &Node) -> Result<Vec<String>> {
+    let text = node.netns().ip(&["-4", "route", "show"])?;
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+/// A pair whose nodes have a default route and one more through their service interface.
+fn routed() -> Result<(Cluster, Vec<Vec<String>>)> {
+    let cluster = pair(&[SOURCE], |_| {})?;
+    for node in &cluster.nodes {
+        for network in ["default", "192.88.99.0/24"] {
+            node.netns().ip(&["route", "add", network, "via", "198.51.100.100", "dev", "eth0"])?;
+        }
+    }
+    let before = cluster.nodes.iter().map(routes).collect::<Result<_>>()?;
+    Ok((cluster, before))
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn what_a_node_sends_comes_from_the_floating_address_while_it_has_the_group() -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, before) = routed()?;
+    cluster.start()?;
+    wait_site(&mut cluster, ALPHA)?;
+    ensure!(source(cluster.node(ALPHA)?)? == ADDRESS, "{:?}", routes(cluster.node(ALPHA)?)?);
+    ensure!(source(cluster.node(BETA)?)? == "198.51.100.2");
+    let own = cluster.node(ALPHA)?.netns().ip(&["route", "show", "proto", "94"])?;
+    ensure!(own.lines().count() == 2, "{own}");
+    cluster.node_mut(ALPHA)?.stop()?;
+    ensure!(routes(cluster.node(ALPHA)?)? == before[0], "{:?}", routes(cluster.node(ALPHA)?)?);
+    ensure!(source(cluster.node(ALPHA)?)? == "198.51.100.1");
+    wait_site(&mut cluster, BETA)?;
+    ensure!(source(cluster.node(BETA)?)? == ADDRESS);
+    finish(cluster)
+}
+
+/// The kernel drops a route whose source address goes: the host's own has to be there still.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn the_default_route_survives_the_death_of_the_daemon() -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, before) = routed()?;
+    cluster.start()?;
+    wait_site(&mut cluster, ALPHA)?;
+    cluster.node(ALPHA)?.kill_daemon()?;
+    cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    wait_site(&mut cluster, BETA)?;
+    ensure!(routes(cluster.node(ALPHA)?)? == before[0], "{:?}", routes(cluster.node(ALPHA)?)?);
+    ensure!(source(cluster.node(ALPHA)?)? == "198.51.100.1");
+    // Without keeper it ends with the lifetime of the address.
+    cluster.node(BETA)?.kill_daemon_and_keeper()?;
+    cluster.node_mut(BETA)?.wait_exit(STEP)?;
+    wait_for("the end of the address", || {
+        Ok(!cluster.node(BETA)?.has_address(ADDRESS.parse()?)?)
+    })?;
+    ensure!(routes(cluster.node(BETA)?)? == before[1], "{:?}", routes(cluster.node(BETA)?)?);
+    finish(cluster)
+}
