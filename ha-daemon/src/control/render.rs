@@ -9,19 +9,52 @@ use serde::Serialize;
 
 use super::table::{Align, Table, printable};
 use super::{PeerLink, peer_links};
-use crate::snapshot::{Event, GroupStatus, NodeStatus, Quorum, Snapshot};
+use crate::snapshot::{Event, GroupStatus, NodeStatus, PingTargetStatus, Quorum, Snapshot};
 
 /// Digits of an incarnation that are shown; they are the ones that change.
 const INCARNATION_DIGITS: usize = 6;
 /// Width of the kind of an event that most kinds fit in.
 const KIND_WIDTH: usize = 16;
 
-/// Everything: a heading, nodes, groups and links.
+/// Everything: a heading, nodes, groups, links, and ping targets if there are any.
 #[must_use]
 pub fn status(snapshot: &Snapshot) -> String {
     let links = peer_links(snapshot.nodes.clone());
+    let targets = &snapshot.connectivity.targets;
     [heading(snapshot), nodes(&snapshot.nodes), groups(&snapshot.groups), self::links(&links)]
+        .into_iter()
+        .chain((!targets.is_empty()).then(|| ping_targets(targets)))
+        .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// A line per ping target.
+fn ping_targets(targets: &[PingTargetStatus]) -> String {
+    let mut table = Table::new([
+        ("PING TARGET", Align::Left),
+        ("REACHED", Align::Left),
+        ("ROUND TRIP", Align::Right),
+        ("LAST REPLY", Align::Right),
+        ("SENT", Align::Right),
+        ("RECEIVED", Align::Right),
+        ("REJECTED", Align::Right),
+        ("MEMBERS", Align::Left),
+    ]);
+    for target in targets {
+        let reached = target.reached.map(|reached| if reached { "yes" } else { "no" });
+        let members: Vec<String> = target.members.iter().map(ToString::to_string).collect();
+        table.row([
+            printable(&target.name),
+            reached.unwrap_or_default().to_owned(),
+            target.rtt_us.map(age).unwrap_or_default(),
+            target.last_reply_us.map(age).unwrap_or_default(),
+            target.sent.to_string(),
+            target.received.to_string(),
+            target.rejected.to_string(),
+            members.join(", "),
+        ]);
+    }
+    table.text()
 }
 
 /// A line per node.

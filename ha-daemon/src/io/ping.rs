@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockaddrLike as _, SockaddrStorage, recvmsg, setsockopt, sockopt,
+    ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
@@ -242,8 +242,7 @@ impl Thread {
                 self.judge.paused(now_ns);
             }
             self.judge.judge(now_ns);
-            let report = &self.report;
-            self.judge.tell(|target, reached| report(target, reached));
+            self.judge.tell(&self.report);
         }
     }
 
@@ -347,12 +346,8 @@ fn read(socket: &Socket, stamper: &Stamper) -> nix::Result<Option<(Reply, u64)>>
 }
 
 fn address_of(storage: &SockaddrStorage) -> Option<IpAddr> {
-    match storage.family()? {
-        nix::sys::socket::AddressFamily::Inet => {
-            storage.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()))
-        }
-        _ => storage.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())),
-    }
+    let v4 = storage.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+    v4.or_else(|| storage.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
 }
 
 fn open_v4(identifier: u16) -> io::Result<Socket> {

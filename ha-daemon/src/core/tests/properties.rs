@@ -6,6 +6,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
+use super::connectivity::pinged;
 use super::sim::{Death, Sim};
 use super::*;
 use crate::core::io::Action;
@@ -26,6 +27,8 @@ enum Op {
     LoseControl(u8),
     Delay(u64),
     KeepRecords(bool),
+    /// What a node reaches; nothing where there are no targets.
+    Ping(usize, usize, bool),
     /// The rest disturbs the hearing itself.
     LoseBeats(u8),
     Pause(usize),
@@ -59,6 +62,7 @@ fn calm() -> impl Strategy<Value = Op> {
         1 => (0..70u8).prop_map(Op::LoseControl),
         1 => (0..4u64).prop_map(Op::Delay),
         1 => any::<bool>().prop_map(Op::KeepRecords),
+        2 => (0..3usize, 0..2usize, any::<bool>()).prop_map(|(n, t, on)| Op::Ping(n, t, on)),
     ]
 }
 
@@ -112,6 +116,12 @@ fn apply(sim: &mut Sim, op: Op) {
         Op::LoseControl(percent) => every_wire(sim, |it| it.control_lost_percent = percent),
         Op::Delay(delay) => every_wire(sim, |it| it.delay_max = ms(delay)),
         Op::KeepRecords(keep) => sim.keep_records = keep,
+        Op::Ping(node, target, reached) => {
+            let targets = sim.config.connectivity.targets.len();
+            if targets > 0 {
+                sim.ping(node % nodes, target % targets, reached);
+            }
+        }
         Op::LoseBeats(percent) => every_wire(sim, |it| it.beats_lost_percent = percent),
         Op::Pause(node) => sim.pause(node % nodes),
         Op::Resume(node) => sim.resume(node % nodes),
@@ -134,6 +144,11 @@ fn settle(sim: &mut Sim) {
 fn recover(sim: &mut Sim) {
     sim.start_fails.clear();
     sim.stop_fails.clear();
+    for node in 0..sim.config.nodes.len() {
+        for target in 0..sim.config.connectivity.targets.len() {
+            sim.ping(node, target, true);
+        }
+    }
     (0..sim.config.nodes.len()).for_each(|node| sim.interface(node, true));
     // Who is just leaving goes first; a resource that would not stop needs its operator.
     settle(sim);
@@ -174,12 +189,37 @@ proptest! {
     #[test]
     fn who_hears_the_others_never_owns_what_another_owns(
         nodes in 2..4usize,
+        targets in 0..3usize,
         seed in any::<u64>(),
         steps in proptest::collection::vec((calm(), pause_us()), 1..40),
     ) {
-        let mut sim = Sim::settled(config(nodes, 2, 2), seed);
+        let mut sim = Sim::settled(pinged(config(nodes, 2, 2), targets), seed);
         for (op, wait) in steps {
             apply(&mut sim, op);
+            sim.run(Duration::from_micros(wait));
+            for group in 0..2 {
+                let two = sim.since(group, Moment(0)).into_iter().find(|it| it.holders.len() > 1);
+                prop_assert_eq!(two, None, "after {:?}", op);
+            }
+        }
+        recover(&mut sim);
+        expect_order(&sim)?;
+    }
+
+    /// While the service network carries questions and answers, heartbeats that do not arrive never
+    /// make two owners, whichever get lost and whatever dies, starts or reaches a ping target.
+    #[test]
+    fn with_ping_targets_lost_heartbeats_alone_never_make_two_owners(
+        nodes in 2..4usize,
+        seed in any::<u64>(),
+        steps in proptest::collection::vec((wild(), 0..400_000u64), 1..30),
+    ) {
+        let mut sim = Sim::settled(pinged(config(nodes, 2, 2), 1), seed);
+        for (op, wait) in steps {
+            // Who does not run answers nothing in time, and a forged close is a peer's own word.
+            if !matches!(op, Op::Pause(_) | Op::ForgedClose(_) | Op::StopFails(..)) {
+                apply(&mut sim, op);
+            }
             sim.run(Duration::from_micros(wait));
             for group in 0..2 {
                 let two = sim.since(group, Moment(0)).into_iter().find(|it| it.holders.len() > 1);
@@ -195,11 +235,12 @@ proptest! {
     #[test]
     fn whatever_happened_it_ends_in_order(
         nodes in 2..4usize,
+        targets in 0..3usize,
         seed in any::<u64>(),
         hold in any::<bool>(),
         steps in proptest::collection::vec((wild(), pause_us()), 1..40),
     ) {
-        let mut config = config(nodes, 2, 2);
+        let mut config = pinged(config(nodes, 2, 2), targets);
         config.cluster.on_doubt = if hold { OnDoubt::Hold } else { OnDoubt::Take };
         let mut sim = Sim::settled(config, seed);
         for (op, wait) in steps {

@@ -4,6 +4,8 @@
 //! the messages, then letters. After every call of a core the invariants that need no context are
 //! checked: its next deadline lies in the future, and no term that it tells ever decreases.
 
+mod outside;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,11 +104,6 @@ enum Happening {
         from: Moment,
     },
 }
-
-/// When a node asks the service network for addresses, after its first question, and when it stops
-/// listening.
-const QUESTIONS: [Duration; 3] = [Duration::ZERO, super::ms(20), super::ms(40)];
-const LISTENING: Duration = super::ms(100);
 
 /// Who had a group when: nodes with any of its resources, and nodes with all of them up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,32 +209,9 @@ impl Sim {
         for keepalive in self.keepalives() {
             self.after(first, Happening::Beat { node, incarnation, keepalive });
         }
-        for target in 0..self.config.connectivity.targets.len() {
-            let first = self.net.random.between(Duration::ZERO, super::ms(5));
-            self.after(first, Happening::Ping { node, incarnation, target });
-        }
+        self.first_pings(node, incarnation);
         self.note_holding();
         self.turn(node, Vec::new());
-    }
-
-    /// From now on a target answers the node, or does not; it learns of that within an interval.
-    pub(super) fn ping(&mut self, node: usize, target: usize, reached: bool) {
-        let interval = self.config.connectivity.interval;
-        let skew = self.net.random.between(Duration::ZERO, interval);
-        self.ping_after(node, target, reached, skew);
-    }
-
-    /// As [`Self::ping`]; it learns of that after `skew`.
-    pub(super) fn ping_after(&mut self, node: usize, target: usize, reached: bool, skew: Duration) {
-        if reached {
-            self.unreached.remove(&(node, target));
-        } else {
-            self.unreached.entry((node, target)).or_insert(self.now);
-        }
-        if let Some(daemon) = &self.hosts[node].daemon {
-            let incarnation = daemon.incarnation;
-            self.after(skew, Happening::Ping { node, incarnation, target });
-        }
     }
 
     pub(super) fn kill(&mut self, node: usize, death: Death) {
@@ -444,14 +418,9 @@ impl Sim {
                 }
             }
             Happening::Arrival { wire, packet } => self.arrive(wire, packet),
-            Happening::Ping { node, incarnation, target } => {
-                let reached = !self.unreached.contains_key(&(node, target));
-                self.report(node, incarnation, Input::Ping { target, reached });
-            }
+            Happening::Ping { node, incarnation, target } => self.pong(node, incarnation, target),
             Happening::Probed { node, incarnation, group, from } => {
-                let (answer, pinged_at) = (self.answer(node, group, from), self.pinged_at(node));
-                let group = GroupIndex(group);
-                self.report(node, incarnation, Input::AddressesProbed { group, answer, pinged_at });
+                self.probed(node, incarnation, group, from);
             }
             Happening::Report { node, incarnation, input } => {
                 self.report(node, incarnation, input);
@@ -614,17 +583,7 @@ impl Sim {
                 let presence = if here { Presence::Here } else { Presence::Absent };
                 self.work(node, Input::ResourceProbed { group, resource, presence });
             }
-            Action::ProbeAddresses { group } => {
-                let Some(daemon) = &self.hosts[node].daemon else { return };
-                let (group, from, incarnation) = (group.0, self.now, daemon.incarnation);
-                let probed = Happening::Probed { node, incarnation, group, from };
-                if self.config.connectivity.probes() {
-                    self.questions.push((node, group, from));
-                    self.after(LISTENING, probed);
-                } else {
-                    self.after(Duration::ZERO, probed);
-                }
-            }
+            Action::ProbeAddresses { group } => self.probe(node, group.0),
             Action::SendState { peer, state } => self.send_state(node, peer, &state),
             Action::Advertise { generation, phase } => {
                 let Some(daemon) = &mut self.hosts[node].daemon else { return };
@@ -632,39 +591,6 @@ impl Sim {
             }
             Action::Exit => self.exit(node),
             Action::Announce { .. } | Action::Event(_) => {}
-        }
-    }
-
-    /// When a ping target answered the node last: at most an interval ago, or before it was lost.
-    fn pinged_at(&mut self, node: usize) -> Option<Moment> {
-        let ago = self.net.random.between(Duration::ZERO, self.config.connectivity.interval);
-        (0..self.config.connectivity.targets.len())
-            .map(|target| self.unreached.get(&(node, target)).copied().unwrap_or(self.now))
-            .max()
-            .map(|last| Moment(last.0.saturating_sub(ago.as_nanos() as u64)))
-    }
-
-    /// What the service network said to a question that was asked from then on.
-    fn answer(&self, node: usize, group: usize, from: Moment) -> Probed {
-        let carried = |other: usize| {
-            other != node && !self.off_service.contains(&other) && !self.off_service.contains(&node)
-        };
-        let mac = |other: usize| [2, 0, 0, 0, 0, other as u8];
-        // Whoever has an address at any of the questions answers; a later one announces it.
-        let held = self.holders(group).into_iter().find(|other| carried(*other));
-        let heard = |(other, asked, at): &&(usize, usize, Moment)| {
-            let mut questions = QUESTIONS.iter().map(|later| at.after(*later));
-            *asked == group
-                && carried(*other)
-                && questions.any(|question| from <= question && question <= self.now)
-        };
-        if !self.config.connectivity.probes() {
-            return Probed::Nobody;
-        }
-        match (held, self.questions.iter().find(heard)) {
-            (Some(other), _) => Probed::Held { resource: 0, mac: mac(other) },
-            (None, Some((other, _, _))) => Probed::Contested { mac: Some(mac(*other)) },
-            (None, None) => Probed::Nobody,
         }
     }
 
