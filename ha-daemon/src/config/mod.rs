@@ -19,9 +19,11 @@ pub mod authkeys;
 pub mod check;
 mod file;
 mod finding;
+mod link_rules;
 mod load;
 
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
+pub use link_rules::{LinkFinding, link_findings};
 pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
 
 /// UDP and TCP port unless configured otherwise: `ha-cluster`, IANA's registration for Linux-HA.

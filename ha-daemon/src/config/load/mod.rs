@@ -21,7 +21,10 @@ use toml::de::DeTable;
 
 use self::reader::{Reader, Span, Table};
 use super::finding::{ConfigError, Finding, Position, Severity, quoted};
-use super::{Config, Connectivity, GroupIndex, LinkIndex, Logging, NodeIndex, Realtime, file};
+use super::{
+    Config, Connectivity, GroupIndex, LinkFinding, LinkIndex, Logging, NodeIndex, Realtime, file,
+    link_findings,
+};
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -69,6 +72,8 @@ pub(super) struct Reading {
 #[derive(Debug, Default)]
 pub(super) struct Places {
     pub(super) nodes: Option<Position>,
+    /// By link.
+    pub(super) links: Vec<Position>,
     pub(super) endpoints: BTreeMap<(NodeIndex, LinkIndex), Position>,
     pub(super) resources: BTreeMap<(GroupIndex, usize), Position>,
 }
@@ -137,10 +142,11 @@ fn read_sections(
 ) -> Option<Config> {
     let cluster = cluster::read(reader, &mut root, path);
     let announce = cluster::read_announce(reader, &mut root);
-    let links = links::read(reader, &mut root);
+    let links = links::read(reader, &mut root, cluster.as_ref().map(|(cluster, _)| cluster));
     let nodes = nodes::read(reader, &mut root, &links);
     let groups = groups::read(reader, &mut root, &nodes);
     root.finish(reader);
+    places.links = links.iter().map(|link| reader.position(link.span.start)).collect();
     places.nodes = nodes.first().map(|node| reader.position(node.span.start));
     for (index, node) in nodes.iter().enumerate() {
         for (link, endpoint) in &node.endpoints {
@@ -156,7 +162,7 @@ fn read_sections(
     }
     let (cluster, keys) = cluster?;
     let directory = path.parent().unwrap_or(Path::new(""));
-    Some(Config {
+    let config = Config {
         connectivity: Connectivity::none(cluster.keepalive, cluster.deadtime),
         clients: Vec::new(),
         logging: Logging::default(),
@@ -168,7 +174,17 @@ fn read_sections(
         links: links.into_iter().map(|draft| draft.link).collect::<Option<_>>()?,
         nodes: nodes.into_iter().map(nodes::Draft::finish).collect::<Option<_>>()?,
         groups: groups.into_iter().map(groups::Draft::finish).collect::<Option<_>>()?,
-    })
+    };
+    for LinkFinding { link, node, finding } in link_findings(&config) {
+        let endpoint = node.and_then(|node| places.endpoints.get(&(node, link)));
+        let position = endpoint.or_else(|| places.links.get(link.0)).copied();
+        let finding = finding.in_file(path);
+        reader.add(match position {
+            Some(position) => finding.at(position),
+            None => finding,
+        });
+    }
+    Some(config)
 }
 
 /// The tables of a section whose keys are names: `[links.hb0]`, `[links.hb1]`...
