@@ -250,7 +250,8 @@ pub(super) fn family(address: IpAddr) -> &'static str {
 fn check_link(reader: &mut Reader<'_>, index: LinkIndex, link: &links::Draft, nodes: &[Draft]) {
     let users = nodes.iter().filter(|node| node.endpoints.contains_key(&index)).count();
     let complete = nodes.iter().all(|node| node.complete);
-    if users < 2 && complete && nodes.len() >= 2 {
+    let known = link.addresses != Addresses::Unknown;
+    if users < 2 && known && complete && nodes.len() >= 2 {
         let message = format!("the link {} connects no two nodes", quoted(&link.key));
         let remedy = "give two nodes an address on it, or remove it";
         reader.warning(&link.span, message, remedy);
