@@ -128,6 +128,15 @@ pub struct LinkStatus {
     pub last_seen_us: Option<u64>,
     /// The peer's own keepalive in microseconds, as its heartbeats say; 0 when there was none.
     pub peer_keepalive_us: u64,
+    /// Last round trip on it in microseconds, without the time at the peer; null before the first.
+    #[serde(default)]
+    pub rtt_us: Option<u64>,
+    /// The shortest since the daemon's start.
+    #[serde(default)]
+    pub rtt_min_us: Option<u64>,
+    /// Their moving average (RFC 6298).
+    #[serde(default)]
+    pub rtt_smoothed_us: Option<u64>,
     /// Accepted heartbeats.
     pub received: u64,
     /// Heartbeats that the sequence numbers show as missing.

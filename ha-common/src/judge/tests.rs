@@ -271,8 +271,8 @@ impl Tables for Raced {
         self.0.node()
     }
 
-    fn is_endpoint(&self, endpoint: &Endpoint) -> bool {
-        self.0.is_endpoint(endpoint)
+    fn audience(&self, endpoint: &Endpoint) -> Option<Audience> {
+        self.0.audience(endpoint)
     }
 
     fn slot(&self, path: &Path) -> Option<u32> {

@@ -21,11 +21,13 @@ mod file;
 mod finding;
 pub mod heartbeat;
 mod keys;
+mod link_rules;
 mod load;
 pub mod serial;
 
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
 pub use keys::{AuthKey, AuthMethod, KeyRing};
+pub use link_rules::{LinkFinding, link_findings};
 pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
 
 /// UDP and TCP port unless configured otherwise: `ha-cluster`, IANA's registration for Linux-HA.

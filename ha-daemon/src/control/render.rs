@@ -121,6 +121,8 @@ pub fn links(links: &[PeerLink]) -> String {
         ("VIA", Align::Left),
         ("STATE", Align::Left),
         ("LAST SEEN", Align::Right),
+        ("RTT", Align::Right),
+        ("FAILED", Align::Right),
         ("RECEIVED", Align::Right),
         ("LOST", Align::Right),
         ("REJECTED", Align::Right),
@@ -135,6 +137,8 @@ pub fn links(links: &[PeerLink]) -> String {
             word(&link.via),
             word(&link.state),
             link.last_seen_us.map(age).unwrap_or_default(),
+            link.rtt_smoothed_us.map(age).unwrap_or_default(),
+            link.failures.to_string(),
             link.received.to_string(),
             link.lost.to_string(),
             link.rejected.to_string(),
@@ -228,7 +232,8 @@ fn heading(snapshot: &Snapshot) -> String {
 
 /// Packets that came and were refused, by reason: why a peer that sends is not heard.
 fn refused(packets: &BTreeMap<String, u64>) -> String {
-    let heard = [Reason::Accepted, Reason::Greeting, Reason::Control, Reason::NotOurs];
+    let heard =
+        [Reason::Accepted, Reason::Greeting, Reason::Control, Reason::NotOurs, Reason::ForAnother];
     let refused = packets
         .iter()
         .filter(|(reason, count)| **count > 0 && heard.iter().all(|it| it.name() != *reason));

@@ -114,6 +114,24 @@ pub struct State {
     pub claims: Vec<Claim>,
 }
 
+/// A question for the round trip of a link, or its answer. Drivers send and answer them; no decision
+/// depends on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// To be answered at once, on the same link.
+    Question {
+        /// The asking node's `CLOCK_MONOTONIC`, nanoseconds.
+        stamp_ns: u64,
+    },
+    /// The answer; never answered.
+    Answer {
+        /// The question's stamp.
+        stamp_ns: u64,
+        /// How long the question lay at the answering node, nanoseconds.
+        held_ns: u32,
+    },
+}
+
 /// A control message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
@@ -121,6 +139,8 @@ pub enum Message {
     State(State),
     /// The sender's daemon is gone and its addresses are off; sent by its keeper.
     Obituary,
+    /// A measurement of the link's round trip.
+    Probe(Probe),
 }
 
 /// Why a body is not a control message.
@@ -135,6 +155,9 @@ pub enum MessageError {
     /// A field has a value that this version does not know.
     #[error("claim state {0} is unknown")]
     ClaimState(u8),
+    /// A probe that is neither question nor answer.
+    #[error("probe {0} is unknown")]
+    Probe(u8),
     /// It lists more groups than there can be.
     #[error("the message lists {0} groups; at most {GROUPS_MAX} are possible")]
     TooManyGroups(u16),
@@ -142,6 +165,9 @@ pub enum MessageError {
 
 const KIND_STATE: u8 = 1;
 const KIND_OBITUARY: u8 = 2;
+const KIND_PROBE: u8 = 3;
+const PROBE_QUESTION: u8 = 1;
+const PROBE_ANSWER: u8 = 2;
 const FLAG_ANSWER: u8 = 1;
 const FLAG_ELIGIBLE: u8 = 1;
 const FLAG_STANDBY: u8 = 2;
@@ -158,6 +184,7 @@ impl Message {
         match self {
             Self::Obituary => vec![KIND_OBITUARY],
             Self::State(state) => state.encode(),
+            Self::Probe(probe) => probe.encode(),
         }
     }
 
@@ -169,8 +196,33 @@ impl Message {
         match body.first() {
             Some(&KIND_STATE) => State::decode(body).map(Self::State),
             Some(&KIND_OBITUARY) => Ok(Self::Obituary),
+            Some(&KIND_PROBE) => Probe::decode(body).map(Self::Probe),
             Some(&kind) => Err(MessageError::Kind(kind)),
             None => Err(MessageError::Truncated),
+        }
+    }
+}
+
+impl Probe {
+    fn encode(self) -> Vec<u8> {
+        let (what, stamp_ns, held_ns) = match self {
+            Self::Question { stamp_ns } => (PROBE_QUESTION, stamp_ns, 0),
+            Self::Answer { stamp_ns, held_ns } => (PROBE_ANSWER, stamp_ns, held_ns),
+        };
+        let mut body = vec![KIND_PROBE, what, 0, 0];
+        body.extend(held_ns.to_be_bytes());
+        body.extend(stamp_ns.to_be_bytes());
+        body
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, MessageError> {
+        let stamp_ns = u64::from_be_bytes(array(body, 8)?);
+        match array(body, 1)? {
+            [PROBE_QUESTION] => Ok(Self::Question { stamp_ns }),
+            [PROBE_ANSWER] => {
+                Ok(Self::Answer { stamp_ns, held_ns: u32::from_be_bytes(array(body, 4)?) })
+            }
+            [other] => Err(MessageError::Probe(other)),
         }
     }
 }
@@ -270,6 +322,20 @@ mod tests {
                 "0000000000000003"
             )
         );
+    }
+
+    #[test]
+    fn golden_bytes_pin_the_probe() {
+        let answer = Probe::Answer { stamp_ns: 0x0102_0304_0506_0708, held_ns: 0x0a0b_0c0d };
+        let body = Message::Probe(answer).encode();
+        assert_eq!(body, [3, 2, 0, 0, 10, 11, 12, 13, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(Message::decode(&body), Ok(Message::Probe(answer)));
+        let question = Message::Probe(Probe::Question { stamp_ns: 5 });
+        assert_eq!(Message::decode(&question.encode()), Ok(question));
+        for length in 0..body.len() {
+            assert!(Message::decode(&body[..length]).is_err(), "{length}");
+        }
+        assert_eq!(Message::decode(&[3; 16]), Err(MessageError::Probe(3)));
     }
 
     #[test]

@@ -317,6 +317,8 @@ impl Core {
                 );
                 self.node_note(Severity::Error, "daemon-gone", node, text);
             }
+            // The driver's own business.
+            Message::Probe(_) => {}
             Message::State(_) | Message::Obituary => {}
         }
     }

@@ -71,11 +71,10 @@ impl Peer {
     /// The state of a link as it is shown.
     #[must_use]
     pub fn shown(&self, link: LinkIndex) -> LinkState {
-        let one_way = self.standings.get(&link).is_some_and(Standing::is_one_way);
-        match self.links.get(&link).map_or(LinkState::Unknown, |it| it.state()) {
-            LinkState::Up | LinkState::Late if one_way => LinkState::OneWay,
-            state => state,
+        if self.hears(link) && self.standings.get(&link).is_some_and(Standing::is_one_way) {
+            return LinkState::OneWay;
         }
+        self.links.get(&link).map_or(LinkState::Unknown, |it| it.state())
     }
 }
 

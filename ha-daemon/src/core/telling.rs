@@ -7,7 +7,7 @@ use super::message::{Claim, State};
 use super::peer::{Answer, RESEND_FIRST, RESEND_MAX};
 use super::time::Moment;
 use crate::config::NodeIndex;
-use crate::snapshot::Severity;
+use crate::snapshot::{NodeState, Severity};
 
 impl Core {
     pub(super) fn claims(&self) -> Vec<Claim> {
@@ -28,6 +28,18 @@ impl Core {
         for peer in self.peers.values_mut().filter(|peer| peer.alive()) {
             peer.resend_at = Some(now);
             peer.resend_pause = RESEND_FIRST;
+        }
+        self.tell_the_silent();
+    }
+
+    /// A peer that is silent may still hear: where links work in one direction only, it must learn that
+    /// somebody else has taken what it owns. Nothing is repeated, since nobody can acknowledge it.
+    fn tell_the_silent(&mut self) {
+        let silent = self.peers.iter().filter(|(_, peer)| peer.state == NodeState::Dead);
+        let silent: Vec<NodeIndex> =
+            silent.filter(|(_, peer)| peer.incarnation != 0).map(|(node, _)| *node).collect();
+        for node in silent {
+            self.send_state(node, None, false);
         }
     }
 

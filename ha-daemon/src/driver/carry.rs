@@ -250,18 +250,22 @@ impl Driver {
     fn send_state(&mut self, peer: NodeIndex, state: State) {
         let body = Message::State(state).encode();
         for slot in 0..self.parts.paths.len() {
-            if self.parts.paths[slot].peer != peer {
-                continue;
-            }
-            self.control_sequences[slot] += 1;
-            let sequence = self.control_sequences[slot];
-            let signing = self.parts.shared.paths[slot].signing.get();
-            let signer = self.parts.keys.signer(signing, sequence);
-            let datagram = self.control_datagram(slot, sequence, signer, &body);
             // What does not leave is sent again until the peer acknowledges it.
-            if !self.send_on(&self.parts.paths[slot], &datagram) {
-                self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
+            if self.parts.paths[slot].peer == peer {
+                self.send_control(slot, &body);
             }
+        }
+    }
+
+    /// Sends a control message on a path.
+    pub(super) fn send_control(&mut self, slot: usize, body: &[u8]) {
+        self.control_sequences[slot] += 1;
+        let sequence = self.control_sequences[slot];
+        let signing = self.parts.shared.paths[slot].signing.get();
+        let signer = self.parts.keys.signer(signing, sequence);
+        let datagram = self.control_datagram(slot, sequence, signer, body);
+        if !self.send_on(&self.parts.paths[slot], &datagram) {
+            self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
         }
     }
 

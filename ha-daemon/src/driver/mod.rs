@@ -4,6 +4,7 @@
 
 mod carry;
 mod keys;
+mod probe;
 mod services;
 mod view;
 
@@ -24,7 +25,7 @@ use crate::config::{Config, NodeIndex};
 use crate::control::event_log::EventLog;
 use crate::core::Core;
 use crate::core::io::{Input, Observation, Sighting};
-use crate::core::message::Message;
+use crate::core::message::{Message, MessageError};
 use crate::core::time::Moment;
 use crate::io::address::{AddressReport, AddressSender};
 use crate::io::clock::monotonic_ns;
@@ -116,6 +117,8 @@ pub struct Driver {
     /// What the core was told last, by slot.
     told: Vec<Observation>,
     control_sequences: Vec<u64>,
+    /// By slot.
+    probers: Vec<probe::Prober>,
     /// Incarnations of the peers, by slot, that the connections were told.
     heard_told: Vec<u64>,
     /// The keeper's datagrams do not echo the newest incarnations.
@@ -189,6 +192,7 @@ impl Driver {
             timer,
             told: vec![Observation::default(); slots],
             control_sequences: vec![0; slots],
+            probers: vec![probe::Prober::default(); slots],
             heard_told: vec![0; slots],
             obituary_is_due: false,
             pause_handled_ns: 0,
@@ -297,6 +301,7 @@ impl Driver {
             self.keeper_died();
         }
         self.update_echoes();
+        self.ask_probes(now_ns);
     }
 
     /// Whether this node did not run: its driver or its sender was late, or its sender is overdue.
@@ -316,7 +321,7 @@ impl Driver {
 
     /// Takes datagrams from the sockets: heartbeats into the records, control messages as inputs.
     fn receive(&mut self, sources: &[Source]) -> Vec<Input> {
-        let mut inputs = Vec::new();
+        let (mut inputs, mut probes) = (Vec::new(), Vec::new());
         let mut buffer = [0; DATAGRAM_BYTES_MAX];
         let positions = sources.iter().filter_map(|source| match source {
             Source::Socket(position) => Some(*position),
@@ -332,18 +337,28 @@ impl Driver {
                 let datagram = &buffer[..length];
                 let table = &mut self.parts.table;
                 let received = table.receive(datagram, interface, at_ns, heartbeats, audience);
-                if let Received::Control { slot, header, body } = received {
-                    inputs.extend(self.control_input(slot, &header, &body));
+                let Received::Control { slot, header, body } = received else { continue };
+                match Message::decode(&body) {
+                    Ok(Message::Probe(probe)) => probes.push((slot as usize, probe, at_ns)),
+                    message => inputs.extend(self.control_input(slot, &header, message)),
                 }
             }
+        }
+        for (slot, probe, at_ns) in probes {
+            self.probed(slot, probe, at_ns);
         }
         inputs
     }
 
-    fn control_input(&self, slot: u32, header: &Header, body: &[u8]) -> Option<Input> {
+    fn control_input(
+        &self,
+        slot: u32,
+        header: &Header,
+        message: Result<Message, MessageError>,
+    ) -> Option<Input> {
         let path = self.parts.paths.get(usize::try_from(slot).ok()?)?;
         let peer = &self.parts.config.nodes[path.peer.0].name;
-        match Message::decode(body) {
+        match message {
             Ok(message) => Some(Input::Control {
                 peer: path.peer,
                 incarnation: header.incarnation,

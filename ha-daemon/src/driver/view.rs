@@ -87,6 +87,7 @@ impl Driver {
         let link = &self.parts.config.links[path.link.0];
         let record = record(&self.parts, slot)?;
         let words = &self.parts.shared.paths[slot];
+        let trip = self.probers[slot].round_trip();
         let last_seen_ns = record.last_seen_ns();
         let age_ns = monotonic_ns().saturating_sub(last_seen_ns);
         Some(LinkStatus {
@@ -99,6 +100,9 @@ impl Driver {
             failures: peer.standings.get(&path.link).map_or(0, |it| it.failures),
             last_seen_us: (last_seen_ns != 0).then_some(age_ns / 1_000),
             peer_keepalive_us: u64::from(record.keepalive_us()),
+            rtt_us: trip.map(|it| it.last_ns / 1_000),
+            rtt_min_us: trip.map(|it| it.min_ns / 1_000),
+            rtt_smoothed_us: trip.map(|it| it.smoothed_ns / 1_000),
             received: record.received(),
             lost: record.lost(),
             rejected: record.rejected() + self.rejected_behind_kernel(slot),

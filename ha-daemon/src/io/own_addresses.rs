@@ -49,9 +49,8 @@ impl OwnAddresses {
             let netmask = entry.netmask.as_ref().and_then(ip_address);
             let (Some(ip), Some(netmask)) = (ip, netmask) else { continue };
             let Ok(network) = IpNet::with_netmask(ip, netmask) else { continue };
-            let broadcast = entry.broadcast.as_ref().and_then(ip_address);
-            let broadcast =
-                broadcast.and_then(|it| if let IpAddr::V4(it) = it { Some(it) } else { None });
+            let told = entry.broadcast.as_ref().and_then(ip_address);
+            let broadcast = broadcast(network, told);
             // getifaddrs names an IPv4 address by its label, such as eth0:1.
             let name = entry.interface_name.split(':').next().unwrap_or_default().to_owned();
             interfaces.entry(name).or_default().push(OwnAddress { network, broadcast });
@@ -75,17 +74,52 @@ impl OwnAddresses {
     #[cfg(test)]
     pub(crate) fn with(mut self, interface: &str, address: &str) -> Self {
         let network: IpNet = address.parse().unwrap();
-        let broadcast = match network {
-            IpNet::V4(network) if network.prefix_len() < 31 => Some(network.broadcast()),
-            IpNet::V4(_) | IpNet::V6(_) => None,
-        };
-        let own = OwnAddress { network, broadcast };
+        let own = OwnAddress { network, broadcast: broadcast(network, None) };
         self.interfaces.entry(interface.to_owned()).or_default().push(own);
         self
+    }
+}
+
+/// The broadcast address of a network. An address that was added without one (`ip addr add` does
+/// that) has its prefix's all the same: the kernel makes the route of it. getifaddrs then shows the
+/// address itself in its place.
+fn broadcast(network: IpNet, told: Option<IpAddr>) -> Option<Ipv4Addr> {
+    let IpNet::V4(network) = network else { return None };
+    match told {
+        Some(IpAddr::V4(told)) if told != network.addr() => Some(told),
+        // Two addresses, or one, leave none for it (RFC 3021).
+        Some(_) | None => (network.prefix_len() < 31).then(|| network.broadcast()),
     }
 }
 
 fn ip_address(storage: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
     v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_the_broadcast_address_of_its_prefix_unless_told_otherwise() {
+        let of = |network: &str, told: Option<&str>| {
+            let told = told.map(|told| told.parse().unwrap());
+            broadcast(network.parse().unwrap(), told).map(|it| it.to_string())
+        };
+        assert_eq!(of("192.0.2.1/24", None).unwrap(), "192.0.2.255");
+        assert_eq!(of("192.0.2.1/24", Some("192.0.2.1")).unwrap(), "192.0.2.255");
+        assert_eq!(of("192.0.2.1/24", Some("192.0.2.127")).unwrap(), "192.0.2.127");
+        assert_eq!(of("192.0.2.0/31", None), None);
+        assert_eq!(of("2001:db8::1/64", None), None);
+    }
+
+    #[test]
+    fn this_host_has_its_loopback_addresses() {
+        let own = OwnAddresses::read().unwrap();
+        assert!(own.contains("127.0.0.1".parse().unwrap()));
+        let loopback = own.of(&"lo".parse().unwrap());
+        assert!(loopback.iter().any(|it| it.ip().is_loopback()), "{loopback:?}");
+        assert!(!own.contains("192.0.2.77".parse().unwrap()));
+    }
 }

@@ -226,3 +226,6 @@ impl Network {
         Some(SocketAddr::new(address, 0))
     }
 }
+
+#[cfg(test)]
+mod tests;

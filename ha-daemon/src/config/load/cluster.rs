@@ -108,7 +108,12 @@ fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing>
     })
 }
 
-fn check_deadtime(reader: &mut Reader<'_>, span: &Span, keepalive: Duration, deadtime: Duration) {
+pub(super) fn check_deadtime(
+    reader: &mut Reader<'_>,
+    span: &Span,
+    keepalive: Duration,
+    deadtime: Duration,
+) {
     let recommended = format_duration(keepalive.saturating_mul(4));
     if deadtime <= keepalive {
         let message = format!(
@@ -127,7 +132,7 @@ fn check_deadtime(reader: &mut Reader<'_>, span: &Span, keepalive: Duration, dea
     }
 }
 
-fn check_warntime(
+pub(super) fn check_warntime(
     reader: &mut Reader<'_>,
     field: Field<Duration>,
     keepalive: Option<Duration>,

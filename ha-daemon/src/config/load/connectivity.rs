@@ -130,7 +130,7 @@ fn taken_addresses(
     groups: &[groups::Draft],
 ) -> BTreeMap<IpAddr, &'static str> {
     let endpoints = nodes.iter().flat_map(|node| node.endpoints.values());
-    let own = endpoints.filter_map(|endpoint| endpoint.address.as_ref()).map(|it| *it.get_ref());
+    let own = endpoints.filter_map(nodes::DraftEndpoint::given_address);
     let resources = groups.iter().flat_map(|group| &group.resources);
     let floating = resources.filter_map(|resource| match resource.get_ref() {
         Resource::Address { address, .. } => Some(address.addr()),

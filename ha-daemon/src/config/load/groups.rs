@@ -176,7 +176,7 @@ fn check_addresses(reader: &mut Reader<'_>, groups: &[Draft], nodes: &[nodes::Dr
     let mut own: BTreeMap<IpAddr, &str> = BTreeMap::new();
     for node in nodes {
         for endpoint in node.endpoints.values() {
-            own.extend(endpoint.address.as_ref().map(|address| (*address.get_ref(), &*node.key)));
+            own.extend(endpoint.given_address().map(|address| (address, &*node.key)));
         }
     }
     let mut floating: BTreeMap<IpAddr, &str> = BTreeMap::new();

@@ -25,7 +25,9 @@ use toml::de::DeTable;
 
 use self::reader::{Reader, Span, Table};
 use super::finding::{ConfigError, Finding, Position, Severity, quoted};
-use super::{Config, GroupIndex, LinkIndex, NodeIndex, file, heartbeat};
+use super::{
+    Config, GroupIndex, LinkFinding, LinkIndex, NodeIndex, file, heartbeat, link_findings,
+};
 
 pub(super) use self::cluster::announce_default;
 pub(super) use self::nodes::unusable_host;
@@ -81,6 +83,8 @@ pub(super) struct Places {
     /// The file of resources, likewise.
     pub(super) resources_file: Option<PathBuf>,
     pub(super) nodes: Option<Position>,
+    /// By link.
+    pub(super) links: Vec<Position>,
     pub(super) endpoints: BTreeMap<(NodeIndex, LinkIndex), Position>,
     pub(super) resources: BTreeMap<(GroupIndex, usize), Position>,
 }
@@ -154,13 +158,14 @@ fn read_sections(
     let announce = cluster::read_announce(reader, &mut root);
     let logging = logging::read_logging(reader, &mut root);
     let realtime = logging::read_realtime(reader, &mut root);
-    let links = links::read(reader, &mut root);
+    let links = links::read(reader, &mut root, cluster.as_ref().map(|(cluster, ..)| cluster));
     let nodes = nodes::read(reader, &mut root, &links);
     let groups = groups::read(reader, &mut root, &nodes);
     let clients = clients::read(reader, &mut root);
     let timing = cluster.as_ref().map(|(cluster, ..)| (cluster.keepalive, cluster.deadtime));
     let connectivity = connectivity::read(reader, &mut root, timing, &nodes, &groups);
     root.finish(reader);
+    places.links = links.iter().map(|link| reader.position(link.span.start)).collect();
     places.nodes = nodes.first().map(|node| reader.position(node.span.start));
     for (index, node) in nodes.iter().enumerate() {
         for (link, endpoint) in &node.endpoints {
@@ -175,7 +180,7 @@ fn read_sections(
         }
     }
     let (cluster, keys, script_directory) = cluster?;
-    Some(Config {
+    let config = Config {
         connectivity: connectivity?,
         clients,
         logging: logging?,
@@ -187,7 +192,17 @@ fn read_sections(
         links: links.into_iter().map(|draft| draft.link).collect::<Option<_>>()?,
         nodes: nodes.into_iter().map(nodes::Draft::finish).collect::<Option<_>>()?,
         groups: groups.into_iter().map(groups::Draft::finish).collect::<Option<_>>()?,
-    })
+    };
+    for LinkFinding { link, node, finding } in link_findings(&config) {
+        let endpoint = node.and_then(|node| places.endpoints.get(&(node, link)));
+        let position = endpoint.or_else(|| places.links.get(link.0)).copied();
+        let finding = finding.in_file(path);
+        reader.add(match position {
+            Some(position) => finding.at(position),
+            None => finding,
+        });
+    }
+    Some(config)
 }
 
 /// The tables of a section whose keys are names: `[links.hb0]`, `[links.hb1]`...

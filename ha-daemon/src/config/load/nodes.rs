@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use toml::Spanned;
 
-use super::links::{self, read_interface};
+use super::links::{self, Addresses, read_interface};
 use super::reader::{Field, Reader, Span, Table, Value, label};
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, list, quoted};
@@ -16,10 +16,19 @@ use crate::names::{InterfaceName, NodeName};
 pub(super) struct DraftEndpoint {
     /// Where its value is.
     pub(super) span: Span,
-    /// The address, at its place.
-    pub(super) address: Option<Spanned<IpAddr>>,
+    /// The address, at its place; absent where the link needs none.
+    pub(super) address: Field<IpAddr>,
     /// The interface, its own or the link's.
     pub(super) interface: Option<InterfaceName>,
+}
+
+impl DraftEndpoint {
+    pub(super) fn given_address(&self) -> Option<IpAddr> {
+        match &self.address {
+            Field::Given(address) => Some(*address.get_ref()),
+            Field::Absent | Field::Refused => None,
+        }
+    }
 }
 
 /// A node as far as it could be read.
@@ -39,8 +48,12 @@ impl Draft {
     /// The node, if nothing of it was refused.
     pub(super) fn finish(self) -> Option<Node> {
         let endpoint = |(link, draft): (LinkIndex, DraftEndpoint)| {
-            let address = draft.address?.into_inner();
-            Some((link, Endpoint::Network { interface: draft.interface?, address: Some(address) }))
+            let address = match draft.address {
+                Field::Absent => None,
+                Field::Refused => return None,
+                Field::Given(address) => Some(address.into_inner()),
+            };
+            Some((link, Endpoint::Network { interface: draft.interface?, address }))
         };
         Some(Node {
             id: ha_common::wire::name_id(&self.key),
@@ -106,10 +119,24 @@ fn read_node(
             continue;
         };
         let endpoint = match &links[index] {
-            link if link.addressed => read_endpoint(reader, value, key.get_ref(), link),
-            _ => DraftEndpoint { span: value.span(), address: None, interface: None },
+            link if link.addresses != Addresses::Unknown => {
+                read_endpoint(reader, value, key.get_ref(), link)
+            }
+            _ => DraftEndpoint { span: value.span(), address: Field::Refused, interface: None },
         };
         node.endpoints.insert(LinkIndex(index), endpoint);
+    }
+    for (index, link) in links.iter().enumerate() {
+        if link.addresses == Addresses::Allowed
+            && let Field::Given(interface) = &link.interface
+        {
+            let everywhere = || DraftEndpoint {
+                span: link.span.clone(),
+                address: Field::Absent,
+                interface: Some(interface.get_ref().clone()),
+            };
+            node.endpoints.entry(LinkIndex(index)).or_insert_with(everywhere);
+        }
     }
     node
 }
@@ -125,20 +152,24 @@ fn read_endpoint(
     if !value.get_ref().is_table() {
         let text = reader.text(value, &link.key);
         let address = text.and_then(|text| read_address(reader, &text));
+        let address = address.map_or(Field::Refused, Field::Given);
         let interface = own_or_of_link(reader, &span, Field::Absent, link);
         return DraftEndpoint { span, address, interface };
     }
-    let mut endpoint = DraftEndpoint { span, address: None, interface: None };
+    let mut endpoint = DraftEndpoint { span, address: Field::Refused, interface: None };
     let Some(mut table) = reader.table(value, label(&["nodes", node, &link.key])) else {
         return endpoint;
     };
     match table.text(reader, "address") {
+        Field::Absent if link.addresses == Addresses::Allowed => endpoint.address = Field::Absent,
         Field::Absent => {
             let message = format!("{} has no address", table.label());
             reader.error(&endpoint.span, message, "write address = \"...\"");
         }
         Field::Refused => {}
-        Field::Given(text) => endpoint.address = read_address(reader, &text),
+        Field::Given(text) => {
+            endpoint.address = read_address(reader, &text).map_or(Field::Refused, Field::Given);
+        }
     }
     let interface = read_interface(reader, &mut table);
     table.finish(reader);
@@ -172,7 +203,10 @@ fn own_or_of_link(
 }
 
 /// An address that packets can be sent to and come from.
-fn read_address(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<Spanned<IpAddr>> {
+pub(super) fn read_address(
+    reader: &mut Reader<'_>,
+    text: &Spanned<String>,
+) -> Option<Spanned<IpAddr>> {
     let shown = quoted(text.get_ref());
     let Ok(address) = text.get_ref().parse::<IpAddr>() else {
         let bare = text.get_ref().split(['/', '%']).next().unwrap_or("").parse::<IpAddr>();
@@ -216,7 +250,8 @@ pub(super) fn family(address: IpAddr) -> &'static str {
 fn check_link(reader: &mut Reader<'_>, index: LinkIndex, link: &links::Draft, nodes: &[Draft]) {
     let users = nodes.iter().filter(|node| node.endpoints.contains_key(&index)).count();
     let complete = nodes.iter().all(|node| node.complete);
-    if users < 2 && complete && nodes.len() >= 2 {
+    let known = link.addresses != Addresses::Unknown;
+    if users < 2 && known && complete && nodes.len() >= 2 {
         let message = format!("the link {} connects no two nodes", quoted(&link.key));
         let remedy = "give two nodes an address on it, or remove it";
         reader.warning(&link.span, message, remedy);
@@ -225,7 +260,7 @@ fn check_link(reader: &mut Reader<'_>, index: LinkIndex, link: &links::Draft, no
     let mut seen: BTreeMap<IpAddr, &str> = BTreeMap::new();
     for node in nodes {
         let endpoint = node.endpoints.get(&index);
-        let Some(address) = endpoint.and_then(|endpoint| endpoint.address.as_ref()) else {
+        let Some(Field::Given(address)) = endpoint.map(|endpoint| &endpoint.address) else {
             continue;
         };
         let (span, address) = (address.span(), *address.get_ref());

@@ -190,6 +190,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, value: &Value<'_>, what: &str) -> Option<Spanned<bool>> {
+        let span = value.span();
+        if let Some(choice) = value.get_ref().as_bool() {
+            return Some(Spanned::new(span, choice));
+        }
+        let message = format!("{what} has the type {}", value.get_ref().type_str());
+        self.error(&span, message, format!("write {what} = true or {what} = false"));
+        None
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(
         &mut self,
@@ -366,6 +377,11 @@ impl<'t> Table<'t> {
             let choice = reader.choice(&word, key, choices)?;
             Some(Spanned::new(word.span(), choice))
         })
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, reader: &mut Reader<'_>, key: &'static str) -> Field<bool> {
+        self.field(key, |value| reader.boolean(&value, key))
     }
 
     pub(super) fn array(

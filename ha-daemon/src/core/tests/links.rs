@@ -135,6 +135,26 @@ fn a_one_way_link_is_recognised_by_who_is_heard_and_ends_with_the_filter() {
 }
 
 #[test]
+fn an_owner_that_is_not_heard_any_more_learns_who_took_its_group() {
+    for seed in 0..40 {
+        let mut sim = settled(config_manual(2, 2), seed);
+        let from = sim.now;
+        for link in 0..2 {
+            sim.net.fault((0, 1, link)).cut = true;
+        }
+        sim.run(ms(2_000));
+        // Node 1 hears nothing, and takes over; node 0 hears it say so, and gives up.
+        assert_eq!(sim.state(1, 0), NodeState::Dead, "seed {seed}");
+        assert_eq!(sim.state(0, 1), NodeState::Up, "seed {seed}");
+        assert_eq!(sim.holders(0), [1], "seed {seed}");
+        assert_eq!(sim.notes(0, "link-one-way", from).len(), 2);
+        sim.net.heal();
+        sim.run(ms(1_000));
+        assert_eq!(sim.serving(0), [1], "seed {seed}");
+    }
+}
+
+#[test]
 fn a_one_way_link_that_falls_silent_is_dead() {
     let mut sim = settled(config(2, 2, 1), 1);
     sim.net.fault((0, 1, 0)).cut = true;

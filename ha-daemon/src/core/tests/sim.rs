@@ -15,7 +15,7 @@ use ha_common::wire::layers;
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::core::Core;
-use crate::core::io::{Action, Input, Note, Observation, Presence, Probed, Sighting};
+use crate::core::io::{Action, Input, Note, Observation, Presence, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
 use crate::snapshot::{NodeState, ResourceState};

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use ha_common::auth::{OwnStack, Scratch, Workspace};
 use ha_common::judge::{Judgement, Tables, judge_payload};
-use ha_common::maps::{Endpoint, LinkRecord, NodeIdentity, Path};
+use ha_common::maps::{Audience, Endpoint, LinkRecord, NodeIdentity, Path};
 use ha_common::reason::Reason;
 use ha_common::record::Record;
 use ha_common::wire::{FIXED_BYTES, Header, Kind, Phase};
@@ -46,8 +46,8 @@ impl Tables for Node {
         Some(NodeIdentity { cluster: CLUSTER, node: self.id, incarnation: self.incarnation })
     }
 
-    fn is_endpoint(&self, _: &Endpoint) -> bool {
-        true
+    fn audience(&self, _: &Endpoint) -> Option<Audience> {
+        Some(Audience::One)
     }
 
     fn slot(&self, path: &Path) -> Option<u32> {
@@ -171,7 +171,8 @@ impl Net {
                 continue;
             }
             let node = &self.nodes[receiver];
-            let Judgement { reason, .. } = judge_payload(node, &heartbeat, FIXED_BYTES, 0);
+            let Judgement { reason, .. } =
+                judge_payload(node, &heartbeat, FIXED_BYTES, 0, Audience::One);
             if !matches!(reason, Reason::Accepted | Reason::Greeting) {
                 self.refused.push(reason);
             }
@@ -265,7 +266,8 @@ fn after_the_change_the_old_key_is_refused() {
     assert!(net.is_settled());
     let mut stranger = Node::start(0, 2, 200, file(1, [old()]));
     stranger.sequence = 1;
-    let judgement = judge_payload(&net.nodes[1], &stranger.heartbeat(1), FIXED_BYTES, 0);
+    let judgement =
+        judge_payload(&net.nodes[1], &stranger.heartbeat(1), FIXED_BYTES, 0, Audience::One);
     assert_eq!(judgement.reason, Reason::BadTag);
 }
 
