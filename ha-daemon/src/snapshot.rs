@@ -55,6 +55,8 @@ pub enum GroupState {
     Stopping,
     /// Its owner could not start or stop a resource.
     Failed,
+    /// An operator has disabled it; no node owns it.
+    Disabled,
 }
 
 /// State of one resource on this node.

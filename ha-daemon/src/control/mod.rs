@@ -12,7 +12,9 @@ use crate::snapshot::{LinkStatus, NodeStatus};
 
 pub mod backend;
 pub mod client;
+pub mod command;
 pub mod event_log;
+pub mod parameters;
 pub mod render;
 mod routes;
 pub mod server;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::command::Standby;
 use crate::config::GROUPS_MAX;
 
 /// How far a group is on the node that speaks of it.
@@ -121,6 +122,14 @@ pub enum Message {
     State(State),
     /// The sender's daemon is gone and its addresses are off; sent by its keeper.
     Obituary,
+    /// An operator wants the receiver to go on standby or to come back; repeated until the
+    /// receiver's state says that it did.
+    Standby {
+        /// Number of the command; of those of one incarnation of the sender only a higher one counts.
+        number: u32,
+        /// What the receiver is to be.
+        standby: Standby,
+    },
 }
 
 /// Why a body is not a control message.
@@ -142,6 +151,7 @@ pub enum MessageError {
 
 const KIND_STATE: u8 = 1;
 const KIND_OBITUARY: u8 = 2;
+const KIND_STANDBY: u8 = 3;
 const FLAG_ANSWER: u8 = 1;
 const FLAG_ELIGIBLE: u8 = 1;
 const FLAG_STANDBY: u8 = 2;
@@ -157,6 +167,12 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Obituary => vec![KIND_OBITUARY],
+            Self::Standby { number, standby } => {
+                let flags = if *standby == Standby::On { FLAG_STANDBY } else { 0 };
+                let mut body = vec![KIND_STANDBY, flags, 0, 0];
+                body.extend(number.to_be_bytes());
+                body
+            }
             Self::State(state) => state.encode(),
         }
     }
@@ -169,6 +185,12 @@ impl Message {
         match body.first() {
             Some(&KIND_STATE) => State::decode(body).map(Self::State),
             Some(&KIND_OBITUARY) => Ok(Self::Obituary),
+            Some(&KIND_STANDBY) => {
+                let [flags] = array(body, 1)?;
+                let on = flags & FLAG_STANDBY != 0;
+                let standby = if on { Standby::On } else { Standby::Off };
+                Ok(Self::Standby { number: u32::from_be_bytes(array(body, 4)?), standby })
+            }
             Some(&kind) => Err(MessageError::Kind(kind)),
             None => Err(MessageError::Truncated),
         }
@@ -270,6 +292,17 @@ mod tests {
                 "0000000000000003"
             )
         );
+    }
+
+    #[test]
+    fn golden_bytes_pin_the_standby_message() {
+        for (standby, flags) in [(Standby::On, 2), (Standby::Off, 0)] {
+            let message = Message::Standby { number: 0x0102_0304, standby };
+            let body = message.encode();
+            assert_eq!(body, [3, flags, 0, 0, 1, 2, 3, 4]);
+            assert_eq!(Message::decode(&body), Ok(message));
+            assert_eq!(Message::decode(&body[..7]), Err(MessageError::Truncated));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! A heartbeat's way through it: `Input::Observed` -> [`detector`] -> [`peer`] -> membership (this
 //! file) -> [`ownership`] -> actions.
 
+pub mod command;
 pub mod detector;
 mod groups;
 mod interfaces;
@@ -13,6 +14,7 @@ pub mod ownership;
 pub mod peer;
 mod telling;
 pub mod time;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use ha_common::wire::Phase;
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt};
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
+use command::{Errands, Standby};
 use detector::{Detector, Thresholds, Transition};
 use groups::Groups;
 use interfaces::Interfaces;
@@ -58,7 +61,11 @@ pub struct Core {
     groups: Groups,
     interfaces: Interfaces,
     generation: u32,
-    published: Option<(Phase, Vec<Claim>)>,
+    published: Option<(Phase, bool, Vec<Claim>)>,
+    /// An operator has put this node on standby.
+    standby: bool,
+    errands: Errands,
+    errand_number: u32,
     actions: Vec<Action>,
 }
 
@@ -93,6 +100,9 @@ impl Core {
             interfaces: Interfaces::default(),
             generation: 0,
             published: None,
+            standby: false,
+            errands: Errands::new(),
+            errand_number: 0,
             actions: Vec::new(),
         }
     }
@@ -143,6 +153,7 @@ impl Core {
             }
             Input::Interface { name, up } => self.interface(name, up, now),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
+            Input::Command { id, command } => self.command(id, command, now),
             Input::Shutdown => self.shutdown(now),
         }
         self.judge(now);
@@ -151,6 +162,7 @@ impl Core {
         self.run_groups(now);
         self.publish(now);
         self.send_states(now);
+        self.run_errands(now);
         self.finish_leaving(now);
         std::mem::take(&mut self.actions)
     }
@@ -175,6 +187,7 @@ impl Core {
             .chain(patience)
             .chain(self.groups.deadline())
             .chain(self.interfaces.deadline())
+            .chain(self.errand_deadline())
             .chain(leaving)
             .min()
     }
@@ -297,7 +310,10 @@ impl Core {
                 );
                 self.node_note(Severity::Error, "daemon-gone", node, text);
             }
-            Message::State(_) | Message::Obituary => {}
+            Message::Standby { number, standby } if peer.alive() => {
+                self.told_standby(node, number, standby);
+            }
+            Message::State(_) | Message::Obituary | Message::Standby { .. } => {}
         }
     }
 
@@ -310,6 +326,7 @@ impl Core {
         now: Moment,
     ) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
+        let was_on_standby = peer.standby;
         let known = state.known_incarnation == self.incarnation;
         let acknowledged = known.then_some(state.known_generation);
         if !peer.learn(incarnation, phase, state, acknowledged) {
@@ -319,7 +336,11 @@ impl Core {
         if joined {
             peer.state = NodeState::Up;
         }
-        self.groups.learn(&self.config, &state.claims);
+        self.learn_wishes(node, &state.claims);
+        if was_on_standby != state.standby {
+            let standby = if state.standby { Standby::On } else { Standby::Off };
+            self.standby_note(node, standby);
+        }
         if state.answer {
             self.answer(node, (state.generation, state.known_generation), now);
         }
@@ -563,4 +584,4 @@ fn group_with_id(config: &Config, id: u32) -> Option<GroupIndex> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::config::{Group, NodeIndex, Resource};
-use crate::core::message::ClaimState;
+use crate::core::message::{ClaimState, Wish};
 use crate::core::time::Moment;
 use crate::names::InterfaceName;
 use crate::snapshot::ResourceState;
@@ -32,6 +32,10 @@ pub struct LocalGroup {
     pub term: u64,
     /// The highest term known of any node: the next ownership's is higher.
     pub highest_term: u64,
+    /// What operators want; belongs to `highest_term`.
+    pub wish: Wish,
+    /// What they wanted when this node's last ownership began or was confirmed; belongs to `term`.
+    pub own_wish: Wish,
     /// A start failed here; not eligible again before that.
     pub failed_until: Option<Moment>,
     /// A stop failed here; it is tried again then.
@@ -56,6 +60,8 @@ impl LocalGroup {
             resources: vec![ResourceState::Stopped; group.resources.len()],
             term: 0,
             highest_term: 0,
+            wish: Wish::None,
+            own_wish: Wish::None,
             failed_until: None,
             retry_stop_at: None,
         }

@@ -1,6 +1,8 @@
 //! Telling the peers: this node's state goes to every peer that is heard, again and again until its
 //! acknowledgement has come, and then nothing is sent before something changes.
 
+use ha_common::wire::Phase;
+
 use super::Core;
 use super::io::Action;
 use super::message::{Claim, State};
@@ -15,9 +17,14 @@ impl Core {
         self.groups.claims(&self.config, self.own, able, self.interfaces.unusable())
     }
 
+    /// What a change of has to be told.
+    pub(super) fn state_to_publish(&self) -> (Phase, bool, Vec<Claim>) {
+        (self.phase, self.standby, self.claims())
+    }
+
     /// Gives this node's state a new number when it changed.
     pub(super) fn publish(&mut self, now: Moment) {
-        let state = (self.phase, self.claims());
+        let state = self.state_to_publish();
         if self.published.as_ref() == Some(&state) {
             return;
         }
@@ -93,7 +100,7 @@ impl Core {
             known_incarnation,
             known_generation,
             reached: None,
-            standby: false,
+            standby: self.standby,
             claims: self.claims(),
         };
         self.actions.push(Action::SendState { peer: node, state });

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::config::{GroupIndex, NodeIndex, Resource};
 use crate::control::event_log::EventDraft;
 use crate::core::io::{Action, Input, Note};
-use crate::core::message::{Message, State};
+use crate::core::message::Message;
 use crate::core::time::Moment;
 use crate::io::address::{AddressCommand, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
@@ -38,7 +38,9 @@ impl Driver {
             }
             Action::StopResource { group, resource } => return self.stop_resource(group, resource),
             Action::Announce { group } => self.announce(group),
-            Action::SendState { peer, state } => self.send_state(peer, state),
+            Action::SendState { peer, state } => self.send_message(peer, &Message::State(state)),
+            Action::SendMessage { peer, message } => self.send_message(peer, &message),
+            Action::Answer { id, outcome } => self.answer(id, outcome),
             Action::Advertise { generation, phase } => {
                 self.parts.shared.generation.store(generation, Relaxed);
                 self.parts.shared.phase.store(phase, Relaxed);
@@ -210,8 +212,8 @@ impl Driver {
         }
     }
 
-    fn send_state(&mut self, peer: NodeIndex, state: State) {
-        let body = Message::State(state).encode();
+    fn send_message(&mut self, peer: NodeIndex, message: &Message) {
+        let body = message.encode();
         for slot in 0..self.parts.paths.len() {
             if self.parts.paths[slot].peer != peer {
                 continue;

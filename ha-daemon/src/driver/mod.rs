@@ -3,6 +3,7 @@
 //! and hands the actions to I/O that cannot block it.
 
 mod carry;
+mod questions;
 mod view;
 
 use std::collections::VecDeque;
@@ -35,6 +36,7 @@ use crate::io::sender::Shared;
 use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
 use crate::snapshot::{Severity, Via};
+use questions::Questions;
 
 /// The driver wakes at least this often, to renew the daemon's lease in its heartbeats.
 pub const WAKE_MAX: Duration = Duration::from_millis(250);
@@ -111,6 +113,7 @@ pub struct Driver {
     pause_handled_ns: u64,
     lateness_max_ns: u64,
     scheduling: Vec<(&'static str, String)>,
+    questions: Questions,
     exit: bool,
 }
 
@@ -182,6 +185,7 @@ impl Driver {
             pause_handled_ns: 0,
             lateness_max_ns: 0,
             scheduling: Vec::new(),
+            questions: Questions::default(),
             exit: false,
             parts,
         })
@@ -390,6 +394,7 @@ impl Driver {
                 // Who asked may have gone away meanwhile.
                 let _ = answer.send(self.snapshot());
             }
+            Letter::Command { command, answer } => self.command(command, answer),
             Letter::Keeper(keeper) => self.keeper_started(keeper),
             Letter::Shutdown => self.handle(Input::Shutdown),
         }

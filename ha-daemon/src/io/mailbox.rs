@@ -11,6 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::address::AddressReport;
 use crate::config::NodeIndex;
+use crate::control::command::{CommandAnswer, CommandRequest};
 use crate::names::InterfaceName;
 use crate::snapshot::Snapshot;
 
@@ -45,6 +46,13 @@ pub enum Letter {
     },
     /// Somebody wants to know the state.
     Snapshot(tokio::sync::oneshot::Sender<Snapshot>),
+    /// An operator wants something.
+    Command {
+        /// What.
+        command: CommandRequest,
+        /// Where the answer goes.
+        answer: tokio::sync::oneshot::Sender<CommandAnswer>,
+    },
     /// A keeper was started in place of the one that died.
     Keeper(Result<super::keeper::Keeper, super::keeper::KeeperError>),
     /// Leave the cluster.
