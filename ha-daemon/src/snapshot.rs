@@ -146,6 +146,9 @@ pub struct NodeStatus {
     pub state: NodeState,
     /// Which start of its daemon is speaking; 0 when never heard.
     pub incarnation: u64,
+    /// An operator has put it on standby: it owns nothing that another node could own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
     /// Links to it; empty for the reporting node.
     pub links: Vec<LinkStatus>,
 }
@@ -172,6 +175,9 @@ pub struct GroupStatus {
     pub state: GroupState,
     /// Number of the ownership; only grows.
     pub term: u64,
+    /// The node that operators want to own it; absent: the one that the configuration prefers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wished: Option<NodeName>,
     /// Candidates, preferred first.
     pub nodes: Vec<NodeName>,
     /// Resources in starting order.

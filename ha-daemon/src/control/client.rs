@@ -128,6 +128,12 @@ impl Client {
         )
     }
 
+    /// That the daemon ended a stream.
+    pub(super) fn ended(&self) -> ClientError {
+        let remedy = "it stopped: see whether it still runs (systemctl status ha-daemon)";
+        self.unreachable("the daemon ended the stream of events".to_owned(), remedy)
+    }
+
     async fn in_time<T>(
         &self,
         answer: impl Future<Output = Result<T, ClientError>>,

@@ -99,7 +99,7 @@ fn parameters(config: &Config) -> BTreeMap<String, String> {
 fn time(time: Duration) -> String {
     if time.subsec_nanos() == 0 {
         time.as_secs().to_string()
-    } else if time.subsec_nanos() % 1_000_000 == 0 {
+    } else if time.subsec_nanos().is_multiple_of(1_000_000) {
         format!("{}ms", time.as_millis())
     } else {
         format!("{}us", time.as_micros())

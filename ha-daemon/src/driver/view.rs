@@ -65,6 +65,7 @@ impl Driver {
                 local: true,
                 state: NodeState::Up,
                 incarnation,
+                standby: self.core.on_standby(node),
                 links: Vec::new(),
             };
         };
@@ -74,6 +75,7 @@ impl Driver {
             local: false,
             state: peer.state,
             incarnation: peer.incarnation,
+            standby: peer.standby,
             links: slots.filter_map(|slot| self.link(slot, peer)).collect(),
         }
     }
@@ -121,6 +123,7 @@ impl Driver {
             owner: view.owner.as_ref().map(name_of),
             state: view.state,
             term: view.term,
+            wished: self.core.wished(index).as_ref().map(name_of),
             nodes: group.nodes.iter().map(name_of).collect(),
             resources: resources
                 .map(|(resource, state)| ResourceStatus {

@@ -332,9 +332,9 @@ impl Sim {
 
     /// The answer to the command of that number.
     pub(super) fn answer(&self, wanted: u64) -> Option<Outcome> {
-        self.log.iter().find_map(|(_, _, action)| match action {
-            Action::Answer { id, outcome } if *id == wanted => Some(outcome.clone()),
-            _ => None,
+        self.log.iter().find_map(|(_, _, action)| {
+            let Action::Answer { id, outcome } = action else { return None };
+            (*id == wanted).then(|| outcome.clone())
         })
     }
 
