@@ -57,6 +57,8 @@ pub enum GroupState {
     Stopping,
     /// Its owner could not start or stop a resource.
     Failed,
+    /// An operator has disabled it; no node owns it.
+    Disabled,
 }
 
 /// State of one resource on this node.
@@ -163,6 +165,9 @@ pub struct NodeStatus {
     /// How many ping targets it reaches; absent when there are none, and until they are decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<u8>,
+    /// An operator has put it on standby: it owns nothing that another node could own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
     /// Links to it; empty for the reporting node.
     pub links: Vec<LinkStatus>,
 }
@@ -189,6 +194,9 @@ pub struct GroupStatus {
     pub state: GroupState,
     /// Number of the ownership; only grows.
     pub term: u64,
+    /// The node that operators want to own it; absent: the one that the configuration prefers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wished: Option<NodeName>,
     /// Candidates, preferred first.
     pub nodes: Vec<NodeName>,
     /// Resources in starting order.

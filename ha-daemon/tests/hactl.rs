@@ -76,6 +76,55 @@ fn a_refusal_exits_with_1_and_says_why() -> Outcome {
 }
 
 #[test]
+fn a_command_is_done_or_refused_with_the_reason() -> Outcome {
+    let daemon = Daemon::start(answer)?;
+    assert_eq!(done(&hactl(&daemon.socket, &["disable", "web"]).output()?), "web is disabled\n");
+    for arguments in [&["disable", "mail"][..], &["standby"], &["relocate", "web", "beta"]] {
+        let refused = hactl(&daemon.socket, arguments).output()?;
+        assert_eq!(refused.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(text(&refused.stderr), "hactl: no; ask for web\n");
+    }
+    for arguments in [&["fence", "beta"][..], &["maintenance", "on"]] {
+        let refused = hactl(&daemon.socket, arguments).output()?;
+        assert_eq!(refused.status.code(), Some(1), "{arguments:?}");
+        assert!(text(&refused.stderr).contains("not possible yet"));
+    }
+    daemon.stop()
+}
+
+#[test]
+fn by_another_name_it_is_a_program_of_heartbeat() -> Outcome {
+    let daemon = Daemon::start(answer)?;
+    let directory = tempfile::tempdir()?;
+    let place = directory.path().to_str().ok_or("no path")?;
+    done(&hactl(&daemon.socket, &["install-names", place]).output()?);
+    let socket = daemon.socket.clone();
+    let program = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(directory.path().join(name));
+        command.args(arguments).env("HA_SOCKET", &socket).output()
+    };
+    assert_eq!(done(&program("cl_status", &["nodestatus", "beta"])?), "active\n");
+    let dead = program("cl_status", &["nodestatus", "gamma"])?;
+    assert_eq!((dead.status.code(), text(&dead.stdout)), (Some(1), "dead\n".to_owned()));
+    assert_eq!(program("cl_status", &["nonsense"])?.status.code(), Some(11));
+    assert!(done(&program("cl_status", &[])?).starts_with("usage: cl_status"));
+    let refused = program("hb_standby", &[])?;
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(text(&refused.stderr), "hb_standby: no; ask for web\n");
+    for arguments in [&["some"][..], &["all", "local"], &["--help"]] {
+        let usage = program("hb_takeover", arguments)?;
+        assert_eq!(usage.status.code(), Some(1));
+        assert!(text(&usage.stderr).contains("[all|foreign|local|failback]"));
+    }
+    daemon.stop()?;
+    let stopped = program("cl_status", &["hbstatus"])?;
+    let told = "Heartbeat is stopped on this machine.\n".to_owned();
+    assert_eq!((stopped.status.code(), text(&stopped.stdout)), (Some(1), told));
+    assert_eq!(program("cl_status", &["listnodes"])?.status.code(), Some(1));
+    Ok(())
+}
+
+#[test]
 fn wrong_usage_exits_with_2() -> Outcome {
     let nowhere = Path::new("/nonexistent/control.sock");
     for arguments in [&["stauts"][..], &[], &["events", "--since", "x"], &["nodes", "--follow"]] {

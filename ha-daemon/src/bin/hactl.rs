@@ -1,14 +1,21 @@
-//! `hactl`: shows what a daemon knows. The manual is docs/hactl.md.
+//! `hactl`: shows what a daemon knows and tells it what to do. The manual is docs/hactl.md.
+//!
+//! Called by the name of one of Heartbeat's small programs it is that program.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ha_daemon::config::ConfigError;
 use ha_daemon::config::convert::convert;
 use ha_daemon::control::client::{Client, ClientError};
-use ha_daemon::control::{PeerLink, SOCKET_DEFAULT, render};
+use ha_daemon::control::command::CommandRequest;
+use ha_daemon::control::heartbeat::{Printed, Program};
+use ha_daemon::control::wait::{WAIT_MAX, until_done};
+use ha_daemon::control::{PeerLink, SOCKET_DEFAULT, SOCKET_VARIABLE, render};
+use ha_daemon::core::command::Which;
+use ha_daemon::names::{GroupName, NodeName};
 use ha_daemon::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -18,7 +25,7 @@ const EXIT_REFUSED: u8 = 1;
 /// The daemon is not reachable. (2, usage, is clap's.)
 const EXIT_UNREACHABLE: u8 = 3;
 
-/// Shows nodes, links, groups and events of a failover daemon.
+/// Shows nodes, links, groups and events of a failover daemon, and moves groups.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -26,9 +33,10 @@ const EXIT_UNREACHABLE: u8 = 3;
     2 usage, 3 daemon not reachable."
 )]
 struct Arguments {
-    /// Control socket of the daemon, `control.sock` in its run directory.
-    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET_DEFAULT)]
-    socket: PathBuf,
+    /// Control socket of the daemon, `control.sock` in its run directory. Default: what the
+    /// environment variable HA_SOCKET says, else /run/ha/control.sock.
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -45,9 +53,72 @@ enum Command {
     Groups(Output),
     /// What happened, oldest first.
     Events(Events),
+    /// Moves a group to a node, or to the best other one, and keeps it there until that node fails.
+    Relocate {
+        /// The group.
+        group: GroupName,
+        /// The node.
+        node: Option<NodeName>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Lets a group run again; also ends what `relocate` wished.
+    Enable {
+        /// The group.
+        group: GroupName,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Stops a group everywhere until it is enabled.
+    Disable {
+        /// The group.
+        group: GroupName,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Makes a node own nothing that another node could own, until it is online again.
+    Standby {
+        /// The node; default: this one.
+        node: Option<NodeName>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Ends the standby of a node.
+    Online {
+        /// The node; default: this one.
+        node: Option<NodeName>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// This node takes groups from the others, once.
+    Takeover {
+        /// All, those that prefer this node, or those that prefer another one.
+        #[arg(value_enum, default_value = "all")]
+        which: WhichGroups,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Not possible yet: makes sure that a node is off.
+    Fence {
+        /// The node.
+        node: NodeName,
+    },
+    /// Not possible yet: leaves groups alone, whatever happens.
+    Maintenance {
+        /// Whether it begins or ends.
+        #[arg(value_enum)]
+        switch: Switch,
+        /// The group; default: all.
+        group: Option<GroupName>,
+    },
     /// Configuration files; needs no daemon.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Makes links named cl_status, hb_standby and hb_takeover to this program.
+    InstallNames {
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +128,26 @@ enum ConfigCommand {
         /// The directory, or the ha.cf in it.
         path: PathBuf,
     },
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Wait {
+    /// Return when it is carried out, or after 60 s.
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum WhichGroups {
+    All,
+    Local,
+    Foreign,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +178,12 @@ struct Events {
 enum Failure {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error("not done within {} s: {}; hactl events tells why", WAIT_MAX.as_secs(), .0.join(", "))]
+    NotDone(Vec<String>),
+    #[error("{what} is not possible yet: {why}")]
+    NotYet { what: &'static str, why: &'static str },
+    #[error("cannot make {}: {cause}; remove what is there, or choose another directory", path.display())]
+    Link { path: PathBuf, cause: io::Error },
     #[error("cannot print: {0}; see that there is room where the output goes")]
     Output(io::Error),
     #[error("cannot start: {0}; see that there is memory and a free file descriptor")]
@@ -101,6 +198,10 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if let Some(program) = words.next().and_then(|name| Program::called(&name)) {
+        return heartbeat(program, words);
+    }
     let arguments = Arguments::parse();
     let code = match run(&arguments) {
         Ok(()) => return ExitCode::SUCCESS,
@@ -117,6 +218,9 @@ fn main() -> ExitCode {
                 }
                 Failure::Client(ClientError::Refused { .. })
                 | Failure::Config(_)
+                | Failure::NotDone(_)
+                | Failure::NotYet { .. }
+                | Failure::Link { .. }
                 | Failure::Output(_)
                 | Failure::Start(_) => EXIT_REFUSED,
             }
@@ -126,15 +230,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    if let Command::Config(ConfigCommand::Convert { path }) = &arguments.command {
-        return print(&[convert(path)?.as_bytes()]);
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::Start)?;
-    let client = Client::new(&arguments.socket);
-    runtime.block_on(async {
+    let client = Client::new(socket(arguments.socket.as_deref()));
+    runtime()?.block_on(async {
         match &arguments.command {
             Command::Status(output) => {
                 show(&client, "/v1/status", output, |status: Snapshot| render::status(&status))
@@ -155,16 +252,106 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 .await
             }
             Command::Events(events) if events.follow => follow(&client, events).await,
-            // Answered above, without a daemon.
-            Command::Config(_) => Ok(()),
             Command::Events(events) => {
                 show(&client, &events.path(), &events.output, |events: Vec<Event>| {
                     render::events(&events)
                 })
                 .await
             }
+            Command::Fence { .. } => {
+                Err(Failure::NotYet { what: "fence", why: "this version drives no fence devices" })
+            }
+            Command::Maintenance { .. } => Err(Failure::NotYet {
+                what: "maintenance",
+                why: "this version knows only standby (of a node) and disable (of a group)",
+            }),
+            Command::InstallNames { directory } => install_names(directory),
+            Command::Config(ConfigCommand::Convert { path }) => print(&[convert(path)?.as_bytes()]),
+            command @ (Command::Relocate { .. }
+            | Command::Enable { .. }
+            | Command::Disable { .. }
+            | Command::Standby { .. }
+            | Command::Online { .. }
+            | Command::Takeover { .. }) => give(&client, command).await,
         }
     })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)
+}
+
+fn socket(told: Option<&Path>) -> PathBuf {
+    let told = told.map(Path::to_owned);
+    let variable = || std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from);
+    told.or_else(variable).unwrap_or_else(|| SOCKET_DEFAULT.into())
+}
+
+/// Is one of Heartbeat's programs.
+fn heartbeat(program: Program, words: std::env::ArgsOs) -> ExitCode {
+    let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    let printed = match runtime() {
+        Ok(runtime) => runtime.block_on(program.run(&Client::new(socket(None)), &words)),
+        Err(failure) => Printed { stderr: format!("{failure}\n"), code: 1, ..Printed::default() },
+    };
+    // Whoever closed a stream does not want what is on it; the exit status still tells.
+    let _ = io::stderr().write_all(printed.stderr.as_bytes());
+    let _ = io::stdout().write_all(printed.stdout.as_bytes());
+    ExitCode::from(printed.code)
+}
+
+fn install_names(directory: &Path) -> Result<(), Failure> {
+    for program in Program::ALL {
+        let path = directory.join(program.name());
+        let made = std::env::current_exe().and_then(|own| std::os::unix::fs::symlink(own, &path));
+        made.map_err(|cause| Failure::Link { path, cause })?;
+    }
+    Ok(())
+}
+
+/// The command as it travels, and whether to wait; `None` for those that only show something.
+fn request(command: &Command) -> Option<(CommandRequest, Wait)> {
+    Some(match command {
+        Command::Relocate { group, node, wait } => {
+            (CommandRequest::Relocate { group: group.clone(), node: node.clone() }, *wait)
+        }
+        Command::Enable { group, wait } => (CommandRequest::Enable { group: group.clone() }, *wait),
+        Command::Disable { group, wait } => {
+            (CommandRequest::Disable { group: group.clone() }, *wait)
+        }
+        Command::Standby { node, wait } => (CommandRequest::Standby { node: node.clone() }, *wait),
+        Command::Online { node, wait } => (CommandRequest::Online { node: node.clone() }, *wait),
+        Command::Takeover { which, wait } => {
+            let which = match which {
+                WhichGroups::All => Which::All,
+                WhichGroups::Local => Which::Local,
+                WhichGroups::Foreign => Which::Foreign,
+            };
+            (CommandRequest::TakeOver { which }, *wait)
+        }
+        Command::Status(_)
+        | Command::Nodes(_)
+        | Command::Links(_)
+        | Command::Groups(_)
+        | Command::Events(_)
+        | Command::Fence { .. }
+        | Command::Maintenance { .. }
+        | Command::Config(_)
+        | Command::InstallNames { .. } => return None,
+    })
+}
+
+async fn give(client: &Client, command: &Command) -> Result<(), Failure> {
+    let Some((request, Wait { wait })) = request(command) else { return Ok(()) };
+    let accepted = client.command(&request).await?;
+    print(&[accepted.message.as_bytes(), b"\n"])?;
+    if wait {
+        let missing = until_done(client, &accepted.expected, WAIT_MAX).await?;
+        if !missing.is_empty() {
+            return Err(Failure::NotDone(missing));
+        }
+    }
+    Ok(())
 }
 
 impl Events {

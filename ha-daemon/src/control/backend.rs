@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::command::{CommandAnswer, CommandRequest};
 use super::event_log::EventLog;
+use super::parameters::Parameters;
 use crate::snapshot::Snapshot;
 
 /// Where the driver puts the snapshot that it was asked for.
 pub type SnapshotRequest = oneshot::Sender<Snapshot>;
+
+/// An operator's command, and where the driver puts its answer.
+pub type CommandLetter = (CommandRequest, oneshot::Sender<CommandAnswer>);
 
 /// The driver's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +25,10 @@ pub struct Busy;
 pub struct Backend {
     /// Hands a request to the driver; must not block.
     pub ask: Arc<dyn Fn(SnapshotRequest) -> Result<(), Busy> + Send + Sync>,
+    /// Hands an operator's command to the driver; must not block.
+    pub command: Arc<dyn Fn(CommandLetter) -> Result<(), Busy> + Send + Sync>,
+    /// What the configuration says, for Heartbeat's tools.
+    pub parameters: Arc<Parameters>,
     /// What happened.
     pub events: Arc<EventLog>,
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::ErrorBody;
+use super::command::{COMMAND_PATH, CommandAccepted, CommandRequest};
 
 /// How long a whole answer may take; the daemon itself gives up earlier and says so.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
@@ -84,6 +85,26 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| self.not_understood(&error))
     }
 
+    /// Gives the daemon a command.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached within [`ANSWER_TIME_MAX`], or refuses.
+    pub async fn command(&self, command: &CommandRequest) -> Result<CommandAccepted, ClientError> {
+        let body = serde_json::to_vec(command).map_err(|error| {
+            self.unreachable(format!("the command cannot be written: {error}"), "report this")
+        })?;
+        let answer = self.in_time(async {
+            let request = Request::post(COMMAND_PATH)
+                .header(header::HOST, "localhost")
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Full::new(Bytes::from(body)));
+            let response = self.send(request).await?;
+            self.body(response.into_body()).await
+        });
+        let bytes = answer.await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.not_understood(&error))
+    }
+
     /// The lines that the daemon sends from `path`, as they come.
     ///
     /// # Errors
@@ -107,6 +128,12 @@ impl Client {
         )
     }
 
+    /// That the daemon ended a stream.
+    pub(super) fn ended(&self) -> ClientError {
+        let remedy = "it stopped: see whether it still runs (systemctl status ha-daemon)";
+        self.unreachable("the daemon ended the stream of events".to_owned(), remedy)
+    }
+
     async fn in_time<T>(
         &self,
         answer: impl Future<Output = Result<T, ClientError>>,
@@ -120,6 +147,14 @@ impl Client {
     }
 
     async fn request(&self, path: &str) -> Result<Response<Incoming>, ClientError> {
+        let request = Request::get(path).header(header::HOST, "localhost");
+        self.send(request.body(Full::default())).await
+    }
+
+    async fn send(
+        &self,
+        request: Result<Request<Full<Bytes>>, hyper::http::Error>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| self.not_connected(&error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -127,10 +162,8 @@ impl Client {
             .map_err(|error| self.broken(&error))?;
         // It ends with the response; its error arrives there too.
         tokio::spawn(connection);
-        let request = Request::get(path)
-            .header(header::HOST, "localhost")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| self.unreachable(error.to_string(), "report this as a bug"))?;
+        let request =
+            request.map_err(|error| self.unreachable(error.to_string(), "report this as a bug"))?;
         let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         if response.status() == StatusCode::OK {
             return Ok(response);

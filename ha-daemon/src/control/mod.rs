@@ -12,13 +12,17 @@ use crate::snapshot::{LinkStatus, NodeStatus};
 
 pub mod backend;
 pub mod client;
+pub mod command;
 pub mod event_log;
+pub mod heartbeat;
+pub mod parameters;
 pub mod render;
 mod routes;
 pub mod server;
 pub mod socket;
 mod stall;
 mod table;
+pub mod wait;
 
 pub use routes::ANSWER_TIME_MAX;
 
@@ -26,6 +30,8 @@ pub use routes::ANSWER_TIME_MAX;
 pub const SOCKET_NAME: &str = "control.sock";
 /// Where the socket is unless `--run-dir` says otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/ha/control.sock";
+/// Environment variable that says where it is, for programs that are not told otherwise.
+pub const SOCKET_VARIABLE: &str = "HA_SOCKET";
 /// Connections served at the same time; further ones wait to be accepted.
 pub const CONNECTIONS_MAX: usize = 64;
 /// Connections that may follow events at the same time; further ones are refused.

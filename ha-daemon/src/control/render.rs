@@ -71,7 +71,12 @@ pub fn nodes(nodes: &[NodeStatus]) -> String {
         let last_seen_us = node.links.iter().filter_map(|link| link.last_seen_us).min();
         table.row([
             node.name.to_string(),
-            if node.local { format!("{state} (here)") } else { state },
+            match (node.local, node.standby) {
+                (true, true) => format!("{state} (here, standby)"),
+                (true, false) => format!("{state} (here)"),
+                (false, true) => format!("{state} (standby)"),
+                (false, false) => state,
+            },
             incarnation(node.incarnation),
             last_seen_us.map(age).unwrap_or_default(),
         ]);
@@ -104,7 +109,11 @@ pub fn groups(groups: &[GroupStatus]) -> String {
             group.resources.iter().map(resource).collect::<Vec<_>>().join(", "),
         ]);
     }
-    table.text()
+    let wishes = groups.iter().filter_map(|group| {
+        let (name, node) = (&group.name, group.wished.as_ref()?);
+        Some(format!("{name}: an operator wants it on {node} (ended by hactl enable {name})\n"))
+    });
+    table.text() + &wishes.collect::<String>()
 }
 
 /// A line per link and peer, and below them why a link is not received in the best way.
@@ -248,7 +257,7 @@ fn quorum(quorum: Quorum) -> String {
 }
 
 /// The word that JSON has for it, so that both kinds of output say the same.
-fn word<T: Serialize>(value: &T) -> String {
+pub(super) fn word<T: Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         Ok(_) | Err(_) => "?".to_owned(),

@@ -6,18 +6,21 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Extension, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::backend::Backend;
+use super::command::{COMMAND_BYTES_MAX, COMMAND_PATH, CommandAccepted, CommandRequest};
 use super::event_log::{EVENTS_MAX, Follower};
+use super::parameters::Parameters;
 use super::{ErrorBody, FOLLOWERS_MAX, PeerLink, peer_links};
+use crate::core::command::REMOTE_WAIT_MAX;
 use crate::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
 
 /// How long the driver may take for a snapshot.
@@ -64,6 +67,9 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/links", get(links))
         .route("/v1/groups", get(groups))
         .route("/v1/events", get(events))
+        .route("/v1/parameters", get(parameters))
+        .route(COMMAND_PATH, post(command))
+        .layer(DefaultBodyLimit::max(COMMAND_BYTES_MAX))
         .fallback(async |uri: Uri| Refusal::unknown_path(&uri))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Refusal::method(&method, &uri)
@@ -85,6 +91,40 @@ async fn links(State(shared): State<Shared>) -> Result<Json<Vec<PeerLink>>, Refu
 
 async fn groups(State(shared): State<Shared>) -> Result<Json<Vec<GroupStatus>>, Refusal> {
     Ok(Json(shared.snapshot().await?.groups))
+}
+
+async fn parameters(State(shared): State<Shared>) -> Json<Parameters> {
+    Json(Parameters::clone(&shared.backend.parameters))
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    /// User id, when the kernel told it.
+    pub(super) uid: Option<u32>,
+}
+
+/// How long the driver may take for a command: another node may have to follow it first.
+const COMMAND_TIME_MAX: Duration = ANSWER_TIME_MAX.saturating_add(REMOTE_WAIT_MAX);
+
+async fn command(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    request: Result<Json<CommandRequest>, JsonRejection>,
+) -> Result<Json<CommandAccepted>, Refusal> {
+    let owner = nix::unistd::geteuid().as_raw();
+    if !caller.uid.is_some_and(|uid| uid == 0 || uid == owner) {
+        return Err(Refusal::caller());
+    }
+    let Json(request) = request.map_err(|rejection| Refusal::command(&rejection))?;
+    let (letter, answer) = oneshot::channel();
+    (shared.backend.command)((request, letter)).map_err(|_| Refusal::busy())?;
+    match tokio::time::timeout(COMMAND_TIME_MAX, answer).await {
+        Ok(Ok(Ok(accepted))) => Ok(Json(accepted)),
+        Ok(Ok(Err(body))) => Err(Refusal { status: StatusCode::CONFLICT, body }),
+        Ok(Err(_)) => Err(Refusal::stopping()),
+        Err(_) => Err(Refusal::silent()),
+    }
 }
 
 /// A misspelt parameter is refused: without `folow=true` a script would wait for nothing.
@@ -197,13 +237,25 @@ impl Refusal {
         Self::new(
             StatusCode::NOT_FOUND,
             format!("there is nothing at {}", uri.path()),
-            "use /v1/status, /v1/nodes, /v1/links, /v1/groups or /v1/events",
+            "use /v1/status, /v1/nodes, /v1/links, /v1/groups, /v1/events, /v1/parameters or \
+             /v1/command",
         )
     }
 
     fn method(method: &Method, uri: &Uri) -> Self {
         let error = format!("{} does not take {method}", uri.path());
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, error, "use GET")
+        let remedy = if uri.path() == COMMAND_PATH { "use POST" } else { "use GET" };
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, error, remedy)
+    }
+
+    fn caller() -> Self {
+        let error = "only root and the user that the daemon runs as may give commands";
+        Self::new(StatusCode::FORBIDDEN, error, "run this as root")
+    }
+
+    fn command(rejection: &JsonRejection) -> Self {
+        let remedy = "send what hactl sends: see docs/hactl.md";
+        Self::new(StatusCode::BAD_REQUEST, rejection.body_text(), remedy)
     }
 
     fn query(rejection: &QueryRejection) -> Self {

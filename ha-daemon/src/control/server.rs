@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::backend::Backend;
-use super::routes::{self, Shared};
+use super::routes::{self, Caller, Shared};
 use super::socket::{ControlSocket, SocketError};
 use super::stall::StallLimit;
 use super::{CONNECTIONS_MAX, FOLLOWERS_MAX};
@@ -103,7 +103,9 @@ async fn accept(
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(converse(stream, router.clone(), stopped.clone(), permit));
+                let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                let router = router.clone().layer(Extension(Caller { uid }));
+                connections.spawn(converse(stream, router, stopped.clone(), permit));
             }
             Err(error) => {
                 tracing::warn!("control socket: cannot accept a connection: {error}");

@@ -15,6 +15,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Permissions of the socket: its owner (root) and its group may use it.
 pub const SOCKET_MODE: u32 = 0o660;
+/// The group of Heartbeat's users, whose members may ask, where it exists.
+pub const SOCKET_GROUP: &str = "haclient";
 /// Connections that may wait to be accepted.
 pub const BACKLOG_MAX: i32 = 64;
 
@@ -87,6 +89,7 @@ impl ControlSocket {
         // Nobody can connect before `listen`, so nobody gets in before the mode is right.
         fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))
             .map_err(failed("set its mode"))?;
+        give_to_group(path);
         nix::sys::socket::listen(&socket.listener, backlog())
             .map_err(|errno| failed("listen on it")(errno.into()))?;
         socket.listener.set_nonblocking(true).map_err(failed("make it non-blocking"))?;
@@ -140,6 +143,16 @@ impl Drop for ControlSocket {
         if let Err(error) = self.unlink() {
             tracing::warn!("{error}");
         }
+    }
+}
+
+/// Lets the members of Heartbeat's group ask, where there is such a group: `cl_status` worked for
+/// them. Commands are refused to them by the routes.
+fn give_to_group(path: &Path) {
+    let group = nix::unistd::Group::from_name(SOCKET_GROUP).ok().flatten();
+    let Some(group) = group else { return };
+    if let Err(error) = nix::unistd::chown(path, None, Some(group.gid)) {
+        tracing::warn!("control socket: cannot be given to the group {SOCKET_GROUP}: {error}");
     }
 }
 

@@ -266,6 +266,7 @@ impl Core {
             it.node != self.own
                 && it.eligible
                 && it.claim.is_none()
+                && !self.on_standby(it.node)
                 && connectivity.moves_groups
                 && !connectivity.targets.is_empty()
         });

@@ -8,8 +8,8 @@ use super::io::{Action, Presence};
 use super::message::{Claim, ClaimState, Wish};
 use super::ownership::{Candidate, Decision, FAILED_PAUSE, Goal, LocalGroup, Step, decide};
 use super::time::Moment;
-use super::{Core, group_with_id, word};
-use crate::config::{Config, Failback, GroupIndex, NodeIndex, OnDoubt, Resource};
+use super::{Core, word};
+use crate::config::{Config, GroupIndex, NodeIndex, OnDoubt, Resource};
 use crate::names::InterfaceName;
 use crate::snapshot::{GroupState, ResourceState, Severity};
 
@@ -51,13 +51,12 @@ impl Groups {
         Self { entries: config.groups.iter().map(entry).collect() }
     }
 
-    /// Terms only grow: takes note of those that a peer knows.
-    pub(super) fn learn(&mut self, config: &Config, claims: &[Claim]) {
-        for claim in claims {
-            let Some(index) = group_with_id(config, claim.group) else { continue };
-            let local = &mut self.entries[index.0].local;
-            local.highest_term = local.highest_term.max(claim.term);
-        }
+    pub(super) fn local(&self, index: GroupIndex) -> &LocalGroup {
+        &self.entries[index.0].local
+    }
+
+    pub(super) fn local_mut(&mut self, index: GroupIndex) -> &mut LocalGroup {
+        &mut self.entries[index.0].local
     }
 
     pub(super) fn claims(
@@ -71,7 +70,7 @@ impl Groups {
             group: group.id,
             state: entry.local.claim_state(),
             eligible: able && entry.local.eligible(group, own, down),
-            wish: Wish::None,
+            wish: entry.local.told_wish(),
             term: entry.local.told_term(),
         };
         config.groups.iter().zip(&self.entries).map(claim).collect()
@@ -108,6 +107,7 @@ impl Core {
             None => (None, ClaimState::Stopped, local.highest_term),
         };
         let state = match state {
+            ClaimState::Stopped if local.wish == Wish::Disabled => GroupState::Disabled,
             ClaimState::Stopped if local.failed_until.is_some() => GroupState::Failed,
             ClaimState::Stopped => GroupState::Stopped,
             ClaimState::Starting => GroupState::Starting,
@@ -280,9 +280,8 @@ impl Core {
     /// own. A node takes groups only then: of two nodes that decide by each other's state, at most
     /// one takes; and who took before it received this state has told so with its acknowledgement.
     fn agreed(&self) -> bool {
-        let told = self.published.as_ref().is_some_and(|(phase, reached, claims)| {
-            *phase == self.phase && *reached == self.reached() && *claims == self.claims()
-        });
+        let told =
+            self.published.as_ref().is_some_and(|published| *published == self.state_to_publish());
         let mut heard = self.peers.iter().filter(|(_, peer)| peer.alive());
         heard.all(|(node, peer)| told && peer.synced() && !self.unacknowledged(*node))
     }
@@ -291,10 +290,16 @@ impl Core {
         let group = &self.config.groups[index.0];
         let mut candidates = self.candidates(index);
         self.weigh_connectivity(&mut candidates, now);
-        let failback = group.failback == Failback::Auto;
         let name = group.name.clone();
         let contested = candidates.iter().any(|it| it.claim.is_some() && it.node != self.own);
-        let decision = decide(&candidates, self.own, failback);
+        let decision = if contested {
+            // Of two owners the configuration's preference decides: all know the same one.
+            decide(&candidates, self.own, false)
+        } else {
+            let mut ranked = candidates.clone();
+            self.rank(index, &mut ranked);
+            decide(&ranked, self.own, self.moves(index, &ranked))
+        };
         let entry = &mut self.groups.entries[index.0];
         let releasing = entry.local.goal == Goal::Release;
         let mine = entry.local.claim_state().owns();
@@ -321,8 +326,7 @@ impl Core {
                 self.take(index);
             }
             Decision::GiveBack(to) if !releasing => {
-                let text =
-                    format!("giving {name} back to {}, which is preferred", self.node_name(to));
+                let text = self.give_back_text(index, to);
                 self.release(index, Severity::Info, "give-back", text);
             }
             Decision::Yield(to) if !releasing => {
@@ -334,10 +338,16 @@ impl Core {
                 self.release(index, Severity::Error, "double-owner", text);
             }
             Decision::Abandon if !releasing => {
-                let text =
-                    format!("{name} cannot stay here: its interface is down or its start failed");
-                self.release(index, Severity::Warning, "abandon", text);
+                let disabled = self.wish(index) == Wish::Disabled;
+                let text = if disabled {
+                    format!("{name} is stopped: it is disabled")
+                } else {
+                    format!("{name} cannot stay here: its interface is down or its start failed")
+                };
+                let severity = if disabled { Severity::Info } else { Severity::Warning };
+                self.release(index, severity, "abandon", text);
             }
+            Decision::Keep if mine && !releasing && !contested => self.keep_with_wish(index),
             Decision::Take
             | Decision::GiveBack(_)
             | Decision::Yield(_)
@@ -354,6 +364,24 @@ impl Core {
         };
         self.config.cluster.on_doubt == OnDoubt::Hold
             && self.config.groups[index.0].nodes.iter().any(never_heard)
+    }
+
+    fn give_back_text(&self, index: GroupIndex, to: NodeIndex) -> String {
+        let (name, to_name) = (&self.config.groups[index.0].name, self.node_name(to));
+        if self.wished(index) == Some(to) {
+            format!("giving {name} to {to_name}: an operator wants it there")
+        } else if self.standby {
+            format!("giving {name} to {to_name}: this node is on standby")
+        } else {
+            format!("giving {name} back to {to_name}, which is preferred")
+        }
+    }
+
+    /// All nodes that matter for a group, in the order in which they come.
+    pub(super) fn ranked(&self, index: GroupIndex) -> Vec<Candidate> {
+        let mut candidates = self.candidates(index);
+        self.rank(index, &mut candidates);
+        candidates
     }
 
     /// All nodes that matter for a group, preferred first.
@@ -412,8 +440,10 @@ impl Core {
             reasons.join(", ")
         };
         let name = group.name.clone();
+        let position = group.nodes.iter().position(|node| *node == self.own);
         let local = &mut self.groups.entries[index.0].local;
         local.own();
+        local.carry_wish(position);
         let text = format!("taking over {name}, term {}: nobody owns it; {reason}", local.term);
         self.group_note(Severity::Info, "takeover", index, text);
     }

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::command::{Command, Outcome};
 use super::message::{Message, State};
 use super::time::Moment;
 use crate::config::{GroupIndex, LinkIndex, NodeIndex};
@@ -170,6 +171,13 @@ pub enum Input {
         /// How long, nanoseconds.
         length_ns: i64,
     },
+    /// An operator wants something; to be answered by [`Action::Answer`].
+    Command {
+        /// Number of the question.
+        id: u64,
+        /// What is wanted.
+        command: Command,
+    },
     /// The operator stops this node.
     Shutdown,
 }
@@ -215,6 +223,20 @@ pub enum Action {
         peer: NodeIndex,
         /// The state.
         state: State,
+    },
+    /// Send a message other than this node's state to a peer on every link.
+    SendMessage {
+        /// The peer.
+        peer: NodeIndex,
+        /// The message.
+        message: Message,
+    },
+    /// What became of an operator's command.
+    Answer {
+        /// Number of the question.
+        id: u64,
+        /// What was decided.
+        outcome: Outcome,
     },
     /// What this node's heartbeats say from now on.
     Advertise {

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::command::Standby;
 use crate::config::GROUPS_MAX;
 
 /// How far a group is on the node that speaks of it.
@@ -141,6 +142,14 @@ pub enum Message {
     Obituary,
     /// A measurement of the link's round trip.
     Probe(Probe),
+    /// An operator wants the receiver to go on standby or to come back; repeated until the
+    /// receiver's state says that it did.
+    Standby {
+        /// Number of the command; of those of one incarnation of the sender only a higher one counts.
+        number: u32,
+        /// What the receiver is to be.
+        standby: Standby,
+    },
 }
 
 /// Why a body is not a control message.
@@ -168,6 +177,7 @@ const KIND_OBITUARY: u8 = 2;
 const KIND_PROBE: u8 = 3;
 const PROBE_QUESTION: u8 = 1;
 const PROBE_ANSWER: u8 = 2;
+const KIND_STANDBY: u8 = 4;
 const FLAG_ANSWER: u8 = 1;
 const FLAG_ELIGIBLE: u8 = 1;
 const FLAG_STANDBY: u8 = 2;
@@ -183,6 +193,12 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Obituary => vec![KIND_OBITUARY],
+            Self::Standby { number, standby } => {
+                let flags = if *standby == Standby::On { FLAG_STANDBY } else { 0 };
+                let mut body = vec![KIND_STANDBY, flags, 0, 0];
+                body.extend(number.to_be_bytes());
+                body
+            }
             Self::State(state) => state.encode(),
             Self::Probe(probe) => probe.encode(),
         }
@@ -197,6 +213,12 @@ impl Message {
             Some(&KIND_STATE) => State::decode(body).map(Self::State),
             Some(&KIND_OBITUARY) => Ok(Self::Obituary),
             Some(&KIND_PROBE) => Probe::decode(body).map(Self::Probe),
+            Some(&KIND_STANDBY) => {
+                let [flags] = array(body, 1)?;
+                let on = flags & FLAG_STANDBY != 0;
+                let standby = if on { Standby::On } else { Standby::Off };
+                Ok(Self::Standby { number: u32::from_be_bytes(array(body, 4)?), standby })
+            }
             Some(&kind) => Err(MessageError::Kind(kind)),
             None => Err(MessageError::Truncated),
         }
@@ -336,6 +358,17 @@ mod tests {
             assert!(Message::decode(&body[..length]).is_err(), "{length}");
         }
         assert_eq!(Message::decode(&[3; 16]), Err(MessageError::Probe(3)));
+    }
+
+    #[test]
+    fn golden_bytes_pin_the_standby_message() {
+        for (standby, flags) in [(Standby::On, 2), (Standby::Off, 0)] {
+            let message = Message::Standby { number: 0x0102_0304, standby };
+            let body = message.encode();
+            assert_eq!(body, [4, flags, 0, 0, 1, 2, 3, 4]);
+            assert_eq!(Message::decode(&body), Ok(message));
+            assert_eq!(Message::decode(&body[..7]), Err(MessageError::Truncated));
+        }
     }
 
     #[test]

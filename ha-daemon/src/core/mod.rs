@@ -4,6 +4,7 @@
 //! A heartbeat's way through it: `Input::Observed` -> [`detector`] -> [`peer`] -> membership (this
 //! file) -> [`ownership`] -> actions.
 
+pub mod command;
 mod connectivity;
 pub mod detector;
 mod groups;
@@ -15,6 +16,7 @@ pub mod peer;
 pub mod standing;
 mod telling;
 pub mod time;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,12 +27,13 @@ use ha_common::wire::Phase;
 use crate::config::{Cluster, Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt, Times};
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
+use command::{Errands, Standby};
 use connectivity::Reach;
 use detector::{Detector, Thresholds, Transition};
 use groups::Groups;
 use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
-use message::{Claim, Message, State};
+use message::{Message, State};
 use peer::{Closing, Peer};
 use standing::Standing;
 use time::{Moment, milliseconds, nanoseconds};
@@ -64,7 +67,11 @@ pub struct Core {
     interfaces: Interfaces,
     reach: Reach,
     generation: u32,
-    published: Option<(Phase, Option<u8>, Vec<Claim>)>,
+    published: Option<telling::Told>,
+    /// An operator has put this node on standby.
+    standby: bool,
+    errands: Errands,
+    errand_number: u32,
     actions: Vec<Action>,
 }
 
@@ -100,6 +107,9 @@ impl Core {
             reach: Reach::default(),
             generation: 0,
             published: None,
+            standby: false,
+            errands: Errands::new(),
+            errand_number: 0,
             actions: Vec::new(),
         };
         // Given to the driver with its first call.
@@ -160,6 +170,7 @@ impl Core {
             }
             Input::Interface { name, up } => self.interface(name, up, now),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
+            Input::Command { id, command } => self.command(id, command, now),
             Input::Shutdown => self.shutdown(now),
         }
         self.judge(now);
@@ -168,6 +179,7 @@ impl Core {
         self.run_groups(now);
         self.publish(now);
         self.send_states(now);
+        self.run_errands(now);
         self.finish_leaving(now);
         std::mem::take(&mut self.actions)
     }
@@ -193,6 +205,7 @@ impl Core {
             .chain(self.groups.deadline())
             .chain(self.interfaces.deadline())
             .chain(self.reach.deadline())
+            .chain(self.errand_deadline())
             .chain(leaving)
             .min()
     }
@@ -317,9 +330,12 @@ impl Core {
                 );
                 self.node_note(Severity::Error, "daemon-gone", node, text);
             }
-            // The driver's own business.
-            Message::Probe(_) => {}
-            Message::State(_) | Message::Obituary => {}
+            Message::Standby { number, standby } if peer.alive() => {
+                self.told_standby(node, number, standby);
+            }
+            // A probe is the driver's own business.
+            Message::State(_) | Message::Obituary | Message::Standby { .. } | Message::Probe(_) => {
+            }
         }
     }
 
@@ -332,6 +348,7 @@ impl Core {
         now: Moment,
     ) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
+        let was_on_standby = peer.standby;
         let known = state.known_incarnation == self.incarnation;
         let acknowledged = known.then_some(state.known_generation);
         if !peer.learn(incarnation, phase, state, acknowledged) {
@@ -341,7 +358,11 @@ impl Core {
         if joined {
             peer.state = NodeState::Up;
         }
-        self.groups.learn(&self.config, &state.claims);
+        self.learn_wishes(node, &state.claims);
+        if was_on_standby != state.standby {
+            let standby = if state.standby { Standby::On } else { Standby::Off };
+            self.standby_note(node, standby);
+        }
         if state.answer {
             self.answer(node, (state.generation, state.known_generation), now);
         }
@@ -603,4 +624,4 @@ fn group_with_id(config: &Config, id: u32) -> Option<GroupIndex> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

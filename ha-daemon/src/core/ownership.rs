@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::config::{Group, NodeIndex, Resource};
-use crate::core::message::ClaimState;
+use crate::core::message::{ClaimState, Wish};
 use crate::core::time::Moment;
 use crate::names::InterfaceName;
 use crate::snapshot::ResourceState;
@@ -51,6 +51,10 @@ pub struct LocalGroup {
     pub term: u64,
     /// The highest term known of any node: the next ownership's is higher.
     pub highest_term: u64,
+    /// What operators want; belongs to `highest_term`.
+    pub wish: Wish,
+    /// What they wanted when this node's last ownership began or was confirmed; belongs to `term`.
+    pub own_wish: Wish,
     /// A start failed here; not eligible again before that.
     pub failed_until: Option<Moment>,
     /// Starts that failed here one after the other.
@@ -77,6 +81,8 @@ impl LocalGroup {
             resources: group.resources.iter().map(at_start).collect(),
             term: 0,
             highest_term: 0,
+            wish: Wish::None,
+            own_wish: Wish::None,
             failed_until: None,
             failures: 0,
             retry_stop_at: None,

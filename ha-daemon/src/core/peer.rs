@@ -74,6 +74,10 @@ pub struct Peer {
     pub closing: Option<Closing>,
     /// See [`Answer`].
     pub answered: Option<Answer>,
+    /// It is on standby, as its last state message says.
+    pub standby: bool,
+    /// Its incarnation and the number of the last command that it passed on.
+    pub errand: Option<(u64, u32)>,
 }
 
 /// Whether `a` is an earlier generation than `b`. Generations wrap.
@@ -103,6 +107,8 @@ impl Peer {
             resend_pause: RESEND_FIRST,
             closing: None,
             answered: None,
+            standby: false,
+            errand: None,
         }
     }
 
@@ -175,6 +181,7 @@ impl Peer {
         }
         self.reached = state.reached;
         self.claims.clone_from(&state.claims);
+        self.standby = state.standby;
         self.known = Some((incarnation, state.generation));
         if !earlier(state.generation, self.generation) {
             self.generation = state.generation;

@@ -1,6 +1,8 @@
 //! Telling the peers: this node's state goes to every peer that is heard, again and again until its
 //! acknowledgement has come, and then nothing is sent before something changes.
 
+use ha_common::wire::Phase;
+
 use super::Core;
 use super::io::Action;
 use super::message::{Claim, State};
@@ -9,15 +11,23 @@ use super::time::Moment;
 use crate::config::NodeIndex;
 use crate::snapshot::{NodeState, Severity};
 
+/// Phase, standby, reached ping targets, claims: a change of any has to be told.
+pub(super) type Told = (Phase, bool, Option<u8>, Vec<Claim>);
+
 impl Core {
     pub(super) fn claims(&self) -> Vec<Claim> {
         let able = self.leaving.is_none();
         self.groups.claims(&self.config, self.own, able, self.interfaces.unusable())
     }
 
+    /// What a change of has to be told.
+    pub(super) fn state_to_publish(&self) -> Told {
+        (self.phase, self.standby, self.reached(), self.claims())
+    }
+
     /// Gives this node's state a new number when it changed.
     pub(super) fn publish(&mut self, now: Moment) {
-        let state = (self.phase, self.reached(), self.claims());
+        let state = self.state_to_publish();
         if self.published.as_ref() == Some(&state) {
             return;
         }
@@ -105,7 +115,7 @@ impl Core {
             known_incarnation,
             known_generation,
             reached: self.reached(),
-            standby: false,
+            standby: self.standby,
             claims: self.claims(),
         };
         self.actions.push(Action::SendState { peer: node, state });

@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use crate::config::{Config, NodeIndex, Realtime};
 use crate::control::backend::{Backend, Busy};
 use crate::control::event_log::EventLog;
+use crate::control::parameters::Parameters;
 use crate::control::server;
 use crate::control::socket::ControlSocket;
 use crate::driver::{Driver, Parts, Reception, receives_heartbeats};
@@ -120,7 +121,7 @@ async fn serve(
     let Prepared { mut driver, sender, worker, pinger, mailbox } =
         prepare(&node, name, options, memory, &events).await?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let backend = backend(mailbox.clone(), events);
+    let backend = backend(mailbox.clone(), &node.config, events);
     let server = tokio::spawn(async move {
         let served = server::serve_on(control, backend, async { drop(stopped.await) }).await;
         if let Err(error) = &served {
@@ -275,11 +276,17 @@ fn discard(options: &Options) {
     }
 }
 
-fn backend(mailbox: Mailbox, events: Arc<EventLog>) -> Backend {
-    let ask = move |answer| {
-        if mailbox.post(Letter::Snapshot(answer)) { Ok(()) } else { Err(Busy) }
-    };
-    Backend { ask: Arc::new(ask), events }
+fn backend(mailbox: Mailbox, config: &Config, events: Arc<EventLog>) -> Backend {
+    let post = move |letter| if mailbox.post(letter) { Ok(()) } else { Err(Busy) };
+    let post_command = post.clone();
+    Backend {
+        ask: Arc::new(move |answer| post(Letter::Snapshot(answer))),
+        command: Arc::new(move |(command, answer)| {
+            post_command(Letter::Command { command, answer })
+        }),
+        parameters: Arc::new(Parameters::of(config)),
+        events,
+    }
 }
 
 /// Runs the driver on a thread of its own; its parts come back when the node has left.

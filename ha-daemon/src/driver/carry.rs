@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::config::{GroupIndex, NodeIndex, Resource};
 use crate::control::event_log::EventDraft;
 use crate::core::io::{Action, Input, Note, Probed};
-use crate::core::message::{Message, State};
+use crate::core::message::Message;
 use crate::core::time::Moment;
 use crate::io::address::{AddressCommand, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
@@ -58,7 +58,9 @@ impl Driver {
             }
             Action::ProbeAddresses { group } => return self.probe_addresses(group),
             Action::Announce { group } => self.announce(group),
-            Action::SendState { peer, state } => self.send_state(peer, state),
+            Action::SendState { peer, state } => self.send_message(peer, &Message::State(state)),
+            Action::SendMessage { peer, message } => self.send_message(peer, &message),
+            Action::Answer { id, outcome } => self.answer(id, outcome),
             Action::Advertise { generation, phase } => {
                 self.parts.shared.generation.store(generation, Relaxed);
                 self.parts.shared.phase.store(phase, Relaxed);
@@ -247,8 +249,8 @@ impl Driver {
         }
     }
 
-    fn send_state(&mut self, peer: NodeIndex, state: State) {
-        let body = Message::State(state).encode();
+    fn send_message(&mut self, peer: NodeIndex, message: &Message) {
+        let body = message.encode();
         for slot in 0..self.parts.paths.len() {
             // What does not leave is sent again until the peer acknowledges it.
             if self.parts.paths[slot].peer == peer {

@@ -5,6 +5,7 @@
 mod carry;
 mod keys;
 mod probe;
+mod questions;
 mod services;
 mod view;
 
@@ -40,6 +41,7 @@ use crate::io::service::ServiceSender;
 use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
 use crate::snapshot::{Severity, Via};
+use questions::Questions;
 
 /// The driver wakes at least this often, to renew the daemon's lease in its heartbeats.
 pub const WAKE_MAX: Duration = Duration::from_millis(250);
@@ -126,6 +128,7 @@ pub struct Driver {
     pause_handled_ns: u64,
     lateness_max_ns: u64,
     scheduling: Vec<(&'static str, String)>,
+    questions: Questions,
     exit: bool,
 }
 
@@ -198,6 +201,7 @@ impl Driver {
             pause_handled_ns: 0,
             lateness_max_ns: 0,
             scheduling: Vec::new(),
+            questions: Questions::default(),
             exit: false,
             parts,
         })
@@ -424,6 +428,7 @@ impl Driver {
                 // Who asked may have gone away meanwhile.
                 let _ = answer.send(self.snapshot());
             }
+            Letter::Command { command, answer } => self.command(command, answer),
             Letter::Keeper(keeper) => self.keeper_started(keeper),
             Letter::Shutdown => self.handle(Input::Shutdown),
         }

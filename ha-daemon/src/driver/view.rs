@@ -67,6 +67,7 @@ impl Driver {
                 state: NodeState::Up,
                 incarnation,
                 reached: self.core.reached(),
+                standby: self.core.on_standby(node),
                 links: Vec::new(),
             };
         };
@@ -77,6 +78,7 @@ impl Driver {
             state: peer.state,
             incarnation: peer.incarnation,
             reached: peer.reached,
+            standby: peer.standby,
             links: slots.filter_map(|slot| self.link(slot, peer)).collect(),
         }
     }
@@ -129,6 +131,7 @@ impl Driver {
             owner: view.owner.as_ref().map(name_of),
             state: view.state,
             term: view.term,
+            wished: self.core.wished(index).as_ref().map(name_of),
             nodes: group.nodes.iter().map(name_of).collect(),
             resources: resources
                 .map(|(resource, state)| ResourceStatus {

@@ -12,6 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::address::AddressReport;
 use super::service::ServiceReport;
 use crate::config::NodeIndex;
+use crate::control::command::{CommandAnswer, CommandRequest};
 use crate::names::InterfaceName;
 use crate::snapshot::Snapshot;
 
@@ -55,6 +56,13 @@ pub enum Letter {
     },
     /// Somebody wants to know the state.
     Snapshot(tokio::sync::oneshot::Sender<Snapshot>),
+    /// An operator wants something.
+    Command {
+        /// What.
+        command: CommandRequest,
+        /// Where the answer goes.
+        answer: tokio::sync::oneshot::Sender<CommandAnswer>,
+    },
     /// A keeper was started in place of the one that died.
     Keeper(Result<super::keeper::Keeper, super::keeper::KeeperError>),
     /// Leave the cluster.

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use ha_daemon::control::SOCKET_NAME;
-use ha_daemon::control::backend::{Backend, Busy, SnapshotRequest};
+use ha_daemon::control::backend::{Backend, Busy, CommandLetter, SnapshotRequest};
+use ha_daemon::control::command::{CommandAccepted, CommandRequest};
 use ha_daemon::control::event_log::{EventDraft, EventLog};
+use ha_daemon::control::parameters::Parameters;
 use ha_daemon::control::server::serve_on;
 use ha_daemon::control::socket::ControlSocket;
+use ha_daemon::control::{ErrorBody, SOCKET_NAME};
 use ha_daemon::snapshot::{Severity, Snapshot};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -33,6 +35,18 @@ pub fn silence(request: SnapshotRequest) -> Result<(), Busy> {
     Ok(())
 }
 
+/// A driver that accepts whatever is about the group `web` and refuses everything else.
+fn obey((command, answer): CommandLetter) -> Result<(), Busy> {
+    let web = matches!(&command, CommandRequest::Disable { group } if group.as_str() == "web");
+    let accepted = if web {
+        Ok(CommandAccepted { message: "web is disabled".to_owned(), expected: Vec::new() })
+    } else {
+        Err(ErrorBody { error: "no".to_owned(), remedy: "ask for web".to_owned() })
+    };
+    let _ = answer.send(accepted);
+    Ok(())
+}
+
 /// A served control socket in a directory of its own.
 pub struct Daemon {
     pub socket: PathBuf,
@@ -49,7 +63,12 @@ impl Daemon {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join(SOCKET_NAME);
         let events = Arc::new(EventLog::new()?);
-        let backend = Backend { ask: Arc::new(ask), events: Arc::clone(&events) };
+        let backend = Backend {
+            ask: Arc::new(ask),
+            command: Arc::new(obey),
+            parameters: Arc::new(Parameters::default()),
+            events: Arc::clone(&events),
+        };
         let bound = ControlSocket::bind(&socket)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {

@@ -6,6 +6,7 @@ mod deaths;
 mod links;
 mod messages;
 mod network;
+mod operators;
 mod partitions;
 mod pauses;
 mod properties;
@@ -38,7 +39,7 @@ pub(super) const fn ms(milliseconds: u64) -> Duration {
 
 /// So many nodes on so many links. Group 0 prefers node 0, then 1, and so on; each group has two
 /// addresses. Group 1, if wanted, prefers node 1.
-pub(super) fn config(nodes: usize, links: usize, groups: usize) -> Config {
+pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
     let endpoint = |node: usize, link: usize| Endpoint::Network {
         address: Some(format!("192.0.{link}.{}", node + 1).parse().unwrap()),
         interface: format!("hb{link}").parse().unwrap(),

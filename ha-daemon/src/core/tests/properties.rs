@@ -9,7 +9,10 @@ use proptest::test_runner::RngSeed;
 use super::connectivity::pinged;
 use super::sim::{Death, Sim};
 use super::*;
+use crate::config::GroupIndex;
+use crate::core::command::{Command, Standby, Which};
 use crate::core::io::Action;
+use crate::core::message::Wish;
 use crate::core::ownership::FAILED_PAUSE;
 use crate::core::peer::RESEND_MAX;
 use crate::core::time::Moment;
@@ -29,6 +32,8 @@ enum Op {
     KeepRecords(bool),
     /// What a node reaches; nothing where there are no targets.
     Ping(usize, usize, bool),
+    /// An operator at that node.
+    Command(usize, Command),
     /// The rest disturbs the hearing itself.
     LoseBeats(u8),
     Pause(usize),
@@ -49,6 +54,55 @@ fn death() -> impl Strategy<Value = Death> {
     ]
 }
 
+fn command() -> impl Strategy<Value = Command> {
+    let group = || (0..2usize).prop_map(GroupIndex);
+    let node = || (0..3usize).prop_map(NodeIndex);
+    let standby = || prop_oneof![Just(Standby::On), Just(Standby::Off)];
+    let which = || {
+        prop_oneof![
+            Just(Which::All),
+            Just(Which::Local),
+            Just(Which::Foreign),
+            Just(Which::Failback)
+        ]
+    };
+    prop_oneof![
+        4 => (group(), proptest::option::of(node()))
+            .prop_map(|(group, to)| Command::Relocate { group, to }),
+        2 => group().prop_map(Command::Enable),
+        1 => group().prop_map(Command::Disable),
+        2 => (node(), standby()).prop_map(|(node, standby)| Command::Standby { node, standby }),
+        1 => which().prop_map(Command::GiveUp),
+        1 => which().prop_map(Command::TakeOver),
+    ]
+}
+
+fn within(command: Command, nodes: usize) -> Command {
+    let within = |node: NodeIndex| NodeIndex(node.0 % nodes);
+    match command {
+        Command::Relocate { group, to } => Command::Relocate { group, to: to.map(within) },
+        Command::Standby { node, standby } => Command::Standby { node: within(node), standby },
+        Command::Enable(_) | Command::Disable(_) | Command::GiveUp(_) | Command::TakeOver(_) => {
+            command
+        }
+    }
+}
+
+/// Nodes that hear each other agree on every wish, and the operators' last word holds: what may
+/// run runs where it is wished, or where the configuration wants it.
+fn expect_agreement(sim: &Sim) -> Result<(), TestCaseError> {
+    let running: Vec<usize> = (0..sim.config.nodes.len()).filter(|node| sim.runs(*node)).collect();
+    for group in (0..sim.config.groups.len()).map(GroupIndex) {
+        let wishes: Vec<Wish> = running.iter().map(|node| sim.core(*node).wish(group)).collect();
+        prop_assert!(wishes.windows(2).all(|it| it[0] == it[1]), "{:?}: {:?}", group, wishes);
+    }
+    for (a, b) in running.iter().flat_map(|a| running.iter().map(move |b| (*a, *b))) {
+        let standby = |node: usize| sim.core(node).on_standby(NodeIndex(b));
+        prop_assert_eq!(standby(a), standby(b), "n{} of n{}", a, b);
+    }
+    Ok(())
+}
+
 /// What leaves every node able to hear the others.
 fn calm() -> impl Strategy<Value = Op> {
     let node = 0..3usize;
@@ -63,6 +117,7 @@ fn calm() -> impl Strategy<Value = Op> {
         1 => (0..4u64).prop_map(Op::Delay),
         1 => any::<bool>().prop_map(Op::KeepRecords),
         2 => (0..3usize, 0..2usize, any::<bool>()).prop_map(|(n, t, on)| Op::Ping(n, t, on)),
+        6 => (0..3usize, command()).prop_map(|(node, command)| Op::Command(node, command)),
     ]
 }
 
@@ -122,6 +177,7 @@ fn apply(sim: &mut Sim, op: Op) {
                 sim.ping(node % nodes, target % targets, reached);
             }
         }
+        Op::Command(node, command) => drop(sim.command(node % nodes, within(command, nodes))),
         Op::LoseBeats(percent) => every_wire(sim, |it| it.beats_lost_percent = percent),
         Op::Pause(node) => sim.pause(node % nodes),
         Op::Resume(node) => sim.resume(node % nodes),
@@ -164,6 +220,51 @@ fn recover(sim: &mut Sim) {
     sim.run(INITDEAD + SETTLE);
 }
 
+/// Operators take back what they wished.
+fn take_back(sim: &mut Sim) {
+    for node in 0..sim.config.nodes.len() {
+        let standby = Command::Standby { node: NodeIndex(node), standby: Standby::Off };
+        assert!(sim.command(node, standby).unwrap().is_ok());
+    }
+    for group in 0..sim.config.groups.len() {
+        assert!(sim.command(group % 2, Command::Enable(GroupIndex(group))).unwrap().is_ok());
+    }
+    sim.run(SETTLE);
+}
+
+/// Where a group belongs: nowhere, where it is wished, or first by preference off standby.
+fn expected_owner(sim: &Sim, group: GroupIndex) -> Option<usize> {
+    let core = sim.core(0);
+    let nodes = &sim.config.groups[group.0].nodes;
+    let wished = core.wished(group).into_iter().chain(nodes.iter().copied());
+    let off_standby = |node: &NodeIndex| !core.on_standby(*node);
+    match core.wish(group) {
+        Wish::Disabled => None,
+        Wish::None | Wish::Candidate(_) => {
+            wished.clone().find(off_standby).or(wished.clone().next()).map(|it| it.0)
+        }
+    }
+}
+
+/// After the world has recovered and before operators take anything back.
+fn expect_wishes(sim: &Sim) -> Result<(), TestCaseError> {
+    expect_agreement(sim)?;
+    let all_on_standby =
+        (0..sim.config.nodes.len()).all(|node| sim.core(0).on_standby(NodeIndex(node)));
+    for group in (0..sim.config.groups.len()).map(GroupIndex) {
+        let owner = expected_owner(sim, group);
+        let serving = sim.serving(group.0);
+        if all_on_standby && owner.is_some() {
+            // It stays wherever it was.
+            prop_assert_eq!(serving.len(), 1);
+        } else {
+            prop_assert_eq!(serving, owner.into_iter().collect::<Vec<_>>());
+        }
+        prop_assert!(sim.holders(group.0).len() < 2);
+    }
+    Ok(())
+}
+
 fn expect_order(sim: &Sim) -> Result<(), TestCaseError> {
     for (group, it) in sim.config.groups.iter().enumerate() {
         prop_assert_eq!(sim.serving(group), vec![it.nodes[0].0]);
@@ -203,6 +304,8 @@ proptest! {
             }
         }
         recover(&mut sim);
+        expect_wishes(&sim)?;
+        take_back(&mut sim);
         expect_order(&sim)?;
     }
 
@@ -227,6 +330,8 @@ proptest! {
             }
         }
         recover(&mut sim);
+        expect_wishes(&sim)?;
+        take_back(&mut sim);
         expect_order(&sim)?;
     }
 
@@ -251,6 +356,8 @@ proptest! {
             sim.run(Duration::from_micros(wait));
         }
         recover(&mut sim);
+        expect_wishes(&sim)?;
+        take_back(&mut sim);
         expect_order(&sim)?;
         let letters = sim.letters;
         sim.run(ms(3000));
@@ -276,6 +383,8 @@ proptest! {
             }
         }
         recover(&mut sim);
+        expect_wishes(&sim)?;
+        take_back(&mut sim);
         expect_order(&sim)?;
     }
 }

@@ -15,6 +15,7 @@ use ha_common::wire::layers;
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::core::Core;
+use crate::core::command::{Command, Outcome};
 use crate::core::io::{Action, Input, Note, Observation, Presence, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
@@ -128,6 +129,8 @@ pub(super) struct Sim {
     pub(super) letters: u64,
     /// Calls of cores.
     pub(super) calls: u64,
+    /// Commands given.
+    pub(super) commands: u64,
     /// Whether a daemon finds the records of the one before (pinned maps).
     pub(super) keep_records: bool,
     /// Nodes that the service network does not carry.
@@ -155,6 +158,7 @@ impl Sim {
             stop_fails: BTreeSet::new(),
             letters: 0,
             calls: 0,
+            commands: 0,
             keep_records: false,
             off_service: BTreeSet::new(),
             unreached: BTreeMap::new(),
@@ -375,6 +379,22 @@ impl Sim {
         self.log.iter().filter_map(note).collect()
     }
 
+    /// Gives a command to a node; the answer, when it came at once.
+    pub(super) fn command(&mut self, node: usize, command: Command) -> Option<Outcome> {
+        self.commands += 1;
+        let id = self.commands;
+        self.letter(node, Input::Command { id, command });
+        self.answer(id)
+    }
+
+    /// The answer to the command of that number.
+    pub(super) fn answer(&self, wanted: u64) -> Option<Outcome> {
+        self.log.iter().find_map(|(_, _, action)| {
+            let Action::Answer { id, outcome } = action else { return None };
+            (*id == wanted).then(|| outcome.clone())
+        })
+    }
+
     pub(super) fn announced(&self, node: usize, group: usize, from: Moment) -> bool {
         self.log.iter().any(|(at, by, action)| {
             *at >= from && *by == node && *action == Action::Announce { group: GroupIndex(group) }
@@ -590,7 +610,8 @@ impl Sim {
                 (daemon.generation, daemon.phase) = (generation, phase);
             }
             Action::Exit => self.exit(node),
-            Action::Announce { .. } | Action::Event(_) => {}
+            Action::SendMessage { peer, message } => self.send_message(node, peer, &message),
+            Action::Announce { .. } | Action::Event(_) | Action::Answer { .. } => {}
         }
     }
 
@@ -609,11 +630,22 @@ impl Sim {
                 let before = daemon.terms.insert(claim.group, claim.term).unwrap_or(0);
                 assert!(claim.term >= before, "n{node} told term {} after {before}", claim.term);
             }
-            daemon.letters += 1;
-            let header = Header { sequence: daemon.letters, ..header(daemon, peer.0) };
-            let packet = Packet::Control(header, Message::State(state.clone()));
-            self.send((node, peer.0, link), packet);
+            self.send_on(node, peer, link, Message::State(state.clone()));
         }
+    }
+
+    fn send_message(&mut self, node: usize, peer: NodeIndex, message: &Message) {
+        for link in 0..self.config.links.len() {
+            self.letters += 1;
+            self.send_on(node, peer, link, message.clone());
+        }
+    }
+
+    fn send_on(&mut self, node: usize, peer: NodeIndex, link: usize, message: Message) {
+        let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        daemon.letters += 1;
+        let header = Header { sequence: daemon.letters, ..header(daemon, peer.0) };
+        self.send((node, peer.0, link), Packet::Control(header, message));
     }
 
     /// The process ends; what it could not stop is its keeper's business.

@@ -66,7 +66,7 @@ impl Sim {
     }
 
     pub(super) fn probed(&mut self, node: usize, incarnation: u64, group: usize, from: Moment) {
-        let (answer, pinged_at) = (self.answer(node, group, from), self.pinged_at(node));
+        let (answer, pinged_at) = (self.network_answer(node, group, from), self.pinged_at(node));
         let group = GroupIndex(group);
         self.report(node, incarnation, Input::AddressesProbed { group, answer, pinged_at });
     }
@@ -81,7 +81,7 @@ impl Sim {
     }
 
     /// What the service network said to a question that was asked from then on.
-    fn answer(&self, node: usize, group: usize, from: Moment) -> Probed {
+    fn network_answer(&self, node: usize, group: usize, from: Moment) -> Probed {
         let carried = |other: usize| {
             other != node && !self.off_service.contains(&other) && !self.off_service.contains(&node)
         };
