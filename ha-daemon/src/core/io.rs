@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::message::{Message, State};
+use super::resume::Kept;
 use super::time::Moment;
 use crate::config::{GroupIndex, LinkIndex, NodeIndex};
 use crate::names::InterfaceName;
@@ -105,6 +106,9 @@ pub enum Input {
         /// How long, nanoseconds.
         length_ns: i64,
     },
+    /// A new program, with another configuration perhaps, is to take over from this one: by group,
+    /// what stays. Answered by [`Action::HandOver`] or [`Action::HandOverFailed`].
+    HandOver(Vec<Kept>),
     /// The operator stops this node.
     Shutdown,
 }
@@ -147,6 +151,10 @@ pub enum Action {
     },
     /// Tell the operator.
     Event(Note),
+    /// Nothing is under way and what does not stay is stopped: hand over now.
+    HandOver,
+    /// What does not stay could not be stopped; this program goes on.
+    HandOverFailed(String),
     /// Everything is stopped and said: end the process.
     Exit,
 }

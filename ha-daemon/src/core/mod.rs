@@ -11,6 +11,8 @@ pub mod io;
 pub mod message;
 pub mod ownership;
 pub mod peer;
+mod restart;
+pub mod resume;
 mod telling;
 pub mod time;
 
@@ -28,7 +30,8 @@ use groups::Groups;
 use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
 use message::{Claim, Message, State};
-use peer::{Closing, Peer};
+use peer::{Closing, Peer, RESEND_FIRST};
+use resume::HandOver;
 use time::{Moment, milliseconds, nanoseconds};
 
 /// Longest wait for the peers' acknowledgement of a clean leave.
@@ -44,6 +47,9 @@ pub struct Core {
     own: NodeIndex,
     incarnation: u64,
     started_at: Moment,
+    /// Since when peers that were never heard are waited for: the start, or the reload that brought
+    /// a new one.
+    initdead_from: Moment,
     /// End of this node's own last pause: silence before it counts for nothing.
     window_from: Moment,
     pauses: u64,
@@ -58,6 +64,8 @@ pub struct Core {
     groups: Groups,
     interfaces: Interfaces,
     generation: u32,
+    /// A new program is about to take over from this one.
+    hand_over: Option<HandOver>,
     published: Option<(Phase, Vec<Claim>)>,
     actions: Vec<Action>,
 }
@@ -82,6 +90,7 @@ impl Core {
             own,
             incarnation,
             started_at: now,
+            initdead_from: now,
             window_from: now,
             pauses: 0,
             pause_noted: None,
@@ -92,9 +101,16 @@ impl Core {
             peers,
             interfaces: Interfaces::default(),
             generation: 0,
+            hand_over: None,
             published: None,
             actions: Vec::new(),
         }
+    }
+
+    /// What it goes by.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The peers.
@@ -143,6 +159,7 @@ impl Core {
             }
             Input::Interface { name, up } => self.interface(name, up, now),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
+            Input::HandOver(kept) => self.prepare_hand_over(kept, now),
             Input::Shutdown => self.shutdown(now),
         }
         self.judge(now);
@@ -152,6 +169,7 @@ impl Core {
         self.publish(now);
         self.send_states(now);
         self.finish_leaving(now);
+        self.finish_hand_over(now);
         std::mem::take(&mut self.actions)
     }
 
@@ -161,8 +179,9 @@ impl Core {
         let thresholds = self.thresholds();
         let peers = self.peers.values().flat_map(|peer| {
             let links = peer.links.values();
+            let window_from = self.window_of(peer);
             links
-                .filter_map(|link| link.deadline(self.window_from, thresholds))
+                .filter_map(move |link| link.deadline(window_from, thresholds))
                 .chain(peer.closing.map(|closing| closing.verdict_at))
                 .chain(peer.resend_at)
         });
@@ -176,6 +195,7 @@ impl Core {
             .chain(self.groups.deadline())
             .chain(self.interfaces.deadline())
             .chain(leaving)
+            .chain(self.hand_over.as_ref().map(|it| it.until))
             .min()
     }
 
@@ -185,7 +205,7 @@ impl Core {
     }
 
     fn initdead_at(&self) -> Moment {
-        self.started_at.after(self.config.cluster.initdead)
+        self.initdead_from.after(self.config.cluster.initdead)
     }
 
     /// Nodes that start at once do not end their waiting at the same moment: who is first leaves the
@@ -227,6 +247,7 @@ impl Core {
             peer.links.values_mut().for_each(Detector::forget);
             peer.fall_silent();
         }
+        let newest = peer.last_seen().is_none_or(|last| seen.last_seen.since(last) > 0);
         let Some(detector) = peer.links.get_mut(&link) else { return };
         let newer = detector.last_seen().is_none_or(|last| seen.last_seen.since(last) > 0);
         let transition = detector.seen(seen.last_seen);
@@ -241,6 +262,9 @@ impl Core {
         peer.resend_at.get_or_insert(now);
         if let Some(transition) = transition {
             self.link_transition(node, link, transition);
+        }
+        if newest {
+            self.heed_restart(node, Phase::from_wire(seen.phase), seen.last_seen);
         }
         if before != seen.incarnation && before != 0 {
             let text =
@@ -341,7 +365,8 @@ impl Core {
         if incarnation != peer.incarnation || !peer.alive() || peer.closing.is_some() {
             return;
         }
-        peer.closing = Some(Closing { at: now, verdict_at: now.after(wait) });
+        let verdict_at = peer.restart.map_or(now.after(wait), |it| it.until.max(now.after(wait)));
+        peer.closing = Some(Closing { at: now, verdict_at });
         let text = format!(
             "the control connection of {} closed; without a heartbeat its daemon counts as gone in {}",
             self.node_name(node),
@@ -399,11 +424,16 @@ impl Core {
         for node in nodes {
             self.judge_links(node, now);
             self.judge_peer(node, now);
+            // A verdict ends what excused the silence of its links.
+            self.judge_links(node, now);
         }
     }
 
     fn judge_links(&mut self, node: NodeIndex, now: Moment) {
-        let (window_from, thresholds) = (self.window_from, self.thresholds());
+        let thresholds = self.thresholds();
+        let Some(window_from) = self.peers.get(&node).map(|peer| self.window_of(peer)) else {
+            return;
+        };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let transitions: Vec<_> = peer
             .links
@@ -465,9 +495,10 @@ impl Core {
             );
             self.node_note(Severity::Error, "daemon-gone", node, text);
         } else if !peer.any_link(LinkState::Up) && !peer.any_link(LinkState::Late) {
+            let restart = peer.restart.map_or("", |_| "; it did not come back from its restart");
             self.end_unless_heard(node, NodeState::Dead);
             let (name, silence) = (self.node_name(node), milliseconds(silence));
-            let text = format!("node {name} is dead: silent on every link for {silence}");
+            let text = format!("node {name} is dead: silent on every link for {silence}{restart}");
             self.node_note(Severity::Error, "node-dead", node, text);
         } else if peer.state == NodeState::Up && !peer.any_link(LinkState::Up) {
             peer.state = NodeState::Late;
@@ -551,6 +582,7 @@ fn word(state: NodeState) -> &'static str {
         NodeState::Joining => "joining",
         NodeState::Up => "up",
         NodeState::Late => "late",
+        NodeState::Restarting => "restarting",
         NodeState::DaemonGone => "without daemon",
         NodeState::Dead => "dead",
         NodeState::Left => "gone",

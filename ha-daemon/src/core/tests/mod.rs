@@ -8,6 +8,7 @@ mod partitions;
 mod pauses;
 mod properties;
 mod resources;
+mod resume;
 mod sim;
 mod starts;
 

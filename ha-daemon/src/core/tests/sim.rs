@@ -8,11 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ha_common::wire::Phase;
+
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex};
 use crate::core::Core;
 use crate::core::io::{Action, Input, Note, Observation, Sighting};
 use crate::core::message::{Message, State};
+use crate::core::resume::plan;
 use crate::core::time::Moment;
 use crate::snapshot::{NodeState, ResourceState};
 
@@ -43,6 +46,8 @@ struct Daemon {
     core: Core,
     incarnation: u64,
     paused: Option<Moment>,
+    /// What its next program goes on from, while there is none.
+    away: Option<String>,
     wake: Option<Moment>,
     told: BTreeMap<(usize, usize), Observation>,
     echoes: BTreeMap<usize, u64>,
@@ -70,6 +75,7 @@ enum Happening {
     Arrival { wire: Wire, packet: Packet },
     Report { node: usize, incarnation: u64, input: Input },
     Keeper { node: usize, letters: Vec<(Wire, Packet)> },
+    Resumed { node: usize, incarnation: u64 },
 }
 
 /// Who had a group when: nodes with any of its resources, and nodes with all of them up.
@@ -97,6 +103,10 @@ pub(super) struct Sim {
     pub(super) calls: u64,
     /// Whether a daemon finds the records of the one before (pinned maps).
     pub(super) keep_records: bool,
+    /// What each node's next program reads.
+    pub(super) files: Vec<Arc<Config>>,
+    /// How long the change of programs takes.
+    pub(super) gap: Duration,
     hosts: Vec<Host>,
     queue: BTreeMap<(Moment, u64), Happening>,
     queued: u64,
@@ -106,9 +116,12 @@ impl Sim {
     /// Nothing runs yet.
     pub(super) fn new(config: Config, seed: u64) -> Self {
         let hosts = config.nodes.iter().map(|_| Host::default()).collect();
+        let config = Arc::new(config);
         Self {
+            files: config.nodes.iter().map(|_| Arc::clone(&config)).collect(),
+            gap: super::ms(20),
             history: vec![Vec::new(); config.groups.len()],
-            config: Arc::new(config),
+            config,
             now: Moment(1_000_000_000),
             net: Network::new(seed),
             log: Vec::new(),
@@ -147,17 +160,19 @@ impl Sim {
         }
         host.resources.clear();
         let incarnation = host.incarnations * 1000 + node as u64;
-        let core = Core::new(Arc::clone(&self.config), NodeIndex(node), incarnation, self.now);
+        let file = Arc::clone(&self.files[node]);
+        let core = Core::new(file, NodeIndex(node), incarnation, self.now);
         host.daemon = Some(Daemon {
             core,
             incarnation,
             paused: None,
+            away: None,
             wake: None,
             told: BTreeMap::new(),
             echoes: BTreeMap::new(),
             waiting: Vec::new(),
             generation: 0,
-            phase: ha_common::wire::Phase::Starting as u8,
+            phase: Phase::Starting as u8,
             beats: 0,
             letters: 0,
             terms: BTreeMap::new(),
@@ -214,6 +229,9 @@ impl Sim {
     pub(super) fn resume(&mut self, node: usize) {
         let now = self.now;
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        if daemon.away.is_some() {
+            return;
+        }
         let Some(since) = daemon.paused.take() else { return };
         self.beat(node);
         let mut inputs = vec![Input::OwnPause { length_ns: now.since(since) }];
@@ -239,6 +257,49 @@ impl Sim {
             Some(_) => self.turn(node, vec![input]),
             None => {}
         }
+    }
+
+    /// The node's daemon reads its file anew and hands over to another program.
+    pub(super) fn hand_over(&mut self, node: usize) {
+        let Some(daemon) = self.hosts[node].daemon.as_ref().filter(|it| it.away.is_none()) else {
+            return;
+        };
+        let kept = plan(daemon.core.config(), &self.files[node]);
+        self.letter(node, Input::HandOver(kept));
+    }
+
+    /// The old program is gone: it has told of it in its last heartbeats.
+    fn go_away(&mut self, node: usize) {
+        let (now, gap) = (self.now, self.gap);
+        let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        daemon.away = Some(serde_json::to_string(&daemon.core.remember()).unwrap());
+        if daemon.core.phase() == Phase::Active {
+            daemon.phase = Phase::Restarting as u8;
+        }
+        daemon.paused = Some(now);
+        daemon.wake = None;
+        let incarnation = daemon.incarnation;
+        self.beat(node);
+        self.after(gap, Happening::Resumed { node, incarnation });
+    }
+
+    /// The new program runs.
+    fn resumed(&mut self, node: usize, incarnation: u64) {
+        let now = self.now;
+        let file = Arc::clone(&self.files[node]);
+        let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        let Some(memory) = daemon.away.take().filter(|_| daemon.incarnation == incarnation) else {
+            return;
+        };
+        let memory = serde_json::from_str(&memory).unwrap();
+        daemon.core = Core::resume(file, NodeIndex(node), memory, now);
+        let (generation, phase) = daemon.core.advertised();
+        (daemon.generation, daemon.phase) = (generation, phase as u8);
+        daemon.paused = None;
+        daemon.told.clear();
+        let waiting = std::mem::take(&mut daemon.waiting);
+        self.beat(node);
+        self.turn(node, waiting);
     }
 
     /// Cuts, or joins, every link between two nodes, in both directions.
@@ -364,6 +425,7 @@ impl Sim {
             Happening::Report { node, incarnation, input } => {
                 self.report(node, incarnation, input);
             }
+            Happening::Resumed { node, incarnation } => self.resumed(node, incarnation),
             Happening::Keeper { node, letters } => {
                 if self.hosts[node].daemon.is_none() {
                     self.hosts[node].resources.clear();
@@ -374,7 +436,7 @@ impl Sim {
         }
     }
 
-    fn beat(&mut self, node: usize) {
+    pub(super) fn beat(&mut self, node: usize) {
         let wires = self.wires_from(node);
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
         daemon.beats += 1;
@@ -453,6 +515,9 @@ impl Sim {
             *echo = record.heard().max(*echo);
         }
         let incarnation = daemon.incarnation;
+        if daemon.away.is_some() {
+            return;
+        }
         if let Some(deadline) = daemon.core.deadline() {
             assert!(deadline > now, "n{node}: deadline {deadline:?} at {now:?}: {:?}", daemon.core);
             if daemon.wake.replace(deadline) != Some(deadline) {
@@ -482,6 +547,13 @@ impl Sim {
     fn handle(&mut self, node: usize, input: Input) {
         let now = self.now;
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        if daemon.away.is_some() {
+            // The next program's business; it looks at the records itself.
+            if !matches!(input, Input::Observed(_)) {
+                daemon.waiting.push(input);
+            }
+            return;
+        }
         self.calls += 1;
         let actions = daemon.core.handle(input, now);
         for action in actions {
@@ -512,7 +584,8 @@ impl Sim {
                 (daemon.generation, daemon.phase) = (generation, phase);
             }
             Action::Exit => self.exit(node),
-            Action::Announce { .. } | Action::Event(_) => {}
+            Action::HandOver => self.go_away(node),
+            Action::Announce { .. } | Action::Event(_) | Action::HandOverFailed(_) => {}
         }
     }
 
