@@ -154,11 +154,9 @@ impl Peer {
         }
     }
 
-    /// Who restarts in place takes part as before.
+    /// Only who takes part says that it restarts, and goes on doing so.
     fn says(&mut self, phase: Phase) {
-        if phase != Phase::Restarting {
-            self.phase = phase;
-        }
+        self.phase = if phase == Phase::Restarting { Phase::Active } else { phase };
     }
 
     /// Takes over what a state message says, unless a later one was faster. `acknowledged` is the

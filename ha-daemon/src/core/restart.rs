@@ -39,11 +39,10 @@ impl Core {
         let grace = RESTART_GRACE.max(self.config.cluster.deadtime);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         match (phase, peer.restart) {
-            // Only who took part can go on doing so.
-            (Phase::Restarting, None) if peer.phase == Phase::Active && peer.synced() => {
+            (Phase::Restarting, None) if peer.alive() => {
                 let restart = Restart { since: at, until: at.after(grace) };
                 peer.restart = Some(restart);
-                peer.state = NodeState::Restarting;
+                peer.state = peer.known.map_or(peer.state, |_| NodeState::Restarting);
                 if let Some(closing) = &mut peer.closing {
                     closing.verdict_at = closing.verdict_at.max(restart.until);
                 }
@@ -54,7 +53,9 @@ impl Core {
                 );
                 self.node_note(Severity::Info, "node-restarting", node, text);
             }
-            (Phase::Restarting, Some(_)) => peer.state = NodeState::Restarting,
+            (Phase::Restarting, Some(_)) => {
+                peer.state = peer.known.map_or(peer.state, |_| NodeState::Restarting);
+            }
             (Phase::Active, Some(restart)) => {
                 peer.restart = None;
                 peer.resumed_at = at;

@@ -288,9 +288,10 @@ impl Sim {
         let now = self.now;
         let file = Arc::clone(&self.files[node]);
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
-        let Some(memory) = daemon.away.take().filter(|_| daemon.incarnation == incarnation) else {
+        if daemon.incarnation != incarnation {
             return;
-        };
+        }
+        let Some(memory) = daemon.away.take() else { return };
         let memory = serde_json::from_str(&memory).unwrap();
         daemon.core = Core::resume(file, NodeIndex(node), memory, now);
         let (generation, phase) = daemon.core.advertised();
