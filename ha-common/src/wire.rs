@@ -79,6 +79,9 @@ pub enum Phase {
     Active = 2,
     /// It is leaving.
     Leaving = 3,
+    /// It takes part and is about to replace its own program: it is silent for a moment, and goes on
+    /// as the same incarnation.
+    Restarting = 4,
 }
 
 impl Phase {
@@ -89,6 +92,7 @@ impl Phase {
         match byte {
             2 => Self::Active,
             3 => Self::Leaving,
+            4 => Self::Restarting,
             _ => Self::Starting,
         }
     }

@@ -19,6 +19,9 @@ pub enum NodeState {
     Up,
     /// Every link is silent for longer than `warntime`.
     Late,
+    /// It said that it replaces its own program and goes on as the same start: a moment's silence is
+    /// no sign of death.
+    Restarting,
     /// Its daemon is gone, as its keeper or its closed control connection told.
     DaemonGone,
     /// Every link is silent for longer than `deadtime`.

@@ -78,7 +78,7 @@ proptest! {
             key, body_bytes: body,
             incarnation: numbers[0], echo: numbers[1], sequence: numbers[2], sent_ns: numbers[3],
             keepalive_us: words[4], generation: words[5],
-            phase: Phase::from_wire(bits % 4), layers: bits, lease_age_ms: lease,
+            phase: Phase::from_wire(bits % 5), layers: bits, lease_age_ms: lease,
             key_offered: words[6],
         };
         prop_assert_eq!(Header::decode(&header.encode()), Ok(header));

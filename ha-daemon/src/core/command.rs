@@ -367,6 +367,7 @@ impl Core {
         }
         match peer.phase {
             Phase::Starting => refused(format!("{name} is still starting"), "ask again"),
+            Phase::Restarting => refused(format!("{name} replaces its program"), "ask again"),
             Phase::Leaving => refused(format!("{name} leaves the cluster"), "start it again"),
             Phase::Active if !said.is_some_and(|said| said.eligible) => not_able("there"),
             Phase::Active => Ok(()),

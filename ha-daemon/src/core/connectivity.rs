@@ -15,12 +15,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Core;
 use super::io::{Action, Probed};
 use super::ownership::{Candidate, Decision};
 use super::peer::Peer;
 use super::time::{Moment, nanoseconds};
-use crate::config::{GroupIndex, IsolatedOwner, NodeIndex, OnDoubt, Resource};
+use crate::config::{Connectivity, GroupIndex, IsolatedOwner, NodeIndex, OnDoubt, Resource};
 use crate::snapshot::{NodeState, Severity};
 
 /// Pause before the network is asked again for an address that somebody has.
@@ -41,6 +43,30 @@ pub(super) struct Reach {
     counts: BTreeMap<NodeIndex, Counts>,
     takings: BTreeMap<GroupIndex, Taking>,
     wake_at: Option<Moment>,
+}
+
+/// What is handed over of it: targets by name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct ReachMemory {
+    targets: BTreeMap<String, bool>,
+    ever: bool,
+}
+
+impl Reach {
+    pub(super) fn remember(&self, connectivity: &Connectivity) -> ReachMemory {
+        let target = |(position, reached): (&usize, &bool)| {
+            Some((connectivity.targets.get(*position)?.name.clone(), *reached))
+        };
+        ReachMemory { targets: self.targets.iter().filter_map(target).collect(), ever: self.ever }
+    }
+
+    /// What was reached counts until the pings of this program say otherwise. Comparisons and
+    /// takings begin anew.
+    pub(super) fn resume(connectivity: &Connectivity, memory: ReachMemory) -> Self {
+        let targets = connectivity.targets.iter().enumerate();
+        let known = targets.filter_map(|(at, it)| Some((at, *memory.targets.get(&it.name)?)));
+        Self { targets: known.collect(), ever: memory.ever, ..Self::default() }
+    }
 }
 
 /// How many targets this node and a peer reach, and since when it is so many.

@@ -43,6 +43,11 @@ impl Default for Detector {
 }
 
 impl Detector {
+    /// As an earlier core had it.
+    pub(super) fn resume(state: LinkState, last_seen: Option<Moment>) -> Self {
+        Self { state, last_seen }
+    }
+
     /// The state as of the last call of [`Self::judge`] or [`Self::seen`].
     #[must_use]
     pub fn state(&self) -> LinkState {

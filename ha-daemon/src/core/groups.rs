@@ -15,17 +15,17 @@ use crate::snapshot::{GroupState, ResourceState, Severity};
 
 /// A group here, and what was last said about it.
 #[derive(Debug)]
-struct Entry {
-    local: LocalGroup,
-    reported: ClaimState,
+pub(super) struct Entry {
+    pub(super) local: LocalGroup,
+    pub(super) reported: ClaimState,
     /// Another node claims it too.
-    contested: bool,
+    pub(super) contested: bool,
 }
 
 /// All groups, by [`GroupIndex`].
 #[derive(Debug)]
 pub(super) struct Groups {
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
 }
 
 /// A group as this node sees it.
@@ -267,7 +267,7 @@ impl Core {
             let local = &mut self.groups.entries[index.0].local;
             if self.leaving.is_some() || self.phase == Phase::Leaving {
                 local.goal = Goal::Release;
-            } else if self.phase == Phase::Active {
+            } else if self.phase == Phase::Active && !self.goes_with_hand_over(index) {
                 self.decide_group(index, agreed, now);
             }
             self.step_group(index);
@@ -404,7 +404,7 @@ impl Core {
             let said = peer.claim(group.id)?;
             // A node that is still starting is waited for while this one has just started itself.
             let ready = match peer.phase {
-                Phase::Active => true,
+                Phase::Active | Phase::Restarting => true,
                 Phase::Starting => {
                     self.patient && !self.groups.entries[index.0].local.claim_state().owns()
                 }

@@ -7,15 +7,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::time::Moment;
 use crate::names::InterfaceName;
 
 /// Interfaces that cannot be used now.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Interfaces {
-    unusable: BTreeSet<InterfaceName>,
+    pub(super) unusable: BTreeSet<InterfaceName>,
     /// Those of them that are up again, and how long they wait at most.
-    back: BTreeMap<InterfaceName, Moment>,
+    pub(super) back: BTreeMap<InterfaceName, Moment>,
 }
 
 impl Interfaces {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{Command, Outcome};
 use super::message::{Message, State};
+use super::resume::Kept;
 use super::time::Moment;
 use crate::config::{GroupIndex, LinkIndex, NodeIndex};
 use crate::names::InterfaceName;
@@ -178,6 +179,9 @@ pub enum Input {
         /// What is wanted.
         command: Command,
     },
+    /// A new program, with another configuration perhaps, is to take over from this one: by group,
+    /// what stays. Answered by [`Action::HandOver`] or [`Action::HandOverFailed`].
+    HandOver(Vec<Kept>),
     /// The operator stops this node.
     Shutdown,
 }
@@ -247,6 +251,10 @@ pub enum Action {
     },
     /// Tell the operator.
     Event(Note),
+    /// Nothing is under way and what does not stay is stopped: hand over now.
+    HandOver,
+    /// What does not stay could not be stopped; this program goes on.
+    HandOverFailed(String),
     /// Everything is stopped and said: end the process.
     Exit,
 }

@@ -13,6 +13,8 @@ pub mod io;
 pub mod message;
 pub mod ownership;
 pub mod peer;
+mod restart;
+pub mod resume;
 pub mod standing;
 mod telling;
 pub mod time;
@@ -34,7 +36,8 @@ use groups::Groups;
 use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
 use message::{Message, State};
-use peer::{Closing, Peer};
+use peer::{Closing, Peer, RESEND_FIRST};
+use resume::HandOver;
 use standing::Standing;
 use time::{Moment, milliseconds, nanoseconds};
 
@@ -52,6 +55,9 @@ pub struct Core {
     own: NodeIndex,
     incarnation: u64,
     started_at: Moment,
+    /// Since when peers that were never heard are waited for: the start, or the reload that brought
+    /// a new one.
+    initdead_from: Moment,
     /// End of this node's own last pause: silence before it counts for nothing.
     window_from: Moment,
     pauses: u64,
@@ -67,6 +73,8 @@ pub struct Core {
     interfaces: Interfaces,
     reach: Reach,
     generation: u32,
+    /// A new program is about to take over from this one.
+    hand_over: Option<HandOver>,
     published: Option<telling::Told>,
     /// An operator has put this node on standby.
     standby: bool,
@@ -95,6 +103,7 @@ impl Core {
             own,
             incarnation,
             started_at: now,
+            initdead_from: now,
             window_from: now,
             pauses: 0,
             pause_noted: None,
@@ -106,6 +115,7 @@ impl Core {
             interfaces: Interfaces::default(),
             reach: Reach::default(),
             generation: 0,
+            hand_over: None,
             published: None,
             standby: false,
             errands: Errands::new(),
@@ -115,6 +125,12 @@ impl Core {
         // Given to the driver with its first call.
         core.probe_resources();
         core
+    }
+
+    /// What it goes by.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The peers.
@@ -171,6 +187,7 @@ impl Core {
             Input::Interface { name, up } => self.interface(name, up, now),
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
             Input::Command { id, command } => self.command(id, command, now),
+            Input::HandOver(kept) => self.prepare_hand_over(kept, now),
             Input::Shutdown => self.shutdown(now),
         }
         self.judge(now);
@@ -181,6 +198,7 @@ impl Core {
         self.send_states(now);
         self.run_errands(now);
         self.finish_leaving(now);
+        self.finish_hand_over(now);
         std::mem::take(&mut self.actions)
     }
 
@@ -189,8 +207,9 @@ impl Core {
     pub fn deadline(&self) -> Option<Moment> {
         let peers = self.peers.values().flat_map(|peer| {
             let links = peer.links.iter();
+            let window_from = self.window_of(peer);
             links
-                .filter_map(|(link, it)| it.deadline(self.window_from, self.thresholds(*link)))
+                .filter_map(move |(link, it)| it.deadline(window_from, self.thresholds(*link)))
                 .chain(peer.closing.map(|closing| closing.verdict_at))
                 .chain(peer.resend_at)
         });
@@ -207,6 +226,7 @@ impl Core {
             .chain(self.reach.deadline())
             .chain(self.errand_deadline())
             .chain(leaving)
+            .chain(self.hand_over.as_ref().map(|it| it.until))
             .min()
     }
 
@@ -216,7 +236,7 @@ impl Core {
     }
 
     fn initdead_at(&self) -> Moment {
-        self.started_at.after(self.config.cluster.initdead)
+        self.initdead_from.after(self.config.cluster.initdead)
     }
 
     /// Nodes that start at once do not end their waiting at the same moment: who is first leaves the
@@ -259,6 +279,7 @@ impl Core {
             peer.standings.values_mut().for_each(Standing::fall_silent);
             peer.fall_silent();
         }
+        let newest = peer.last_seen().is_none_or(|last| seen.last_seen.since(last) > 0);
         let Some(detector) = peer.links.get_mut(&link) else { return };
         let newer = detector.last_seen().is_none_or(|last| seen.last_seen.since(last) > 0);
         let transition = detector.seen(seen.last_seen);
@@ -275,6 +296,9 @@ impl Core {
             self.link_transition(node, link, transition);
         }
         self.heard_there(node, link, &seen);
+        if newest {
+            self.heed_restart(node, Phase::from_wire(seen.phase), seen.last_seen);
+        }
         if before != seen.incarnation && before != 0 {
             let text =
                 format!("{} restarted: incarnation {}", self.node_name(node), seen.incarnation);
@@ -375,11 +399,7 @@ impl Core {
     /// How long a peer whose control connection closed has time to be heard: two keepalives of the
     /// fastest link on which heartbeats arrive in time.
     fn closing_wait(&self, peer: &Peer) -> Duration {
-        let up = peer.links.iter().filter(|(_, link)| link.state() == LinkState::Up);
-        let wait = |times: Times| times.deadtime.min(times.keepalive * 2);
-        let waits = up.map(|(link, _)| wait(self.config.times(*link)));
-        let Cluster { keepalive, warntime, deadtime, .. } = self.config.cluster;
-        waits.min().unwrap_or(wait(Times { keepalive, warntime, deadtime }))
+        closing_wait(&self.config, peer)
     }
 
     fn connection_closed(&mut self, node: NodeIndex, incarnation: u64, now: Moment) {
@@ -389,7 +409,8 @@ impl Core {
         if incarnation != peer.incarnation || !peer.alive() || peer.closing.is_some() {
             return;
         }
-        peer.closing = Some(Closing { at: now, verdict_at: now.after(wait) });
+        let verdict_at = peer.restart.map_or(now.after(wait), |it| it.until.max(now.after(wait)));
+        peer.closing = Some(Closing { at: now, verdict_at });
         let text = format!(
             "the control connection of {} closed; without a heartbeat its daemon counts as gone in {}",
             self.node_name(node),
@@ -452,11 +473,16 @@ impl Core {
             self.judge_links(node, now);
             self.judge_directions(node, now);
             self.judge_peer(node, now);
+            // A verdict ends what excused the silence of its links.
+            self.judge_links(node, now);
         }
     }
 
     fn judge_links(&mut self, node: NodeIndex, now: Moment) {
-        let (config, window_from) = (&self.config, self.window_from);
+        let config = Arc::clone(&self.config);
+        let Some(window_from) = self.peers.get(&node).map(|peer| self.window_of(peer)) else {
+            return;
+        };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let judged = peer.links.iter_mut().filter_map(|(link, it)| {
             let Times { warntime, deadtime, .. } = config.times(*link);
@@ -521,9 +547,10 @@ impl Core {
             );
             self.node_note(Severity::Error, "daemon-gone", node, text);
         } else if !peer.any_link(LinkState::Up) && !peer.any_link(LinkState::Late) {
+            let restart = peer.restart.map_or("", |_| "; it did not come back from its restart");
             self.end_unless_heard(node, NodeState::Dead);
             let (name, silence) = (self.node_name(node), milliseconds(silence));
-            let text = format!("node {name} is dead: silent on every link for {silence}");
+            let text = format!("node {name} is dead: silent on every link for {silence}{restart}");
             self.node_note(Severity::Error, "node-dead", node, text);
         } else if peer.state == NodeState::Up && !peer.any_link(LinkState::Up) {
             peer.state = NodeState::Late;
@@ -612,6 +639,7 @@ fn word(state: NodeState) -> &'static str {
         NodeState::Joining => "joining",
         NodeState::Up => "up",
         NodeState::Late => "late",
+        NodeState::Restarting => "restarting",
         NodeState::DaemonGone => "without daemon",
         NodeState::Dead => "dead",
         NodeState::Left => "gone",
@@ -625,3 +653,13 @@ fn group_with_id(config: &Config, id: u32) -> Option<GroupIndex> {
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+/// How long a peer whose control connection closed has time to be heard: two keepalives of the
+/// fastest link on which heartbeats arrive in time.
+fn closing_wait(config: &Config, peer: &Peer) -> Duration {
+    let up = peer.links.iter().filter(|(_, link)| link.state() == LinkState::Up);
+    let wait = |times: Times| times.deadtime.min(times.keepalive * 2);
+    let waits = up.map(|(link, _)| wait(config.times(*link)));
+    let Cluster { keepalive, warntime, deadtime, .. } = config.cluster;
+    waits.min().unwrap_or(wait(Times { keepalive, warntime, deadtime }))
+}

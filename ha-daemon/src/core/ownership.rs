@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Group, NodeIndex, Resource};
 use crate::core::message::{ClaimState, Wish};
 use crate::core::time::Moment;
@@ -32,7 +34,7 @@ fn at_start(resource: &Resource) -> ResourceState {
 }
 
 /// What this node wants with a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Goal {
     /// Not to own it.
     Release,
@@ -61,6 +63,8 @@ pub struct LocalGroup {
     pub failures: u32,
     /// A stop failed here; it is tried again then.
     pub retry_stop_at: Option<Moment>,
+    /// A hand-over is near: resources from this position are stopped, and none is started.
+    pub trim: Option<usize>,
 }
 
 /// The next thing to do for a group.
@@ -86,6 +90,7 @@ impl LocalGroup {
             failed_until: None,
             failures: 0,
             retry_stop_at: None,
+            trim: None,
         }
     }
 
@@ -168,17 +173,17 @@ impl LocalGroup {
         if self.resources.iter().any(busy) {
             return None;
         }
-        match self.goal {
-            Goal::Own => self
+        let started = |state: &ResourceState| *state == ResourceState::Started;
+        match (self.goal, self.trim) {
+            (Goal::Own, Some(keep)) => {
+                self.resources.iter().rposition(started).filter(|it| *it >= keep).map(Step::Stop)
+            }
+            (Goal::Own, None) => self
                 .resources
                 .iter()
                 .position(|state| *state == ResourceState::Stopped)
                 .map(Step::Start),
-            Goal::Release => self
-                .resources
-                .iter()
-                .rposition(|state| *state == ResourceState::Started)
-                .map(Step::Stop),
+            (Goal::Release, _) => self.resources.iter().rposition(started).map(Step::Stop),
         }
     }
 

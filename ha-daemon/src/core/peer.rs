@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ha_common::wire::Phase;
+use serde::{Deserialize, Serialize};
 
 use super::detector::Detector;
 use super::io::Observation;
 use super::message::{Claim, State};
+use super::restart::Restart;
 use super::standing::Standing;
 use super::time::Moment;
 use crate::config::LinkIndex;
@@ -22,7 +24,7 @@ pub const RESEND_FIRST: Duration = Duration::from_millis(10);
 pub const RESEND_MAX: Duration = Duration::from_secs(1);
 
 /// The control connection closed and the peer's heartbeats are awaited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closing {
     /// When it closed.
     pub at: Moment,
@@ -31,7 +33,7 @@ pub struct Closing {
 }
 
 /// An answer that was given to a peer that asked for this node's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// When.
     pub at: Moment,
@@ -78,6 +80,10 @@ pub struct Peer {
     pub standby: bool,
     /// Its incarnation and the number of the last command that it passed on.
     pub errand: Option<(u64, u32)>,
+    /// It replaces its own program.
+    pub restart: Option<Restart>,
+    /// End of the last such restart: its silence before counts for nothing on any link.
+    pub resumed_at: Moment,
 }
 
 /// Whether `a` is an earlier generation than `b`. Generations wrap.
@@ -109,19 +115,24 @@ impl Peer {
             answered: None,
             standby: false,
             errand: None,
+            restart: None,
+            resumed_at: Moment::default(),
         }
     }
 
     /// Whether it is heard.
     #[must_use]
     pub fn alive(&self) -> bool {
-        matches!(self.state, NodeState::Joining | NodeState::Up | NodeState::Late)
+        matches!(
+            self.state,
+            NodeState::Joining | NodeState::Up | NodeState::Late | NodeState::Restarting
+        )
     }
 
     /// Whether its claims are known and it takes part in decisions.
     #[must_use]
     pub fn synced(&self) -> bool {
-        matches!(self.state, NodeState::Up | NodeState::Late)
+        matches!(self.state, NodeState::Up | NodeState::Late | NodeState::Restarting)
     }
 
     /// Whether what it says about its groups is not the newest.
@@ -160,8 +171,13 @@ impl Peer {
     pub fn told(&mut self, seen: &Observation, anew: bool) {
         if anew || !earlier(seen.generation, self.generation) {
             self.generation = seen.generation;
-            self.phase = Phase::from_wire(seen.phase);
+            self.says(Phase::from_wire(seen.phase));
         }
+    }
+
+    /// Only who takes part says that it restarts, and goes on doing so.
+    fn says(&mut self, phase: Phase) {
+        self.phase = if phase == Phase::Restarting { Phase::Active } else { phase };
     }
 
     /// Takes over what a state message says, unless a later one was faster. `acknowledged` is the
@@ -185,7 +201,7 @@ impl Peer {
         self.known = Some((incarnation, state.generation));
         if !earlier(state.generation, self.generation) {
             self.generation = state.generation;
-            self.phase = phase;
+            self.says(phase);
         }
         let newer = |it: &u32| self.acknowledged.is_none_or(|before| earlier(before, *it));
         self.acknowledged = acknowledged.filter(newer).or(self.acknowledged);
@@ -220,5 +236,6 @@ impl Peer {
         self.resend_pause = RESEND_FIRST;
         self.closing = None;
         self.answered = None;
+        self.restart = None;
     }
 }

@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use ha_common::wire::layers;
+use serde::{Deserialize, Serialize};
 
 use super::Core;
 use super::io::Observation;
@@ -22,7 +23,7 @@ use crate::snapshot::{LinkState, Severity};
 const DEAF_MIN: Duration = Duration::from_millis(500);
 
 /// See the module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// Since when the peer, which is heard, says that it does not hear this node.
     deaf_since: Option<Moment>,

@@ -263,6 +263,7 @@ fn assemble(
         respawn_keeper: respawn(keeper_options, mailbox.clone()),
         memory,
         all_released: false,
+        resumption: None,
     })?;
     let driver = start(driver, options.kernel_log, node.config.realtime, &mailbox)?;
     Ok(Prepared { driver, sender, worker, pinger, mailbox })

@@ -66,6 +66,8 @@ impl Driver {
                 self.parts.shared.phase.store(phase, Relaxed);
             }
             Action::Event(note) => self.event(now, note),
+            Action::HandOver => self.hand_over(),
+            Action::HandOverFailed(reason) => self.hand_over_failed(reason),
             Action::Exit => self.exit = true,
         }
         None

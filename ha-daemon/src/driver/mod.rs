@@ -3,6 +3,7 @@
 //! and hands the actions to I/O that cannot block it.
 
 mod carry;
+mod handover;
 mod keys;
 mod probe;
 mod questions;
@@ -33,7 +34,7 @@ use crate::io::clock::monotonic_ns;
 use crate::io::keeper::Keeper;
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
-use crate::io::mailbox::{Inbox, Letter};
+use crate::io::mailbox::{HandOverAnswer, Inbox, Letter};
 use crate::io::paths::Path;
 use crate::io::ping::TargetWords;
 use crate::io::sender::Shared;
@@ -42,6 +43,8 @@ use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
 use crate::snapshot::{Severity, Via};
 use questions::Questions;
+
+pub use handover::Resumption;
 
 /// The driver wakes at least this often, to renew the daemon's lease in its heartbeats.
 pub const WAKE_MAX: Duration = Duration::from_millis(250);
@@ -108,6 +111,8 @@ pub struct Parts {
     pub memory: String,
     /// Whether no resource was left behind when the driver ended.
     pub all_released: bool,
+    /// What this driver goes on from, and what the next one does when it ended with a hand-over.
+    pub resumption: Option<Resumption>,
 }
 
 /// The driver.
@@ -129,6 +134,8 @@ pub struct Driver {
     lateness_max_ns: u64,
     scheduling: Vec<(&'static str, String)>,
     questions: Questions,
+    /// Who asked for the hand-over that is being prepared.
+    hand_over_asked: Option<HandOverAnswer>,
     exit: bool,
 }
 
@@ -187,14 +194,14 @@ impl Driver {
             epoll.add(socket.as_fd(), watch(Source::Socket(position)))?;
         }
         let now = Moment(monotonic_ns());
-        let core = Core::new(Arc::clone(&parts.config), parts.own, parts.incarnation, now);
         let slots = parts.paths.len();
+        let (core, control_sequences) = handover::core(&mut parts, now);
         Ok(Self {
             core,
             epoll,
             timer,
             told: vec![Observation::default(); slots],
-            control_sequences: vec![0; slots],
+            control_sequences,
             probers: vec![probe::Prober::default(); slots],
             heard_told: vec![0; slots],
             obituary_is_due: false,
@@ -202,6 +209,7 @@ impl Driver {
             lateness_max_ns: 0,
             scheduling: Vec::new(),
             questions: Questions::default(),
+            hand_over_asked: None,
             exit: false,
             parts,
         })
@@ -402,7 +410,10 @@ impl Driver {
 
     fn handle(&mut self, input: Input) {
         let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
+        // Once handed over, what is learnt is the next driver's business.
+        while self.parts.resumption.is_none()
+            && let Some(input) = inputs.pop_front()
+        {
             let now = Moment(monotonic_ns());
             for action in self.core.handle(input, now) {
                 // What is refused at once is news of its own, after these actions.
@@ -430,6 +441,8 @@ impl Driver {
             }
             Letter::Command { command, answer } => self.command(command, answer),
             Letter::Keeper(keeper) => self.keeper_started(keeper),
+            Letter::HandOver { kept, answer } => self.prepare_hand_over(kept, answer),
+            Letter::Note { severity, kind, message } => self.driver_note(severity, kind, message),
             Letter::Shutdown => self.handle(Input::Shutdown),
         }
     }

@@ -21,8 +21,9 @@ impl Driver {
         let config = &parts.config;
         let nodes: Vec<NodeStatus> =
             (0..config.nodes.len()).map(|node| self.node(NodeIndex(node))).collect();
-        let votes =
-            nodes.iter().filter(|node| matches!(node.state, NodeState::Up | NodeState::Late));
+        let votes = nodes.iter().filter(|node| {
+            matches!(node.state, NodeState::Up | NodeState::Late | NodeState::Restarting)
+        });
         let (votes, of) = (votes.count() as u32, nodes.len() as u32);
         Snapshot {
             cluster: config.cluster.name.clone(),

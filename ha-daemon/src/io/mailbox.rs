@@ -13,11 +13,15 @@ use super::address::AddressReport;
 use super::service::ServiceReport;
 use crate::config::NodeIndex;
 use crate::control::command::{CommandAnswer, CommandRequest};
+use crate::core::resume::Kept;
 use crate::names::InterfaceName;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Severity, Snapshot};
 
 /// Most letters that wait; one more is dropped and counted.
 const LETTERS_MAX: usize = 8_192;
+
+/// Where the driver says why there is no hand-over.
+pub type HandOverAnswer = tokio::sync::oneshot::Sender<String>;
 
 /// A letter to the driver.
 #[derive(Debug)]
@@ -65,6 +69,22 @@ pub enum Letter {
     },
     /// A keeper was started in place of the one that died.
     Keeper(Result<super::keeper::Keeper, super::keeper::KeeperError>),
+    /// Prepare the hand-over to another program: by group, what stays.
+    HandOver {
+        /// See [`crate::core::resume::plan`].
+        kept: Vec<Kept>,
+        /// Told when it fails; when it succeeds, the driver ends.
+        answer: HandOverAnswer,
+    },
+    /// An event that is none of the core's.
+    Note {
+        /// How urgent it is.
+        severity: Severity,
+        /// A stable word.
+        kind: &'static str,
+        /// A sentence for an operator.
+        message: String,
+    },
     /// Leave the cluster.
     Shutdown,
 }

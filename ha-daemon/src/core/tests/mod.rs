@@ -11,6 +11,7 @@ mod partitions;
 mod pauses;
 mod properties;
 mod resources;
+mod resume;
 mod services;
 mod sim;
 mod starts;

@@ -27,6 +27,7 @@ enum Op {
     StartFails(usize, usize, bool),
     StopFails(usize, usize),
     ForgedClose(usize),
+    HandOver(usize, u64),
     LoseControl(u8),
     Delay(u64),
     KeepRecords(bool),
@@ -113,6 +114,7 @@ fn calm() -> impl Strategy<Value = Op> {
         5 => (node.clone(), any::<bool>()).prop_map(|(node, up)| Op::Interface(node, up)),
         1 => (node.clone(), 0..2usize, any::<bool>()).prop_map(|(n, g, on)| Op::StartFails(n, g, on)),
         1 => node.prop_map(Op::ForgedClose),
+        2 => (0..3usize, 0..100u64).prop_map(|(node, gap)| Op::HandOver(node, gap)),
         1 => (0..70u8).prop_map(Op::LoseControl),
         1 => (0..4u64).prop_map(Op::Delay),
         1 => any::<bool>().prop_map(Op::KeepRecords),
@@ -168,6 +170,10 @@ fn apply(sim: &mut Sim, op: Op) {
             sim.close_connections(node % nodes, incarnation);
         }
         Op::ForgedClose(_) => {}
+        Op::HandOver(node, gap) => {
+            sim.gap = ms(gap);
+            sim.hand_over(node % nodes);
+        }
         Op::LoseControl(percent) => every_wire(sim, |it| it.control_lost_percent = percent),
         Op::Delay(delay) => every_wire(sim, |it| it.delay_max = ms(delay)),
         Op::KeepRecords(keep) => sim.keep_records = keep,

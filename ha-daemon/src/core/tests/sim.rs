@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_common::wire::layers;
+use ha_common::wire::{Phase, layers};
 
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
@@ -18,6 +18,7 @@ use crate::core::Core;
 use crate::core::command::{Command, Outcome};
 use crate::core::io::{Action, Input, Note, Observation, Presence, Sighting};
 use crate::core::message::{Message, State};
+use crate::core::resume::plan;
 use crate::core::time::Moment;
 use crate::snapshot::{NodeState, ResourceState};
 
@@ -48,6 +49,8 @@ struct Daemon {
     core: Core,
     incarnation: u64,
     paused: Option<Moment>,
+    /// What its next program goes on from, while there is none.
+    away: Option<String>,
     wake: Option<Moment>,
     told: BTreeMap<(usize, usize), Observation>,
     echoes: BTreeMap<usize, u64>,
@@ -104,6 +107,10 @@ enum Happening {
         group: usize,
         from: Moment,
     },
+    Resumed {
+        node: usize,
+        incarnation: u64,
+    },
 }
 
 /// Who had a group when: nodes with any of its resources, and nodes with all of them up.
@@ -139,6 +146,10 @@ pub(super) struct Sim {
     pub(super) unreached: BTreeMap<(usize, usize), Moment>,
     /// Questions for the addresses of a group: node, group, when.
     pub(super) questions: Vec<(usize, usize, Moment)>,
+    /// What each node's next program reads.
+    pub(super) files: Vec<Arc<Config>>,
+    /// How long the change of programs takes.
+    pub(super) gap: Duration,
     hosts: Vec<Host>,
     queue: BTreeMap<(Moment, u64), Happening>,
     queued: u64,
@@ -148,9 +159,12 @@ impl Sim {
     /// Nothing runs yet.
     pub(super) fn new(config: Config, seed: u64) -> Self {
         let hosts = config.nodes.iter().map(|_| Host::default()).collect();
+        let config = Arc::new(config);
         Self {
+            files: config.nodes.iter().map(|_| Arc::clone(&config)).collect(),
+            gap: super::ms(20),
             history: vec![Vec::new(); config.groups.len()],
-            config: Arc::new(config),
+            config,
             now: Moment(1_000_000_000),
             net: Network::new(seed),
             log: Vec::new(),
@@ -194,17 +208,19 @@ impl Sim {
         self.take_addresses_off(node);
         let host = &mut self.hosts[node];
         let incarnation = host.incarnations * 1000 + node as u64;
-        let core = Core::new(Arc::clone(&self.config), NodeIndex(node), incarnation, self.now);
+        let file = Arc::clone(&self.files[node]);
+        let core = Core::new(file, NodeIndex(node), incarnation, self.now);
         host.daemon = Some(Daemon {
             core,
             incarnation,
             paused: None,
+            away: None,
             wake: None,
             told: BTreeMap::new(),
             echoes: BTreeMap::new(),
             waiting: Vec::new(),
             generation: 0,
-            phase: ha_common::wire::Phase::Starting as u8,
+            phase: Phase::Starting as u8,
             beats: 0,
             letters: 0,
             terms: BTreeMap::new(),
@@ -275,6 +291,9 @@ impl Sim {
     pub(super) fn resume(&mut self, node: usize) {
         let now = self.now;
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        if daemon.away.is_some() {
+            return;
+        }
         let Some(since) = daemon.paused.take() else { return };
         self.keepalives().into_iter().for_each(|keepalive| self.beat(node, keepalive));
         let mut inputs = vec![Input::OwnPause { length_ns: now.since(since) }];
@@ -300,6 +319,50 @@ impl Sim {
             Some(_) => self.turn(node, vec![input]),
             None => {}
         }
+    }
+
+    /// The node's daemon reads its file anew and hands over to another program.
+    pub(super) fn hand_over(&mut self, node: usize) {
+        let Some(daemon) = self.hosts[node].daemon.as_ref().filter(|it| it.away.is_none()) else {
+            return;
+        };
+        let kept = plan(daemon.core.config(), &self.files[node]);
+        self.letter(node, Input::HandOver(kept));
+    }
+
+    /// The old program is gone: it has told of it in its last heartbeats.
+    fn go_away(&mut self, node: usize) {
+        let (now, gap) = (self.now, self.gap);
+        let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        daemon.away = Some(serde_json::to_string(&daemon.core.remember()).unwrap());
+        if daemon.core.phase() == Phase::Active {
+            daemon.phase = Phase::Restarting as u8;
+        }
+        daemon.paused = Some(now);
+        daemon.wake = None;
+        let incarnation = daemon.incarnation;
+        self.beat_all(node);
+        self.after(gap, Happening::Resumed { node, incarnation });
+    }
+
+    /// The new program runs.
+    fn resumed(&mut self, node: usize, incarnation: u64) {
+        let now = self.now;
+        let file = Arc::clone(&self.files[node]);
+        let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        if daemon.incarnation != incarnation {
+            return;
+        }
+        let Some(memory) = daemon.away.take() else { return };
+        let memory = serde_json::from_str(&memory).unwrap();
+        daemon.core = Core::resume(file, NodeIndex(node), memory, now);
+        let (generation, phase) = daemon.core.advertised();
+        (daemon.generation, daemon.phase) = (generation, phase as u8);
+        daemon.paused = None;
+        daemon.told.clear();
+        let waiting = std::mem::take(&mut daemon.waiting);
+        self.beat_all(node);
+        self.turn(node, waiting);
     }
 
     /// Cuts, or joins, every link between two nodes, in both directions.
@@ -445,6 +508,7 @@ impl Sim {
             Happening::Report { node, incarnation, input } => {
                 self.report(node, incarnation, input);
             }
+            Happening::Resumed { node, incarnation } => self.resumed(node, incarnation),
             Happening::Keeper { node, letters } => {
                 if self.hosts[node].daemon.is_none() {
                     self.take_addresses_off(node);
@@ -458,6 +522,11 @@ impl Sim {
     fn keepalives(&self) -> BTreeSet<Duration> {
         let links = (0..self.config.links.len()).map(LinkIndex);
         links.map(|link| self.config.times(link).keepalive).collect()
+    }
+
+    /// A heartbeat on every link.
+    pub(super) fn beat_all(&mut self, node: usize) {
+        self.keepalives().into_iter().for_each(|keepalive| self.beat(node, keepalive));
     }
 
     fn beat(&mut self, node: usize, keepalive: Duration) {
@@ -545,6 +614,9 @@ impl Sim {
             *echo = record.heard().max(*echo);
         }
         let incarnation = daemon.incarnation;
+        if daemon.away.is_some() {
+            return;
+        }
         if let Some(deadline) = daemon.core.deadline() {
             assert!(deadline > now, "n{node}: deadline {deadline:?} at {now:?}: {:?}", daemon.core);
             if daemon.wake.replace(deadline) != Some(deadline) {
@@ -574,6 +646,13 @@ impl Sim {
     fn handle(&mut self, node: usize, input: Input) {
         let now = self.now;
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
+        if daemon.away.is_some() {
+            // The next program's business; it looks at the records itself.
+            if !matches!(input, Input::Observed(_)) {
+                daemon.waiting.push(input);
+            }
+            return;
+        }
         self.calls += 1;
         let actions = daemon.core.handle(input, now);
         for action in actions {
@@ -610,8 +689,12 @@ impl Sim {
                 (daemon.generation, daemon.phase) = (generation, phase);
             }
             Action::Exit => self.exit(node),
+            Action::HandOver => self.go_away(node),
             Action::SendMessage { peer, message } => self.send_message(node, peer, &message),
-            Action::Announce { .. } | Action::Event(_) | Action::Answer { .. } => {}
+            Action::Announce { .. }
+            | Action::Event(_)
+            | Action::Answer { .. }
+            | Action::HandOverFailed(_) => {}
         }
     }
 
