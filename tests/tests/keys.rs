@@ -82,6 +82,10 @@ fn hides_its_keys(node: &Node, receive: &str) -> Result<()> {
         ensure!(!shows(word) && !shows(hex.as_bytes()), "{what} shows the key");
         Ok(())
     };
+    // What searches does find.
+    let file = fs::read(node.authkeys_path())?;
+    let is_there = String::from_utf8_lossy(&file).contains(WORD);
+    ensure!(hidden("the key file", &file).is_err() == is_there);
     for arguments in [["status"], ["nodes"], ["links"], ["groups"], ["events"]] {
         let shown = node.hactl_done(&arguments)?;
         ensure!(!shown.is_empty(), "{arguments:?} shows nothing");
