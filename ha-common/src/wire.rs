@@ -291,4 +291,4 @@ impl Header {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

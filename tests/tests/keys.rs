@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -82,6 +83,10 @@ fn hides_its_keys(node: &Node, receive: &str) -> Result<()> {
         ensure!(!shows(word) && !shows(hex.as_bytes()), "{what} shows the key");
         Ok(())
     };
+    // What searches does find.
+    let file = fs::read(node.authkeys_path())?;
+    let is_there = String::from_utf8_lossy(&file).contains(WORD);
+    ensure!(hidden("the key file", &file).is_err() == is_there);
     for arguments in [["status"], ["nodes"], ["links"], ["groups"], ["events"]] {
         let shown = node.hactl_done(&arguments)?;
         ensure!(!shown.is_empty(), "{arguments:?} shows nothing");
@@ -165,4 +170,114 @@ fn a_checksum_is_warned_about_at_every_start_and_by_check() -> Result<()> {
     let checked = alpha.ha_daemon(&["check", "--config", &config, "--node", "alpha"])?;
     ensure!(checked.code() == 1 && checked.stdout.contains(warning), "{checked:?}");
     cluster.bed.finish()
+}
+
+const OLD: &str = "auth 1\n1 sha1 the-word-before-the-change\n";
+const NEW: &str = "auth 1\n1 siphash the-word-after-the-change\n";
+
+/// Packets that a node refused because of their keys.
+fn refused(node: &Node) -> Result<u64> {
+    let packets = &node.status()?.raw["packets"];
+    let count = |reason: &str| packets[reason].as_u64().context("no such counter");
+    Ok(count("bad-tag")? + count("unknown-key")?)
+}
+
+/// Alpha in the middle of a change of keys, beta with the old file.
+fn changing_pair(receive: &str) -> Result<Cluster> {
+    let plan = Plan {
+        web: false,
+        deadtime: Duration::from_secs(8),
+        cluster_lines: vec!["initdead = \"10s\"".to_owned()],
+        link_lines: vec![format!("receive = \"{receive}\"")],
+        ..Plan::default()
+    };
+    let mut cluster = Cluster::build(plan)?;
+    let configs: Vec<String> =
+        cluster.nodes.iter().map(|node| cluster.plan.config(&node.authkeys_path())).collect();
+    let [alpha, beta] = cluster.nodes.as_mut_slice() else { anyhow::bail!("no pair") };
+    beta.configure(&configs[1], OLD)?;
+    alpha.configure(&configs[0], NEW)?;
+    let before = alpha.directory().join("authkeys-before");
+    fs::write(&before, OLD)?;
+    fs::set_permissions(&before, fs::Permissions::from_mode(0o600))?;
+    let program = Path::new(env!("CARGO_BIN_EXE_changed-keys"));
+    alpha.start_program(program, &[("HA_KEYS_BEFORE", &before.display().to_string())])?;
+    cluster.start()?;
+    Ok(cluster)
+}
+
+/// Heartbeats and states pass both ways, none is refused, and the earlier key stays.
+fn passes_with_the_earlier_key(cluster: &Cluster) -> Result<()> {
+    let received = |node: &Node| -> Result<u64> {
+        let status = node.status()?;
+        Ok(status.nodes.iter().flat_map(|it| &it.links).map(|link| link.received).sum())
+    };
+    for node in &cluster.nodes {
+        node.wait_until("a control connection", Duration::from_secs(20), |_| connected(node))?;
+    }
+    let [alpha, beta] = cluster.nodes.as_slice() else { anyhow::bail!("no pair") };
+    let before = (refused(alpha)?, refused(beta)?);
+    for node in [alpha, beta] {
+        let first = received(node)?;
+        node.wait_until("200 heartbeats", Duration::from_secs(20), |_| {
+            received(node).is_ok_and(|now| now > first + 200)
+        })?;
+    }
+    let after = (refused(alpha)?, refused(beta)?);
+    ensure!(before == after, "refused while the earlier key signs: {before:?}, {after:?}");
+    alpha.wait_event("keys-change", 0, Duration::from_secs(1))?;
+    let events = alpha.events()?;
+    ensure!(events.iter().all(|event| event.kind != "keys-changed"), "the old key went too early");
+    Ok(())
+}
+
+fn change_comes_to_its_end(receive: &str) -> Result<()> {
+    let mut cluster = changing_pair(receive)?;
+    passes_with_the_earlier_key(&cluster)?;
+    cluster.node_mut("beta")?.stop()?;
+    let config = cluster.plan.config(&cluster.node("beta")?.authkeys_path());
+    cluster.node("beta")?.configure(&config, NEW)?;
+    cluster.start()?;
+    let alpha = cluster.node("alpha")?;
+    alpha.wait_event("keys-changed", 0, Duration::from_secs(20))?;
+    if receive != "socket" {
+        let mut bpftool = Command::new("bpftool");
+        let pin = alpha.bpffs().join("keys");
+        let output = bpftool.args(["map", "dump", "pinned"]).arg(pin).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let used = text.matches("\"method\": ").count() - text.matches("\"method\": 0,").count();
+        ensure!(used == 1, "{used} keys are left in the map:\n{text}");
+    }
+    let (before, at) = (refused(alpha)?, refused(cluster.node("beta")?)?);
+    std::thread::sleep(Duration::from_millis(500));
+    let after = (refused(alpha)?, refused(cluster.node("beta")?)?);
+    ensure!((before, at) == after, "refused after the change: {:?}, {after:?}", (before, at));
+    cluster.bed.finish()
+}
+
+/// The keeper's datagrams were signed beforehand, with the key that beta has.
+fn obituary_is_believed(receive: &str) -> Result<()> {
+    let mut cluster = changing_pair(receive)?;
+    passes_with_the_earlier_key(&cluster)?;
+    let at_ns = cluster.node("alpha")?.kill_daemon()?;
+    let beta = cluster.node("beta")?;
+    let event = beta.wait_event("daemon-gone", at_ns, Duration::from_secs(4))?;
+    ensure!(event.message.contains("keeper"), "not by the obituary: {}", event.message);
+    beta.wait_until("the group", Duration::from_secs(10), |it| it.runs_on(GROUP, "beta"))?;
+    cluster.node_mut("alpha")?.wait_exit(Duration::from_secs(10))?;
+    cluster.bed.finish()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces; needs bpftool"]
+fn nodes_with_the_old_and_the_new_file_hear_each_other_until_the_change_ends() -> Result<()> {
+    let _turn = turn();
+    ["xdp-native", "socket"].into_iter().try_for_each(change_comes_to_its_end)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn an_obituary_is_believed_by_a_node_with_the_old_file() -> Result<()> {
+    let _turn = turn();
+    obituary_is_believed("xdp-native")
 }

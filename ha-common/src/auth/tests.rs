@@ -8,7 +8,7 @@ use siphasher::sip::SipHasher24;
 use super::hash::{Hash, digest};
 use super::*;
 use crate::vectors::{Secret, key as vector_key, secret};
-use crate::wire::{FIXED_BYTES, HEADER_BYTES};
+use crate::wire::{FIXED_BYTES, HEADER_BYTES, Header};
 
 /// The tag field of a message by the crates for these hashes.
 pub(crate) fn oracle(secret: &Secret, message: &[u8]) -> [u8; TAG_BYTES] {
@@ -283,4 +283,48 @@ fn without_a_key_nothing_is_signed_and_nothing_is_right() {
     Key::default().sign(&mut signed);
     assert_eq!(signed, fixed(&[0; FIXED_BYTES]));
     assert!(!Key::default().verify(&signed));
+}
+
+#[test]
+fn golden_tags_are_those_of_the_protocols_examples() {
+    let word = b"correct-horse-battery-staple";
+    // The first half of the word's SHA-256.
+    let half = 0x87cb_ebfe_ebc0_5f7c_54ac_9336_c4b4_bbec_u128.to_be_bytes();
+    let siphash = Key::siphash24(&half);
+    let example = crate::wire::tests::example();
+    assert_eq!(siphash.offer(1), example.key_offered);
+    let expected = [
+        (siphash, "590ef8b2c91912740000000000000000"),
+        (Key::crc(), "d3ab7c4b000000000000000000000000"),
+        (Key::md5(word), "0340465eca37f3816a46fa88dd91d5cd"),
+        (Key::sha1(word), "1b6775e953d737275a65eb80e602df5b"),
+        (Key::sha256(word), "bc1076772461be9bd72f2b02a33ca560"),
+    ];
+    for (key, tag) in expected {
+        let mut fixed = example.encode();
+        key.sign(&mut fixed);
+        assert_eq!(hex(&fixed.to_bytes()[HEADER_BYTES..]), tag, "{key:?}");
+    }
+    let body = concat!(
+        "0101000100000007",
+        "1112131415161718",
+        "00000009ff000000",
+        "0fd9bc9102010000",
+        "0000000000000003"
+    );
+    let body: Vec<u8> = (0..body.len() / 2)
+        .map(|at| u8::from_str_radix(&body[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let state = Header {
+        kind: crate::wire::Kind::Control,
+        body_bytes: body.len() as u16,
+        sequence: 5,
+        layers: 0,
+        lease_age_ms: 0,
+        ..example
+    };
+    let mut fixed = state.encode();
+    siphash.sign(&mut fixed);
+    assert_eq!(hex(&fixed.to_bytes()[HEADER_BYTES..]), "d478f1de2d20e06e0000000000000000");
+    assert_eq!(hex(&siphash.body_tag(&fixed, &body)), "1a175810d69dc0890000000000000000");
 }

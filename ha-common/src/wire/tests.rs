@@ -20,7 +20,8 @@ pub(crate) fn example() -> Header {
         phase: Phase::Active,
         layers: layers::LINK | layers::KERNEL | layers::DAEMON | layers::SERVICE,
         lease_age_ms: 3,
-        key_offered: 0x5160_7182,
+        // Key 1 of the word "correct-horse-battery-staple".
+        key_offered: 0xd613_1631,
     }
 }
 
@@ -42,7 +43,7 @@ fn golden_bytes_pin_the_layout() {
         "00002710",
         "00000007", // sent, keepalive, generation
         "020f0003",
-        "51607182",                         // phase, layers, lease, key offered
+        "d6131631",                         // phase, layers, lease, key offered
         "00000000000000000000000000000000", // tag
     );
     assert_eq!(hex, golden);

@@ -3,6 +3,7 @@
 
 mod attach;
 mod hostile;
+mod keys;
 mod log;
 mod pins;
 mod same;

@@ -182,9 +182,13 @@ impl Kernel {
                 record.set_silence_ns(it.silence_ns);
             }
         }
-        // Keys of an earlier file first: while the present one of their number is written over,
-        // packets that they signed are still accepted.
-        self.write_keys((0..KEY_ENTRIES as u8).rev(), &tables.keys)?;
+        // A key that moves from one entry of its number to the other is in one of them all the while:
+        // retained ones are written first and cleared last. (A value that is being written is no key.)
+        let retained = KEYS_MAX as u8..KEY_ENTRIES as u8;
+        let is_used = |entry: &u8| tables.keys.iter().any(|(used, _)| used == entry);
+        self.write_keys(retained.clone().filter(is_used), &tables.keys)?;
+        self.write_keys(0..KEYS_MAX as u8, &tables.keys)?;
+        self.write_keys(retained.filter(|entry| !is_used(entry)), &tables.keys)?;
         let endpoints: Vec<_> = tables.endpoints.iter().map(|it| (it.0, it.1 as u32)).collect();
         replace_entries(&mut self.ebpf, "endpoints", &endpoints)?;
         replace_entries(&mut self.ebpf, "paths", &tables.paths)?;

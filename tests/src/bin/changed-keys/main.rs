@@ -1,0 +1,58 @@
+//! The daemon as it is after a reload of its key file: `ha-daemon run` with the keys of the file that
+//! `HA_KEYS_BEFORE` names before those of its own. For the tests of a change of keys alone: it starts
+//! in the middle of one.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use ha_daemon::config::{authkeys, check, load};
+use ha_daemon::daemon::{self, Options};
+use ha_daemon::names::NodeName;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// As in `ha-daemon`.
+#[derive(Subcommand)]
+enum Command {
+    Run {
+        #[arg(long)]
+        config: PathBuf,
+        #[arg(long)]
+        node: String,
+        #[arg(long)]
+        run_dir: PathBuf,
+        #[arg(long)]
+        bpffs: PathBuf,
+    },
+    Keeper {
+        node: NodeName,
+        #[arg(long)]
+        fd: i32,
+        #[arg(long)]
+        priority: Option<u8>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Run { config, node, run_dir, bpffs } => {
+            tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+            let before = std::env::var_os("HA_KEYS_BEFORE").context("HA_KEYS_BEFORE is not set")?;
+            let before = authkeys::load(before.as_ref())?;
+            let mut config = load(&config)?;
+            config.keys = config.keys.after(&before);
+            let own = check::own_node(&config, Some(&node));
+            let own = own.map_err(|finding| anyhow::anyhow!("{finding}"))?;
+            let options = Options { run_directory: run_dir, bpf_directory: bpffs, kernel_log: 0 };
+            daemon::run(config, own, &options)
+        }
+        Command::Keeper { node, fd, priority } => {
+            Ok(ha_daemon::io::keeper::keeper_main(fd, &node, priority)?)
+        }
+    }
+}
