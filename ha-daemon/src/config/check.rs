@@ -9,7 +9,7 @@ use ipnet::IpNet;
 pub use super::finding::{Finding, Severity, exit_code};
 use super::finding::{list, quoted};
 use super::load::{self, Places};
-use super::{Config, GroupIndex, NodeIndex, Resource};
+use super::{Config, GroupIndex, LinkKind, NodeIndex, Resource};
 use crate::names::{InterfaceName, NodeName};
 
 #[cfg(test)]
@@ -157,24 +157,53 @@ impl Local<'_> {
             return findings;
         };
         for (link, endpoint) in &node.endpoints {
-            let (Some(address), Some(interface)) = (endpoint.address(), endpoint.interface())
-            else {
-                continue;
-            };
-            let finding = match self.prefixes(interface, address) {
-                Err(finding) => finding,
-                Ok(prefixes) if prefixes.iter().all(|prefix| prefix.addr() != address) => {
-                    Finding::warning(
-                        format!("{interface} does not have the address {address} of this node"),
-                        "add it to the interface, or correct it here",
-                    )
-                }
-                Ok(_) => continue,
+            let kind = &self.config.links[link.0].kind;
+            let Some(interface) = endpoint.interface() else { continue };
+            let found = match endpoint.address() {
+                Some(address) => self.address_finding(interface, address),
+                // It takes what the interface has.
+                None => kind.family().and_then(|any| self.prefixes(interface, any).err()),
             };
             let place = (self.node, *link);
-            findings.push(self.place(finding, |places| places.endpoints.get(&place).copied()));
+            for finding in found.into_iter().chain(self.remotes_finding(kind)) {
+                findings.push(self.place(finding, |places| places.endpoints.get(&place).copied()));
+            }
         }
         findings
+    }
+
+    fn address_finding(&self, interface: &InterfaceName, address: IpAddr) -> Option<Finding> {
+        let prefixes = match self.prefixes(interface, address) {
+            Err(finding) => return Some(finding),
+            Ok(prefixes) => prefixes,
+        };
+        let missing = prefixes.iter().all(|prefix| prefix.addr() != address);
+        missing.then(|| {
+            Finding::warning(
+                format!("{interface} does not have the address {address} of this node"),
+                "add it to the interface, or correct it here",
+            )
+        })
+    }
+
+    /// Who is left of the remotes of a link when this node leaves its own addresses out.
+    fn remotes_finding(&self, kind: &LinkKind) -> Option<Finding> {
+        let LinkKind::Ucast { remotes } = kind else { return None };
+        let own = |address: IpAddr| {
+            self.interfaces.values().flatten().any(|prefix| prefix.addr() == address)
+        };
+        let others = remotes.iter().filter(|address| !own(**address)).count();
+        let (message, remedy) = match others {
+            _ if remotes.is_empty() => return None,
+            0 => ("all remotes are addresses of this node".to_owned(), "add the peers'"),
+            1 => return None,
+            _ if self.config.nodes.len() > 2 => return None,
+            _ => (
+                format!("{others} remotes are not addresses of this node, but it has one peer"),
+                "name one address of each node, which its interface has",
+            ),
+        };
+        Some(Finding::warning(message, remedy))
     }
 
     fn floating_finding(&self, address: &IpNet, interface: &InterfaceName) -> Option<Finding> {
