@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{AUTHKEYS, Cluster, Cut, GROUP, LinkView, Plan, Status, turn};
+use ha_tests::bed::{AUTHKEYS, Cluster, Cut, FLOATING, GROUP, LinkView, Plan, Status, turn};
 use ha_tests::clock::monotonic_ns;
 
 const ALPHA: &str = "alpha";
@@ -67,6 +67,7 @@ on_both_receptions! {
     three_nodes_share_unicast_links_by_arrival,
     links_of_all_kinds_between_the_same_two_nodes_fail_one_by_one,
     a_link_that_works_in_one_direction_is_recognised_and_recovers,
+    an_owner_that_nobody_hears_gives_the_group_up_to_who_took_it,
 }
 
 /// Two nodes at the product's default timing, with these links and no other.
@@ -112,6 +113,28 @@ fn expect_sound(cluster: &Cluster, via: Reception) -> Result<()> {
     Ok(())
 }
 
+/// Every link has measured a round trip that is possible here.
+fn expect_round_trips(cluster: &Cluster) -> Result<()> {
+    for node in &cluster.nodes {
+        let measured = |status: &Status| {
+            let nodes = status.raw["nodes"].as_array().into_iter().flatten();
+            let links: Vec<_> =
+                nodes.flat_map(|node| node["links"].as_array().into_iter().flatten()).collect();
+            !links.is_empty()
+                && links.iter().all(|link| {
+                    let figure = |name: &str| link[name].as_u64();
+                    let (last, min) = (figure("rtt_us"), figure("rtt_min_us"));
+                    // 0 to 1 s: under a microsecond is no path, more is not this machine's.
+                    min.is_some_and(|min| (1..1_000_000).contains(&min))
+                        && last >= min
+                        && figure("rtt_smoothed_us") >= min
+                })
+        };
+        node.wait_until("round trips on every link", STEP, measured)?;
+    }
+    Ok(())
+}
+
 /// The owner dies for good: the next candidate takes over, and it comes back.
 fn fail_over_and_back(cluster: &mut Cluster) -> Result<()> {
     let at_ns = cluster.node(ALPHA)?.kill_daemon()?;
@@ -135,6 +158,7 @@ fn works(via: Reception, lines: &str) -> Result<()> {
     let _turn = turn();
     let mut cluster = started(plan(&link("only", via, lines)))?;
     expect_sound(&cluster, via)?;
+    expect_round_trips(&cluster)?;
     fail_over_and_back(&mut cluster)?;
     finish(cluster)
 }
@@ -195,6 +219,7 @@ fn links_by_arrival_need_no_common_name_of_the_interface(via: Reception) -> Resu
     beta.configure(&text, AUTHKEYS)?;
     cluster.start()?;
     expect_sound(&cluster, via)?;
+    expect_round_trips(&cluster)?;
     fail_over_and_back(&mut cluster)?;
     finish(cluster)
 }
@@ -289,6 +314,26 @@ fn a_link_that_works_in_one_direction_is_recognised_and_recovers(via: Reception)
     filter.remove()?;
     alpha.wait_until("both directions", STEP, what("up"))?;
     alpha.wait_event("link-both-ways", healed_ns, STEP)?;
+    finish(cluster)
+}
+
+/// With no other link: beta hears nothing and takes over; alpha hears it say so.
+fn an_owner_that_nobody_hears_gives_the_group_up_to_who_took_it(via: Reception) -> Result<()> {
+    let _turn = turn();
+    let lines = "kind = \"bcast\"\ninterface = \"hb0\"\n";
+    let mut plan = plan(&link("only", via, lines));
+    plan.failback = false;
+    let cluster = started(plan)?;
+    let filter = OneWay::at(&cluster, ALPHA)?;
+    let beta = cluster.node(BETA)?;
+    let status = beta.wait_until("the group on beta", STEP, |it| it.runs_on(GROUP, BETA))?;
+    ensure!(status.node_state(ALPHA) == "dead", "{}", status.node_state(ALPHA));
+    let alpha = cluster.node(ALPHA)?;
+    let status = alpha.wait_until("the group on beta", STEP, |it| it.runs_on(GROUP, BETA))?;
+    ensure!(status.node_state(BETA) == "up", "{}", status.node_state(BETA));
+    ensure!(!alpha.has_address(FLOATING.parse()?)?, "the address is on both");
+    filter.remove()?;
+    cluster.wait_settled(BETA)?;
     finish(cluster)
 }
 

@@ -175,7 +175,8 @@ impl Local<'_> {
         for (link, endpoint) in &node.endpoints {
             let Some(kind) = self.config.links.get(link.0).map(|link| &link.kind) else { continue };
             let place = (self.node, *link);
-            findings.extend(self.endpoint_finding(endpoint, kind).map(|finding| {
+            let found = self.endpoint_finding(endpoint, kind);
+            findings.extend(found.into_iter().chain(self.remotes_finding(kind)).map(|finding| {
                 self.place(finding, |places| {
                     (places.file.as_deref(), places.endpoints.get(&place).copied())
                 })
@@ -199,6 +200,26 @@ impl Local<'_> {
             }
             Ok(_) => None,
         }
+    }
+
+    /// Who is left of the remotes of a link when this node leaves its own addresses out.
+    fn remotes_finding(&self, kind: &LinkKind) -> Option<Finding> {
+        let LinkKind::Ucast { remotes } = kind else { return None };
+        let own = |address: IpAddr| {
+            self.interfaces.values().flatten().any(|prefix| prefix.addr() == address)
+        };
+        let others = remotes.iter().filter(|address| !own(**address)).count();
+        let (message, remedy) = match others {
+            _ if remotes.is_empty() => return None,
+            0 => ("all remotes are addresses of this node".to_owned(), "add the peers'"),
+            1 => return None,
+            _ if self.config.nodes.len() > 2 => return None,
+            _ => (
+                format!("{others} remotes are not addresses of this node, but it has one peer"),
+                "name one address of each node, which its interface has",
+            ),
+        };
+        Some(Finding::warning(message, remedy))
     }
 
     fn floating_finding(&self, address: &IpNet, interface: &InterfaceName) -> Option<Finding> {

@@ -126,13 +126,9 @@ impl Rules<'_> {
     /// Whether the address that a node has on a link is one that its kind can use.
     fn endpoint(&mut self, node: NodeIndex, index: LinkIndex, link: &Link, endpoint: &Endpoint) {
         let Some(address) = endpoint.address() else { return };
-        let wanted = match &link.kind {
-            LinkKind::Mcast { group, .. } => Some(*group),
-            LinkKind::Ucast { remotes } => remotes.first().copied(),
-            LinkKind::Bcast => Some(std::net::Ipv4Addr::BROADCAST.into()),
-            LinkKind::Serial { .. } => None,
+        let Some(wanted) = link.kind.family().filter(|it| it.is_ipv4() != address.is_ipv4()) else {
+            return;
         };
-        let Some(wanted) = wanted.filter(|it| it.is_ipv4() != address.is_ipv4()) else { return };
         let family = if wanted.is_ipv4() { "IPv4" } else { "IPv6" };
         let message =
             format!("the link {} is {family}, and {address} is not", quoted(link.name.as_str()));

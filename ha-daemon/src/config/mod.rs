@@ -159,6 +159,17 @@ impl LinkKind {
             Self::Serial { .. } => "serial",
         }
     }
+
+    /// Some address of the one family that it works with, when its kind alone tells.
+    #[must_use]
+    pub fn family(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ucast { remotes } => remotes.first().copied(),
+            Self::Mcast { group, .. } => Some(*group),
+            Self::Bcast => Some(Ipv4Addr::BROADCAST.into()),
+            Self::Serial { .. } => None,
+        }
+    }
 }
 
 /// How a packet says which link it belongs to.

@@ -192,3 +192,42 @@ fn local_findings_are_warnings_because_interfaces_may_come_up_later() {
     assert!(findings.iter().all(|finding| finding.file.is_none()));
     assert_eq!(exit_code(&findings), 1);
 }
+
+/// What is found on alpha with ETH1 and ETH0 when the file has one more link.
+fn with_link(text: &str) -> Vec<String> {
+    let (_dir, path) = write(&CLEAN.replace("[nodes.alpha]", &format!("{text}\n[nodes.alpha]")));
+    let reading = load::read(&path);
+    let config = reading.config.unwrap();
+    let own = |(name, prefixes): (&str, &[&str])| {
+        (name.to_owned(), prefixes.iter().map(|text| text.parse().unwrap()).collect())
+    };
+    let interfaces = [ETH1, ETH0].map(own).into();
+    let (node, places) = (NodeIndex(0), Some((Path::new("ha.toml"), &reading.places)));
+    let findings = Local { config: &config, node, places, interfaces }.findings();
+    findings.iter().map(Finding::to_string).collect()
+}
+
+#[test]
+fn a_link_without_addresses_needs_an_interface_of_its_family() {
+    let mcast = |interface: &str, group: &str| {
+        format!("[links.x]\nkind = \"mcast\"\ninterface = \"{interface}\"\ngroup = \"{group}\"")
+    };
+    assert_eq!(with_link(&mcast("eth1", "225.0.0.1")), [""; 0]);
+    assert_eq!(with_link(&mcast("eth0", "ff12::1")), [""; 0]);
+    let expected = "ha.toml:12:8: warning: eth0 has no IPv4 address on this node; give it one, or name \
+                    another interface for 225.0.0.1";
+    assert_eq!(with_link(&mcast("eth0", "225.0.0.1")), [expected]);
+    let expected =
+        "ha.toml:12:8: warning: this node has no interface eth7; name one of: eth0, eth1";
+    assert_eq!(with_link("[links.x]\nkind = \"bcast\"\ninterface = \"eth7\""), [expected]);
+}
+
+#[test]
+fn remotes_that_are_all_this_nodes_own_are_found() {
+    let text =
+        "[links.x]\nkind = \"ucast\"\ninterface = \"eth1\"\nremotes = [\"192.0.2.1\"]\nport = 700";
+    let expected = "ha.toml:12:8: warning: all remotes are addresses of this node; add the peers'";
+    assert_eq!(with_link(text), [expected]);
+    let more = text.replace("\"192.0.2.1\"", "\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\"");
+    assert_eq!(with_link(&more), [""; 0], "with three nodes all others are meant");
+}
