@@ -12,6 +12,7 @@ pub mod io;
 pub mod message;
 pub mod ownership;
 pub mod peer;
+mod story;
 mod telling;
 pub mod time;
 mod wishes;
@@ -26,12 +27,13 @@ use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt};
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
 use command::{Errands, Standby};
-use detector::{Detector, Thresholds, Transition};
+use detector::{Detector, Thresholds};
 use groups::Groups;
 use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
 use message::{Claim, Message, State};
 use peer::{Closing, Peer};
+use story::Story;
 use time::{Moment, milliseconds, nanoseconds};
 
 /// Longest wait for the peers' acknowledgement of a clean leave.
@@ -66,6 +68,7 @@ pub struct Core {
     standby: bool,
     errands: Errands,
     errand_number: u32,
+    story: Story,
     actions: Vec<Action>,
 }
 
@@ -85,6 +88,7 @@ impl Core {
             .collect();
         Self {
             groups: Groups::new(&config),
+            story: Story::new(config.groups.len()),
             config,
             own,
             incarnation,
@@ -159,7 +163,9 @@ impl Core {
         self.judge(now);
         self.interfaces.admit(self.peers.values().all(Peer::synced), now);
         self.settle(now);
+        self.tell_active_peers();
         self.run_groups(now);
+        self.tell_story();
         self.publish(now);
         self.send_states(now);
         self.run_errands(now);
@@ -252,13 +258,13 @@ impl Core {
         let (phase, state) = (peer.phase, peer.known.map_or(NodeState::Joining, |_| NodeState::Up));
         peer.state = state;
         peer.resend_at.get_or_insert(now);
+        if before != seen.incarnation && before != 0 {
+            let (name, incarnation) = (self.node_name(node), seen.incarnation);
+            let text = format!("Heartbeat restart on node {name}: incarnation {incarnation}");
+            self.node_note(Severity::Warning, "node-restarted", node, text);
+        }
         if let Some(transition) = transition {
             self.link_transition(node, link, transition);
-        }
-        if before != seen.incarnation && before != 0 {
-            let text =
-                format!("{} restarted: incarnation {}", self.node_name(node), seen.incarnation);
-            self.node_note(Severity::Warning, "node-restarted", node, text);
         }
         if phase == Phase::Leaving {
             self.left(node);
@@ -266,9 +272,7 @@ impl Core {
             let text = format!("{} is heard again in time", self.node_name(node));
             self.node_note(Severity::Info, "node-up", node, text);
         } else if matches!(was, NodeState::Dead | NodeState::DaemonGone | NodeState::Left) {
-            let text =
-                format!("{} is heard again after it was {}", self.node_name(node), word(was));
-            self.node_note(Severity::Warning, "node-returned", node, text);
+            self.node_returned(node, was, before != seen.incarnation);
         }
     }
 
@@ -345,7 +349,9 @@ impl Core {
             self.answer(node, (state.generation, state.known_generation), now);
         }
         if joined {
-            let text = format!("{} is up: incarnation {incarnation}", self.node_name(node));
+            let name = self.node_name(node);
+            let text =
+                format!("Status update for node {name}: status up, incarnation {incarnation}");
             self.node_note(Severity::Info, "node-up", node, text);
         }
     }
@@ -408,7 +414,8 @@ impl Core {
     fn shutdown(&mut self, now: Moment) {
         if self.leaving.is_none() {
             self.leaving = Some(now.after(LEAVE_WAIT_MAX));
-            self.note(Severity::Info, "leaving", "this node leaves the cluster".to_owned());
+            let text = "Heartbeat shutdown in progress: this node leaves the cluster";
+            self.note(Severity::Info, "leaving", text.to_owned());
         }
     }
 
@@ -436,26 +443,6 @@ impl Core {
         }
     }
 
-    fn link_transition(&mut self, node: NodeIndex, link: LinkIndex, transition: Transition) {
-        let (severity, kind) = match transition.to {
-            LinkState::Up => (Severity::Info, "link-up"),
-            LinkState::Late => (Severity::Warning, "link-late"),
-            LinkState::Dead => (Severity::Warning, "link-dead"),
-            LinkState::Unknown => return,
-        };
-        let name = format!("{}:{}", self.node_name(node), self.config.links[link.0].name);
-        let silence = milliseconds(transition.silence_ns);
-        let text = match (transition.from, transition.to) {
-            (LinkState::Unknown, _) => format!("link {name} up"),
-            (_, LinkState::Up) => format!("link {name} up after {silence} of silence"),
-            (_, LinkState::Late) => format!("late heartbeat on link {name}: silent for {silence}"),
-            _ => format!("link {name} dead: silent for {silence}"),
-        };
-        let note = self.note(severity, kind, text);
-        note.node = Some(node);
-        note.link = Some(link);
-    }
-
     fn judge_peer(&mut self, node: NodeIndex, now: Moment) {
         let initdead_at = self.initdead_at();
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -467,7 +454,7 @@ impl Core {
                     OnDoubt::Hold => "; nobody takes what it might own (on_doubt = hold)",
                 };
                 let name = self.node_name(node);
-                let text = format!("{name} was not heard within initdead{held}");
+                let text = format!("node {name}: is dead: not heard within initdead{held}");
                 self.node_note(Severity::Warning, "node-dead", node, text);
             }
             return;
@@ -488,7 +475,7 @@ impl Core {
         } else if !peer.any_link(LinkState::Up) && !peer.any_link(LinkState::Late) {
             self.end_unless_heard(node, NodeState::Dead);
             let (name, silence) = (self.node_name(node), milliseconds(silence));
-            let text = format!("node {name} is dead: silent on every link for {silence}");
+            let text = format!("node {name}: is dead: silent on every link for {silence}");
             self.node_note(Severity::Error, "node-dead", node, text);
         } else if peer.state == NodeState::Up && !peer.any_link(LinkState::Up) {
             peer.state = NodeState::Late;
@@ -524,8 +511,8 @@ impl Core {
 
     fn left(&mut self, node: NodeIndex) {
         self.end(node, NodeState::Left);
-        let text =
-            format!("received shutdown notice from {}: it left cleanly", self.node_name(node));
+        let name = self.node_name(node);
+        let text = format!("Received shutdown notice from '{name}'. It left cleanly");
         self.node_note(Severity::Info, "node-left", node, text);
     }
 
@@ -538,7 +525,8 @@ impl Core {
             .all(|peer| !matches!(peer.state, NodeState::Unknown | NodeState::Joining));
         if self.phase == Phase::Starting && (accounted || now >= self.initdead_at()) {
             self.phase = Phase::Active;
-            self.note(Severity::Info, "active", "this node takes part in the cluster".to_owned());
+            let text = "Local status now set to: 'active'. This node takes part in the cluster";
+            self.note(Severity::Info, "active", text.to_owned());
         }
     }
 

@@ -3,6 +3,7 @@
 //! and hands the actions to I/O that cannot block it.
 
 mod carry;
+mod losses;
 mod questions;
 mod view;
 
@@ -114,6 +115,8 @@ pub struct Driver {
     lateness_max_ns: u64,
     scheduling: Vec<(&'static str, String)>,
     questions: Questions,
+    /// What was told of lost heartbeats, by slot.
+    losses: Vec<losses::Told>,
     exit: bool,
 }
 
@@ -186,6 +189,7 @@ impl Driver {
             lateness_max_ns: 0,
             scheduling: Vec::new(),
             questions: Questions::default(),
+            losses: vec![losses::Told::default(); slots],
             exit: false,
             parts,
         })
@@ -288,6 +292,7 @@ impl Driver {
             self.keeper_died();
         }
         self.update_echoes();
+        self.tell_losses(Moment(now_ns));
     }
 
     /// Whether this node did not run: its driver or its sender was late, or its sender is overdue.

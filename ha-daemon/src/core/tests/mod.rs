@@ -11,6 +11,7 @@ mod properties;
 mod resources;
 mod sim;
 mod starts;
+mod story;
 
 use std::sync::Arc;
 use std::time::Duration;
