@@ -331,7 +331,8 @@ impl Core {
             }
             Decision::Yield(to) if !releasing => {
                 let text = format!(
-                    "both {} and this node own {name}; {} has the better right, this node gives up",
+                    "Both machines own our resources! {name} is on {} and here; {} has the better \
+                     right, this node gives up",
                     self.node_name(to),
                     self.node_name(to)
                 );
@@ -439,12 +440,12 @@ impl Core {
         } else {
             reasons.join(", ")
         };
-        let name = group.name.clone();
         let position = group.nodes.iter().position(|node| *node == self.own);
         let local = &mut self.groups.entries[index.0].local;
         local.own();
         local.carry_wish(position);
-        let text = format!("taking over {name}, term {}: nobody owns it; {reason}", local.term);
+        let term = local.term;
+        let text = self.takeover_text(index, term, &reason);
         self.group_note(Severity::Info, "takeover", index, text);
     }
 
@@ -489,13 +490,16 @@ impl Core {
         let (term, name) = (entry.local.term, &self.config.groups[index.0].name);
         let (severity, kind, text) = match state {
             ClaimState::Stopped => {
-                (Severity::Info, "group-stopped", format!("{name} is stopped here"))
+                let text = format!(
+                    "{name} is stopped here. Local resources released, local resource transition \
+                     completed."
+                );
+                (Severity::Info, "group-stopped", text)
             }
-            ClaimState::Starting => return,
             ClaimState::Started => {
-                (Severity::Info, "group-started", format!("{name} runs here, term {term}"))
+                (Severity::Info, "group-started", self.started_text(index, term))
             }
-            ClaimState::Stopping => return,
+            ClaimState::Starting | ClaimState::Stopping => return,
             ClaimState::Stuck => {
                 (Severity::Error, "group-stuck", format!("{name} could not be stopped here"))
             }

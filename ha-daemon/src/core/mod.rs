@@ -16,6 +16,7 @@ pub mod peer;
 mod restart;
 pub mod resume;
 pub mod standing;
+mod story;
 mod telling;
 pub mod time;
 mod wishes;
@@ -31,7 +32,7 @@ use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
 use command::{Errands, Standby};
 use connectivity::Reach;
-use detector::{Detector, Thresholds, Transition};
+use detector::{Detector, Thresholds};
 use groups::Groups;
 use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
@@ -39,6 +40,7 @@ use message::{Message, State};
 use peer::{Closing, Peer, RESEND_FIRST};
 use resume::HandOver;
 use standing::Standing;
+use story::Story;
 use time::{Moment, milliseconds, nanoseconds};
 
 /// Longest wait of a clean leave for addresses to be removed and for the peers' acknowledgement; it
@@ -80,6 +82,7 @@ pub struct Core {
     standby: bool,
     errands: Errands,
     errand_number: u32,
+    story: Story,
     actions: Vec<Action>,
 }
 
@@ -99,6 +102,7 @@ impl Core {
             .collect();
         let mut core = Self {
             groups: Groups::new(&config),
+            story: Story::new(config.groups.len()),
             config,
             own,
             incarnation,
@@ -193,7 +197,9 @@ impl Core {
         self.judge(now);
         self.interfaces.admit(self.peers.values().all(Peer::synced), now);
         self.settle(now);
+        self.tell_active_peers();
         self.run_groups(now);
+        self.tell_story();
         self.publish(now);
         self.send_states(now);
         self.run_errands(now);
@@ -292,6 +298,11 @@ impl Core {
         let (phase, state) = (peer.phase, peer.known.map_or(NodeState::Joining, |_| NodeState::Up));
         peer.state = state;
         peer.resend_at.get_or_insert(now);
+        if before != seen.incarnation && before != 0 {
+            let (name, incarnation) = (self.node_name(node), seen.incarnation);
+            let text = format!("Heartbeat restart on node {name}: incarnation {incarnation}");
+            self.node_note(Severity::Warning, "node-restarted", node, text);
+        }
         if let Some(transition) = transition {
             self.link_transition(node, link, transition);
         }
@@ -299,20 +310,13 @@ impl Core {
         if newest {
             self.heed_restart(node, Phase::from_wire(seen.phase), seen.last_seen);
         }
-        if before != seen.incarnation && before != 0 {
-            let text =
-                format!("{} restarted: incarnation {}", self.node_name(node), seen.incarnation);
-            self.node_note(Severity::Warning, "node-restarted", node, text);
-        }
         if phase == Phase::Leaving {
             self.left(node);
         } else if was == NodeState::Late && state == NodeState::Up {
             let text = format!("{} is heard again in time", self.node_name(node));
             self.node_note(Severity::Info, "node-up", node, text);
         } else if matches!(was, NodeState::Dead | NodeState::DaemonGone | NodeState::Left) {
-            let text =
-                format!("{} is heard again after it was {}", self.node_name(node), word(was));
-            self.node_note(Severity::Warning, "node-returned", node, text);
+            self.node_returned(node, was, before != seen.incarnation);
         }
     }
 
@@ -391,7 +395,9 @@ impl Core {
             self.answer(node, (state.generation, state.known_generation), now);
         }
         if joined {
-            let text = format!("{} is up: incarnation {incarnation}", self.node_name(node));
+            let name = self.node_name(node);
+            let text =
+                format!("Status update for node {name}: status up, incarnation {incarnation}");
             self.node_note(Severity::Info, "node-up", node, text);
         }
     }
@@ -460,7 +466,8 @@ impl Core {
     fn shutdown(&mut self, now: Moment) {
         if self.leaving.is_none() {
             self.leaving = Some(now.after(LEAVE_WAIT_MAX));
-            self.note(Severity::Info, "leaving", "this node leaves the cluster".to_owned());
+            let text = "Heartbeat shutdown in progress: this node leaves the cluster";
+            self.note(Severity::Info, "leaving", text.to_owned());
         }
     }
 
@@ -494,29 +501,6 @@ impl Core {
         }
     }
 
-    fn link_transition(&mut self, node: NodeIndex, link: LinkIndex, transition: Transition) {
-        let (severity, kind) = match transition.to {
-            LinkState::Up => (Severity::Info, "link-up"),
-            LinkState::Late => (Severity::Warning, "link-late"),
-            LinkState::Dead => (Severity::Warning, "link-dead"),
-            LinkState::Unknown | LinkState::OneWay => return,
-        };
-        if let Some(peer) = self.peers.get_mut(&node)
-            && let Some(standing) = peer.standings.get_mut(&link)
-        {
-            standing.failures += u64::from(transition.to == LinkState::Dead);
-        }
-        let name = self.link_name(node, link);
-        let silence = milliseconds(transition.silence_ns);
-        let text = match (transition.from, transition.to) {
-            (LinkState::Unknown, _) => format!("link {name} up"),
-            (_, LinkState::Up) => format!("link {name} up after {silence} of silence"),
-            (_, LinkState::Late) => format!("late heartbeat on link {name}: silent for {silence}"),
-            _ => format!("link {name} dead: silent for {silence}"),
-        };
-        self.link_note(severity, kind, node, link, text);
-    }
-
     fn judge_peer(&mut self, node: NodeIndex, now: Moment) {
         let initdead_at = self.initdead_at();
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -528,7 +512,7 @@ impl Core {
                     OnDoubt::Hold => "; nobody takes what it might own (on_doubt = hold)",
                 };
                 let name = self.node_name(node);
-                let text = format!("{name} was not heard within initdead{held}");
+                let text = format!("node {name}: is dead: not heard within initdead{held}");
                 self.node_note(Severity::Warning, "node-dead", node, text);
             }
             return;
@@ -550,7 +534,7 @@ impl Core {
             let restart = peer.restart.map_or("", |_| "; it did not come back from its restart");
             self.end_unless_heard(node, NodeState::Dead);
             let (name, silence) = (self.node_name(node), milliseconds(silence));
-            let text = format!("node {name} is dead: silent on every link for {silence}{restart}");
+            let text = format!("node {name}: is dead: silent on every link for {silence}{restart}");
             self.node_note(Severity::Error, "node-dead", node, text);
         } else if peer.state == NodeState::Up && !peer.any_link(LinkState::Up) {
             peer.state = NodeState::Late;
@@ -586,8 +570,8 @@ impl Core {
 
     fn left(&mut self, node: NodeIndex) {
         self.end(node, NodeState::Left);
-        let text =
-            format!("received shutdown notice from {}: it left cleanly", self.node_name(node));
+        let name = self.node_name(node);
+        let text = format!("Received shutdown notice from '{name}'. It left cleanly");
         self.node_note(Severity::Info, "node-left", node, text);
     }
 
@@ -601,7 +585,8 @@ impl Core {
             && self.connectivity_is_known();
         if self.phase == Phase::Starting && (accounted || now >= self.initdead_at()) {
             self.phase = Phase::Active;
-            self.note(Severity::Info, "active", "this node takes part in the cluster".to_owned());
+            let text = "Local status now set to: 'active'. This node takes part in the cluster";
+            self.note(Severity::Info, "active", text.to_owned());
         }
     }
 

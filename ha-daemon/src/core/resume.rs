@@ -250,6 +250,8 @@ impl Core {
             // Whoever waits for their end asks again.
             errands: _,
             errand_number,
+            // Begins with what is: see `Core::catch_up_story`.
+            story: _,
             actions: _,
         } = self;
         let peer = |(node, peer): (&NodeIndex, &Peer)| {
@@ -456,6 +458,7 @@ impl Core {
         core.actions.retain(|action| !matches!(action, Action::ProbeResource { .. }));
         core.probe_resources();
         core.patient = now < core.patience_ends_at();
+        core.catch_up_story();
         core
     }
 

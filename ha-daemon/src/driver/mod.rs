@@ -5,6 +5,7 @@
 mod carry;
 mod handover;
 mod keys;
+mod losses;
 mod probe;
 mod questions;
 mod services;
@@ -136,6 +137,8 @@ pub struct Driver {
     questions: Questions,
     /// Who asked for the hand-over that is being prepared.
     hand_over_asked: Option<HandOverAnswer>,
+    /// What was told of lost heartbeats, by slot.
+    losses: Vec<losses::Told>,
     exit: bool,
 }
 
@@ -210,6 +213,7 @@ impl Driver {
             scheduling: Vec::new(),
             questions: Questions::default(),
             hand_over_asked: None,
+            losses: vec![losses::Told::default(); slots],
             exit: false,
             parts,
         })
@@ -314,6 +318,7 @@ impl Driver {
         }
         self.update_echoes();
         self.ask_probes(now_ns);
+        self.tell_losses(Moment(now_ns));
     }
 
     /// Whether this node did not run: its driver or its sender was late, or its sender is overdue.

@@ -15,6 +15,7 @@ mod resume;
 mod services;
 mod sim;
 mod starts;
+mod story;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn times_are_read_from_messages() {
-        let message = "node alpha is dead: silent on every link for 30.012 ms";
+        let message = "node alpha: is dead: silent on every link for 30.012 ms";
         assert_eq!(milliseconds_in(message, "silent on every link for "), Some(30_012_000));
         assert_eq!(milliseconds_in(message, "closed "), None);
         assert_eq!(milliseconds_in("closed soon ms", "closed "), None);
