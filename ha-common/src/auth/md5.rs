@@ -61,17 +61,27 @@ impl Hash for Md5 {
         [bits as u32, (bits >> 32) as u32]
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn compress(scratch: &mut Scratch) {
-        let [a, b, c, d, ..] = scratch.state;
-        let block = &scratch.block;
-        let state = [a, b, c, d];
-        let state = round(state, block, 0, [7, 12, 17, 22], |b, c, d| b & c | !b & d, |i| i);
-        let state = round(state, block, 1, [5, 9, 14, 20], |b, c, d| b & d | c & !d, |i| 5 * i + 1);
-        let state = round(state, block, 2, [4, 11, 16, 23], |b, c, d| b ^ c ^ d, |i| 3 * i + 5);
-        let state = round(state, block, 3, [6, 10, 15, 21], |b, c, d| c ^ (b | !d), |i| 7 * i);
-        for (word, more) in scratch.state.iter_mut().zip(state) {
-            *word = word.wrapping_add(more);
-        }
+        ha_md5_block(scratch);
     }
+}
+
+/// Takes the block into the state. A global function in the kernel, see [`Hash::compress`].
+#[inline(never)]
+#[cfg_attr(target_arch = "bpf", unsafe(no_mangle))]
+extern "C" fn ha_md5_block(scratch: *mut Scratch) -> u32 {
+    // SAFETY: the caller passes a reference.
+    let Some(scratch) = (unsafe { scratch.as_mut() }) else { return 0 };
+    let [a, b, c, d, ..] = scratch.state;
+    let block = &scratch.block;
+    let state = [a, b, c, d];
+    let state = round(state, block, 0, [7, 12, 17, 22], |b, c, d| b & c | !b & d, |i| i);
+    let state = round(state, block, 1, [5, 9, 14, 20], |b, c, d| b & d | c & !d, |i| 5 * i + 1);
+    let state = round(state, block, 2, [4, 11, 16, 23], |b, c, d| b ^ c ^ d, |i| 3 * i + 5);
+    let state = round(state, block, 3, [6, 10, 15, 21], |b, c, d| c ^ (b | !d), |i| 7 * i);
+    for (word, more) in scratch.state.iter_mut().zip(state) {
+        *word = word.wrapping_add(more);
+    }
+    1
 }

@@ -72,18 +72,28 @@ impl Hash for Sha1 {
         [(bits >> 32) as u32, bits as u32]
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn compress(scratch: &mut Scratch) {
-        let block = &mut scratch.block;
-        let [a, b, c, d, e, ..] = scratch.state;
-        let state = [a, b, c, d, e];
-        let state = steps(state, 0..16, 0x5a82_7999, choose, |step| block[step & 15]);
-        let state = steps(state, 16..20, 0x5a82_7999, choose, |step| schedule(block, step));
-        let state = steps(state, 20..40, 0x6ed9_eba1, parity, |step| schedule(block, step));
-        let state = steps(state, 40..60, 0x8f1b_bcdc, majority, |step| schedule(block, step));
-        let state = steps(state, 60..80, 0xca62_c1d6, parity, |step| schedule(block, step));
-        for (word, more) in scratch.state.iter_mut().zip(state) {
-            *word = word.wrapping_add(more);
-        }
+        ha_sha1_block(scratch);
     }
+}
+
+/// Takes the block into the state. A global function in the kernel, see [`Hash::compress`].
+#[inline(never)]
+#[cfg_attr(target_arch = "bpf", unsafe(no_mangle))]
+extern "C" fn ha_sha1_block(scratch: *mut Scratch) -> u32 {
+    // SAFETY: the caller passes a reference.
+    let Some(scratch) = (unsafe { scratch.as_mut() }) else { return 0 };
+    let block = &mut scratch.block;
+    let [a, b, c, d, e, ..] = scratch.state;
+    let state = [a, b, c, d, e];
+    let state = steps(state, 0..16, 0x5a82_7999, choose, |step| block[step & 15]);
+    let state = steps(state, 16..20, 0x5a82_7999, choose, |step| schedule(block, step));
+    let state = steps(state, 20..40, 0x6ed9_eba1, parity, |step| schedule(block, step));
+    let state = steps(state, 40..60, 0x8f1b_bcdc, majority, |step| schedule(block, step));
+    let state = steps(state, 60..80, 0xca62_c1d6, parity, |step| schedule(block, step));
+    for (word, more) in scratch.state.iter_mut().zip(state) {
+        *word = word.wrapping_add(more);
+    }
+    1
 }

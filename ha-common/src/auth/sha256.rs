@@ -68,19 +68,29 @@ impl Hash for Sha256 {
         [(bits >> 32) as u32, bits as u32]
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn compress(scratch: &mut Scratch) {
-        let block = &mut scratch.block;
-        let mut state = scratch.state;
-        for number in 0..16 {
-            state = step(state, block[number & 15], ROOTS[number & 63]);
-        }
-        for number in 16..64 {
-            let word = schedule(block, number);
-            state = step(state, word, ROOTS[number & 63]);
-        }
-        for (word, more) in scratch.state.iter_mut().zip(state) {
-            *word = word.wrapping_add(more);
-        }
+        ha_sha256_block(scratch);
     }
+}
+
+/// Takes the block into the state. A global function in the kernel, see [`Hash::compress`].
+#[inline(never)]
+#[cfg_attr(target_arch = "bpf", unsafe(no_mangle))]
+extern "C" fn ha_sha256_block(scratch: *mut Scratch) -> u32 {
+    // SAFETY: the caller passes a reference.
+    let Some(scratch) = (unsafe { scratch.as_mut() }) else { return 0 };
+    let block = &mut scratch.block;
+    let mut state = scratch.state;
+    for number in 0..16 {
+        state = step(state, block[number & 15], ROOTS[number & 63]);
+    }
+    for number in 16..64 {
+        let word = schedule(block, number);
+        state = step(state, word, ROOTS[number & 63]);
+    }
+    for (word, more) in scratch.state.iter_mut().zip(state) {
+        *word = word.wrapping_add(more);
+    }
+    1
 }

@@ -1,6 +1,7 @@
 //! What is pinned lasts, is readable, and goes.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,6 +96,11 @@ fn maps_and_programs_are_pinned_and_the_pins_go() -> Result<()> {
     let mut expected: Vec<String> = MAPS.iter().chain(&PROGRAMS).map(|&it| it.to_owned()).collect();
     expected.sort();
     ensure!(names(&place.directory())? == expected, "{:?}", names(&place.directory())?);
+    // Whoever can open the map of keys can sign.
+    for path in [place.directory(), place.directory().join("keys")] {
+        let mode = std::fs::metadata(&path)?.permissions().mode();
+        ensure!(mode & 0o077 == 0, "{} is open to others: {mode:o}", path.display());
+    }
     ensure!(kernel.teardown().is_empty());
     ensure!(!place.directory().exists(), "{:?}", names(&place.directory()));
     Ok(())
