@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ha_common::wire::by_arrival;
+use humantime::format_duration;
 
 use super::finding::{Finding, quoted};
 use super::{Config, Endpoint, Link, LinkIdentity, LinkIndex, LinkKind, NodeIndex};
@@ -48,6 +49,18 @@ impl Rules<'_> {
         if link.identity == LinkIdentity::Name && link.id <= by_arrival::MAX {
             let message = format!("packets could not tell the link {name} from one without a name");
             self.error(index, None, message, "rename it");
+        }
+        if let Some(times) = link.times.filter(|it| it.deadtime > self.config.cluster.initdead) {
+            let (deadtime, initdead) = (times.deadtime, self.config.cluster.initdead);
+            let message = format!(
+                "deadtime {} of the link {name} is longer than initdead {}: a node that has just started \
+                 takes peers that it hears on this link alone for dead too early",
+                format_duration(deadtime),
+                format_duration(initdead)
+            );
+            let remedy = format!("set initdead to {} or more", format_duration(deadtime * 2));
+            let finding = Finding::warning(message, remedy);
+            self.findings.push(LinkFinding { link: index, node: None, finding });
         }
         match &link.kind {
             LinkKind::Mcast { group, ttl, .. } => self.group(index, &name, *group, *ttl),

@@ -25,6 +25,9 @@ use crate::config::Realtime;
 /// wakes at least every [`crate::driver::WAKE_MAX`].
 const DAEMON_LEASE: Duration = Duration::from_secs(1);
 
+/// Longest sleep of the sender: after at most this time it sees that it is to stop.
+const SLEEP_MAX: Duration = Duration::from_millis(250);
+
 /// What the sender says of one path, written by the driver.
 #[derive(Debug, Default)]
 pub struct PathWords {
@@ -138,7 +141,7 @@ impl Sender {
         Ok(Self { shared, thread })
     }
 
-    /// Stops it after at most the shortest of the keepalives.
+    /// Stops it after at most [`SLEEP_MAX`].
     pub fn stop(self) {
         self.shared.stop.store(true, Relaxed);
         let _ = self.thread.join();
@@ -186,7 +189,11 @@ fn run(plan: &Plan, targets: Vec<Target>, shared: &Shared) {
     while !shared.stop.load(Relaxed) {
         let beats = targets.iter().map(|due| &due.beat).chain(&idle);
         let Some(next_ns) = beats.map(|beat| beat.next_ns).min() else { return };
-        sleep_until(next_ns);
+        let latest_ns = monotonic_ns() + SLEEP_MAX.as_nanos() as u64;
+        sleep_until(next_ns.min(latest_ns));
+        if latest_ns < next_ns {
+            continue;
+        }
         let now_ns = monotonic_ns();
         let lateness_ns = now_ns.saturating_sub(next_ns);
         shared.lateness_max_ns.fetch_max(lateness_ns, Relaxed);

@@ -136,14 +136,14 @@ fn parsed(text: &str) -> Config {
 #[test]
 fn a_multicast_link_with_an_interface_has_every_node_on_it() {
     let text = "kind = \"mcast\"\ninterface = \"eth2\"\ngroup = \"225.0.0.1\"\nttl = 2\n\
-                loopback = true\nport = 700\nkeepalive = \"1s\"\ndeadtime = \"5s\"";
+                loopback = true\nport = 700\nkeepalive = \"200ms\"\ndeadtime = \"1s\"";
     assert_eq!(with_link(text), [""; 0]);
     let config = parsed(text);
     let link = &config.links[2];
     let group = "225.0.0.1".parse().unwrap();
     assert_eq!(link.kind, LinkKind::Mcast { group, ttl: 2, loopback: true });
     assert_eq!((link.port, link.identity), (700, LinkIdentity::Name));
-    let [keepalive, warntime, deadtime] = [1_000, 2_500, 5_000].map(Duration::from_millis);
+    let [keepalive, warntime, deadtime] = [200, 500, 1_000].map(Duration::from_millis);
     assert_eq!(link.times, Some(Times { keepalive, warntime, deadtime }));
     for node in &config.nodes {
         let interface = "eth2".parse().unwrap();
@@ -228,6 +228,12 @@ fn what_a_link_cannot_work_with_is_refused() {
             "kind = \"bcast\"\ninterface = \"eth2\"\nkeepalive = \"1s\"\ndeadtime = \"1500ms\"",
             "ha.toml:16:12: warning: deadtime 1s 500ms is shorter than two keepalives of 1s: one lost \
              heartbeat makes a peer dead; set deadtime to 4s or more",
+        ),
+        (
+            "kind = \"bcast\"\ninterface = \"eth2\"\nkeepalive = \"1s\"\ndeadtime = \"3s\"",
+            "ha.toml:12:8: warning: deadtime 3s of the link \"x\" is longer than initdead 2s: a node that \
+             has just started takes peers that it hears on this link alone for dead too early; set \
+             initdead to 6s or more",
         ),
         (
             "kind = \"bcast\"\ninterface = \"eth2\"\nkeepalive = \"1s\"",
