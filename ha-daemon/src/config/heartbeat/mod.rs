@@ -50,6 +50,11 @@ pub fn nodeinfo(path: &Path) -> Option<String> {
     text.split_ascii_whitespace().next().map(str::to_ascii_lowercase)
 }
 
+/// A line for every directive that `ha.cf` may have, as people write it: seeds of the fuzz targets.
+pub fn examples() -> impl Iterator<Item = &'static str> {
+    directives::DIRECTIVES.iter().map(|directive| directive.example)
+}
+
 /// The texts of a directory.
 #[derive(Debug, Clone, Copy)]
 pub struct Texts<'t> {
