@@ -26,6 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let Some(config) = config else { return };
     assert!(config.links.len() <= LINKS_MAX && config.nodes.len() <= NODES_MAX);
+    assert!(config.nodes.iter().all(|node| node.endpoints.len() == config.links.len()));
     let cluster = &config.cluster;
     assert!(cluster.keepalive < cluster.deadtime && cluster.deadtime <= cluster.initdead);
     assert!((cluster.keepalive..=cluster.deadtime).contains(&cluster.warntime));

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use assemble::CLUSTER_NAME_DEFAULT;
 pub use ha_cf::FACILITIES;
-pub use world::{Interfaces, Machine, Nowhere, World};
+pub use world::{Interfaces, Machine, NoDevice, Nowhere, World};
 
 use super::finding::{Finding, Position, Severity};
 use super::load::{CONFIG_BYTES_MAX, Places, Reading};
