@@ -1,6 +1,7 @@
 //! `cargo xtask`: the only entry points that a contributor needs.
 
 mod build_ebpf;
+mod fuzz;
 mod needs;
 mod process;
 mod run;
@@ -40,6 +41,17 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Feed what reads files and packets with inputs that libFuzzer makes
+    Fuzz {
+        /// Inputs for each target
+        #[arg(long, default_value_t = 1_000_000)]
+        runs: u64,
+        /// End each target after so many seconds, if its inputs are not over; 0 = never
+        #[arg(long, default_value_t = 0)]
+        seconds: u64,
+        /// Which targets; all unless named
+        targets: Vec<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -48,5 +60,8 @@ fn main() -> anyhow::Result<()> {
         Task::Demo { options } => run::program("demo", &options),
         Task::Bench { options } => run::program("bench", &options),
         Task::Test { options } => run::tests(&options),
+        Task::Fuzz { runs, seconds, targets } => {
+            fuzz::fuzz(&targets, fuzz::Effort { runs, seconds })
+        }
     }
 }

@@ -8,7 +8,9 @@ use anyhow::{Result, bail};
 use crate::process::run;
 
 /// A program, an invocation that must succeed, and its Debian package.
-const NEEDS: [(&str, &str, &str); 3] = [
+type Need = (&'static str, &'static str, &'static str);
+
+const NEEDS: &[Need] = &[
     ("ip", "-V", "iproute2"),
     // Some distributions install a wrapper that fails without the kernel's own tools.
     ("bpftool", "version", "bpftool"),
@@ -20,13 +22,25 @@ const NEEDS: [(&str, &str, &str); 3] = [
 /// # Errors
 /// Names the packages that are missing and could not be installed.
 pub fn provide() -> Result<()> {
-    let packages = missing();
+    provide_all(NEEDS)
+}
+
+/// Makes sure that there is a C++ compiler, for libFuzzer.
+///
+/// # Errors
+/// It is missing and could not be installed.
+pub fn provide_cxx() -> Result<()> {
+    provide_all(&[("c++", "--version", "g++")])
+}
+
+fn provide_all(needs: &[Need]) -> Result<()> {
+    let packages = missing(needs);
     if packages.is_empty() {
         return Ok(());
     }
     println!("missing: {}; installing with apt-get", packages.join(" "));
     let installed = install(&packages);
-    let packages = missing();
+    let packages = missing(needs);
     if packages.is_empty() {
         return Ok(());
     }
@@ -34,13 +48,13 @@ pub fn provide() -> Result<()> {
     bail!("these packages are missing, install them first: {}{reason}", packages.join(" "))
 }
 
-fn missing() -> Vec<&'static str> {
+fn missing(needs: &[Need]) -> Vec<&'static str> {
     let works = |program: &str, probe: &str| {
         let mut command = Command::new(program);
         command.arg(probe).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    NEEDS
+    needs
         .iter()
         .filter(|(program, probe, _)| !works(program, probe))
         .map(|(_, _, package)| *package)

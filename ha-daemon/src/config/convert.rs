@@ -29,38 +29,17 @@ pub fn convert(path: &Path) -> Result<String, ConfigError> {
     };
     let directory = std::path::absolute(&directory).unwrap_or(directory);
     let (config, warnings) = load::load_with_warnings(&directory)?;
-    let head = Head { directory: &directory, warnings: &warnings };
-    Ok(to_toml(&config, &directory.join("authkeys"), Some(&head)))
-}
-
-/// What stands before the configuration, as comments.
-struct Head<'h> {
-    directory: &'h Path,
-    warnings: &'h [Finding],
-}
-
-/// A configuration as TOML; keys are in `key_file`.
-fn to_toml(config: &Config, key_file: &Path, head: Option<&Head<'_>>) -> String {
     let mut toml = Toml(String::new());
-    if let Some(head) = head {
-        toml.head(head);
-    }
-    toml.cluster(config, key_file);
-    toml.logging(config);
-    toml.announce(&config.announce);
-    toml.connectivity(&config.connectivity);
-    for (index, link) in config.links.iter().enumerate() {
-        toml.link(config, LinkIndex(index), link);
-    }
-    for node in &config.nodes {
-        toml.node(config, node);
-    }
-    for group in &config.groups {
-        toml.group(config, group);
-    }
-    for client in &config.clients {
-        toml.client(client);
-    }
+    toml.head(&directory, &warnings);
+    toml.config(&config, &directory.join("authkeys"));
+    Ok(toml.0)
+}
+
+/// A configuration as TOML; the keys are in `key_file`.
+#[must_use]
+pub fn to_toml(config: &Config, key_file: &Path) -> String {
+    let mut toml = Toml(String::new());
+    toml.config(config, key_file);
     toml.0
 }
 
@@ -107,8 +86,9 @@ impl Toml {
         self.line(format_args!("[{name}]"));
     }
 
-    fn head(&mut self, head: &Head<'_>) {
-        let directory = head.directory.display().to_string();
+    /// What stands before the configuration, as comments.
+    fn head(&mut self, directory: &Path, warnings: &[Finding]) {
+        let directory = directory.display().to_string();
         self.line(format_args!(
             "# From {}. Interfaces and prefixes are those of this node; `ha-daemon check` on each node",
             directory.escape_debug()
@@ -117,9 +97,28 @@ impl Toml {
             "# tells whether they fit there. The key file stays where it is, with mode 600: `auth N` names\n\
              # the key that signs, `N METHOD KEY` gives each (docs/configuration.md)."
         ));
-        for warning in head.warnings {
+        for warning in warnings {
             // A finding is one line, whatever it quotes.
             self.line(format_args!("# {warning}"));
+        }
+    }
+
+    fn config(&mut self, config: &Config, key_file: &Path) {
+        self.cluster(config, key_file);
+        self.logging(config);
+        self.announce(&config.announce);
+        self.connectivity(&config.connectivity);
+        for (index, link) in config.links.iter().enumerate() {
+            self.link(config, LinkIndex(index), link);
+        }
+        for node in &config.nodes {
+            self.node(config, node);
+        }
+        for group in &config.groups {
+            self.group(config, group);
+        }
+        for client in &config.clients {
+            self.client(client);
         }
     }
 

@@ -36,7 +36,7 @@ fn read(dir: &TempDir, keys: KeyRing, ha_cf: &str, haresources: &str) -> Option<
 fn converted(ha_cf: &str, haresources: &str) -> String {
     let (dir, keys) = place();
     let config = read(&dir, keys, ha_cf, haresources).unwrap();
-    let toml = to_toml(&config, &dir.path().join("authkeys"), None);
+    let toml = to_toml(&config, &dir.path().join("authkeys"));
     assert!(toml.parse::<toml::Table>().is_ok(), "{toml}");
     toml.replace(&dir.path().display().to_string(), "/etc/ha.d")
 }
@@ -46,7 +46,7 @@ fn converted(ha_cf: &str, haresources: &str) -> String {
 fn assert_same(ha_cf: &str, haresources: &str) {
     let (dir, keys) = place();
     let config = read(&dir, keys, ha_cf, haresources).unwrap();
-    let toml = to_toml(&config, &dir.path().join("authkeys"), None);
+    let toml = to_toml(&config, &dir.path().join("authkeys"));
     let again = load::parse(&toml, &dir.path().join("ha.toml"));
     assert_eq!(again.as_ref(), Ok(&config), "{toml}");
 }

@@ -30,7 +30,6 @@ pub(super) struct Directive {
     pub(super) name: &'static str,
     pub(super) treatment: Treatment,
     /// A line as people write it; of an honoured directive, one that changes something.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the tests read every example"))]
     pub(super) example: &'static str,
 }
 

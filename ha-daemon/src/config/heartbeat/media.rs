@@ -6,10 +6,11 @@
 //! remotes.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::ha_cf::{At, Reader};
 use super::lines::{Line, Word};
+use super::world::NoDevice;
 use crate::config::finding::{Position, quoted};
 use crate::config::load::unusable_host;
 use crate::config::{LINKS_MAX, LinkKind, PORT_DEFAULT};
@@ -64,6 +65,7 @@ impl Media {
                 plain(&path.strip_prefix("/dev").unwrap_or(path).to_string_lossy())
             }
         };
+        let base = if base.is_empty() { word.to_owned() } else { base };
         let numbered = (2_u32..).map(|number| format!("{base}-{word}-{number}"));
         let mut names = [base.clone(), format!("{base}-{word}")].into_iter().chain(numbered);
         let free = |name: &String| self.list.iter().all(|medium| medium.name != *name);
@@ -297,10 +299,18 @@ impl Reader<'_> {
                 self.findings.error(word.position, message, "start it with /dev/");
                 continue;
             }
-            if let Some(why) = self.world.not_character_device(Path::new(word.text)) {
-                let message = format!("the device {} cannot be used now: {why}", quoted(word.text));
-                let remedy = "correct it, unless the device appears later";
-                self.findings.warning(word.position, message, remedy);
+            match self.world.not_character_device(&path) {
+                None => {}
+                Some(NoDevice::Missing(why)) => {
+                    let message = format!("the device {} is not there: {why}", quoted(word.text));
+                    let remedy = "correct it, unless the device appears later";
+                    self.findings.warning(word.position, message, remedy);
+                }
+                Some(NoDevice::Other) => {
+                    let message = format!("{} is no character device", quoted(word.text));
+                    self.findings.error(word.position, message, "name a tty, such as /dev/ttyS0");
+                    continue;
+                }
             }
             let port = self.udp_port();
             self.medium(word, "serial", Device::Serial(path), LinkKind::Serial { baud }, port);

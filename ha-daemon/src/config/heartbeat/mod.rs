@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use assemble::CLUSTER_NAME_DEFAULT;
 pub use ha_cf::FACILITIES;
-pub use world::{Interfaces, Machine, Nowhere, World};
+pub use world::{Interfaces, Machine, NoDevice, Nowhere, World};
 
 use super::finding::{Finding, Position, Severity};
 use super::load::{CONFIG_BYTES_MAX, Places, Reading};
@@ -48,6 +48,11 @@ pub fn nodeinfo(path: &Path) -> Option<String> {
     let (bytes, _) = file::read_small(&directory(path)?.join("nodeinfo"), BYTES_MAX).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     text.split_ascii_whitespace().next().map(str::to_ascii_lowercase)
+}
+
+/// A line for every directive that `ha.cf` may have, as people write it: seeds of the fuzz targets.
+pub fn examples() -> impl Iterator<Item = &'static str> {
+    directives::DIRECTIVES.iter().map(|directive| directive.example)
 }
 
 /// The texts of a directory.

@@ -37,10 +37,19 @@ pub trait World {
     fn not_executable(&self, path: &Path) -> Option<String>;
 
     /// Why a file is no character device, if so.
-    fn not_character_device(&self, path: &Path) -> Option<String>;
+    fn not_character_device(&self, path: &Path) -> Option<NoDevice>;
 
     /// The UDP port of a service in the machine's list of services.
     fn service_port(&self, service: &str) -> Option<u16>;
+}
+
+/// Why a file is no character device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoDevice {
+    /// It cannot be found now, for this reason: it may appear, as that of a USB adapter does.
+    Missing(String),
+    /// It is something else.
+    Other,
 }
 
 /// This machine.
@@ -82,11 +91,11 @@ impl World for Machine {
         }
     }
 
-    fn not_character_device(&self, path: &Path) -> Option<String> {
+    fn not_character_device(&self, path: &Path) -> Option<NoDevice> {
         match fs::metadata(path) {
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(NoDevice::Missing(error.to_string())),
             Ok(metadata) if metadata.file_type().is_char_device() => None,
-            Ok(_) => Some("it is not a character device".to_owned()),
+            Ok(_) => Some(NoDevice::Other),
         }
     }
 
@@ -134,7 +143,7 @@ impl World for Nowhere {
         None
     }
 
-    fn not_character_device(&self, _: &Path) -> Option<String> {
+    fn not_character_device(&self, _: &Path) -> Option<NoDevice> {
         None
     }
 
@@ -168,6 +177,9 @@ mod tests {
         assert_eq!(Machine.not_executable(Path::new("/bin/sh")), None);
         assert!(Machine.not_executable(Path::new("/etc/passwd")).is_some());
         assert_eq!(Machine.not_character_device(Path::new("/dev/null")), None);
-        assert!(Machine.not_character_device(Path::new("/etc/passwd")).is_some());
+        let other = Machine.not_character_device(Path::new("/etc/passwd"));
+        assert_eq!(other, Some(NoDevice::Other));
+        let missing = Machine.not_character_device(Path::new("/dev/no-such-tty"));
+        assert!(matches!(missing, Some(NoDevice::Missing(_))), "{missing:?}");
     }
 }

@@ -59,6 +59,20 @@ fn findings_of_all_three_files_come_together() {
 }
 
 #[test]
+fn a_serial_device_may_appear_later_but_must_not_be_something_else() {
+    let ha_cf = LOCAL.replace("/dev/null", "/dev/ha-no-such-tty /etc/passwd");
+    let dir = etc_ha_d(&ha_cf, "", AUTHKEYS);
+    assert_eq!(
+        shown(&dir, &check(dir.path())),
+        [
+            "ha.cf:2:8: warning: the device \"/dev/ha-no-such-tty\" is not there: No such file or \
+             directory (os error 2); correct it, unless the device appears later",
+            "ha.cf:2:28: error: \"/etc/passwd\" is no character device; name a tty, such as /dev/ttyS0",
+        ]
+    );
+}
+
+#[test]
 fn a_missing_file_is_an_error_that_names_it() {
     let dir = etc_ha_d(LOCAL, "", AUTHKEYS);
     fs::remove_file(dir.path().join("haresources")).unwrap();

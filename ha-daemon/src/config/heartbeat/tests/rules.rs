@@ -192,6 +192,11 @@ fn all_peers_of_one_device_and_family_are_one_link() {
     );
     let LinkKind::Ucast { remotes } = &config.links[3].kind else { panic!() };
     assert_eq!(remotes.len(), 2);
+    // Names are made of what a name may have, whatever the device is called.
+    let config = clean(&CLEAN.replace("/dev/ttyS0", "/ /dev /a/serial@x:y"), RESOURCES);
+    let names: Vec<_> = config.links.iter().map(|link| link.name.as_str()).collect();
+    assert_eq!(names, ["a-serial-x-y", "eth1", "serial", "serial-serial"]);
+    assert!(config.nodes.iter().all(|node| node.endpoints.len() == config.links.len()));
 }
 
 #[test]
