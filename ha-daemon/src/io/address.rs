@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 
 use crate::config::AnnouncePlan;
 use crate::io::frames::Mac;
+pub use crate::io::netlink::AddressDetails;
 use crate::io::netlink::{Removal, RouteSocket};
 use crate::names::InterfaceName;
 
@@ -54,6 +55,8 @@ pub enum AddressCommand {
         address: IpNet,
         /// The interface.
         interface: InterfaceName,
+        /// What else it has.
+        details: AddressDetails,
     },
     /// Own it no longer and remove it.
     Remove {
