@@ -3,6 +3,8 @@
 //!
 //! The test runs itself once more inside, where `systemctl` reaches that systemd.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on may panic")]
+
 use std::cell::RefCell;
 use std::fs;
 use std::io::Write as _;

@@ -42,9 +42,9 @@ pub struct GroupView {
 }
 
 impl Groups {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, own: NodeIndex) -> Self {
         let entry = |group| Entry {
-            local: LocalGroup::new(group),
+            local: LocalGroup::new(group, own),
             reported: ClaimState::Stopped,
             contested: false,
         };

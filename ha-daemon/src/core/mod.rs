@@ -60,6 +60,8 @@ pub struct Core {
     interfaces: Interfaces,
     generation: u32,
     published: Option<(Phase, Vec<Claim>)>,
+    /// What an earlier daemon may have left was not asked for yet.
+    unprobed: bool,
     actions: Vec<Action>,
 }
 
@@ -77,8 +79,8 @@ impl Core {
             .filter(|peer| *peer != own)
             .map(|peer| (peer, Peer::new(shared(peer).into_iter())))
             .collect();
-        let mut core = Self {
-            groups: Groups::new(&config),
+        Self {
+            groups: Groups::new(&config, own),
             config,
             own,
             incarnation,
@@ -94,11 +96,9 @@ impl Core {
             interfaces: Interfaces::default(),
             generation: 0,
             published: None,
+            unprobed: true,
             actions: Vec::new(),
-        };
-        // Given to the driver with its first call.
-        core.probe_resources();
-        core
+        }
     }
 
     /// The peers.
@@ -121,6 +121,9 @@ impl Core {
 
     /// Learns `input` at `now`; returns what has to be done.
     pub fn handle(&mut self, input: Input, now: Moment) -> Vec<Action> {
+        if std::mem::take(&mut self.unprobed) {
+            self.probe_resources();
+        }
         match input {
             Input::Observed(sightings) => {
                 for Sighting { peer, link, observation } in sightings {
