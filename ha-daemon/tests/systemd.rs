@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ mount -t tmpfs tmpfs /run
 mount -t proc proc /proc
 umount -R /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
+mount -t tmpfs tmpfs /etc/init.d
 mkdir -p /run/systemd/system
 cd /run/systemd/system
 printf "[Unit]\nDefaultDependencies=no\n" >ha-test.target
@@ -220,6 +222,18 @@ fn inside() {
     assert_eq!(of(Operation::Probe, "ha-hangs.service"), is(Presence::Here));
     assert_eq!(of(Operation::Stop, "ha-hangs.service"), Outcome::Stopped(Ok(())));
     assert_eq!(of(Operation::Probe, "ha-hangs.service"), is(Presence::Absent));
+
+    // A script of /etc/init.d (which is empty in here), with no resource.d before it.
+    let script = "#!/bin/sh\necho \"$*\" >>/run/calls\necho stopped\n";
+    fs::write("/etc/init.d/ha-test-init", script).unwrap();
+    fs::set_permissions("/etc/init.d/ha-test-init", fs::Permissions::from_mode(0o755)).unwrap();
+    let init =
+        || Resource::Script { name: "ha-test-init".to_owned(), arguments: vec!["a b".to_owned()] };
+    assert_eq!(services.outcome(Operation::Probe, init()), is(Presence::Absent));
+    assert_eq!(services.outcome(Operation::Start, init()), Outcome::Started(Ok(())));
+    assert_eq!(services.outcome(Operation::Stop, init()), Outcome::Stopped(Ok(())));
+    let calls = fs::read_to_string("/run/calls").unwrap();
+    assert_eq!(calls, "a b status\na b status\na b start\na b stop\n");
 
     assert_eq!(of(Operation::Probe, "ha-none.service"), is(Presence::Absent));
     let outcome = of(Operation::Start, "ha-none.service");
