@@ -412,6 +412,20 @@ impl Core {
         }
     }
 
+    /// Says which groups a leaving node could not stop.
+    pub(super) fn note_left_behind(&mut self) {
+        for index in (0..self.groups.entries.len()).map(GroupIndex) {
+            if self.groups.entries[index.0].local.claim_state().owns() {
+                let name = &self.config.groups[index.0].name;
+                let text = format!(
+                    "{name} could not be stopped: what is left of it here goes on, while another \
+                     node may start it; stop it by hand"
+                );
+                self.group_note(Severity::Error, "left-behind", index, text);
+            }
+        }
+    }
+
     fn report_group(&mut self, index: GroupIndex) {
         let entry = &mut self.groups.entries[index.0];
         if entry.local.is_probing() {

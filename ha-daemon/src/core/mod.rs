@@ -554,6 +554,7 @@ impl Core {
             .all(|peer| !peer.alive() || peer.acknowledged == Some(self.generation));
         if self.phase == Phase::Leaving && told || now >= until {
             self.exited = true;
+            self.note_left_behind();
             self.actions.push(Action::Exit);
         }
     }

@@ -176,6 +176,9 @@ fn a_leave_does_not_wait_for_a_service_that_cannot_be_stopped() {
     core.handle(Input::ResourceStopped { group: GROUP, resource: 1, error }, now);
     let actions = core.handle(Input::Observed(vec![]), now.after(LEAVE_WAIT_MAX));
     assert!(actions.contains(&Action::Exit));
+    assert!(
+        actions.iter().any(|it| matches!(it, Action::Event(note) if note.kind == "left-behind"))
+    );
     assert!(!core.all_released());
 }
 
