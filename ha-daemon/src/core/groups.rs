@@ -42,9 +42,9 @@ pub struct GroupView {
 }
 
 impl Groups {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, own: NodeIndex) -> Self {
         let entry = |group| Entry {
-            local: LocalGroup::new(group),
+            local: LocalGroup::new(group, own),
             reported: ClaimState::Stopped,
             contested: false,
         };
@@ -472,6 +472,20 @@ impl Core {
                 self.actions.push(Action::StopResource { group, resource });
             }
             None => {}
+        }
+    }
+
+    /// Says which groups a leaving node could not stop.
+    pub(super) fn note_left_behind(&mut self) {
+        for index in (0..self.groups.entries.len()).map(GroupIndex) {
+            if self.groups.entries[index.0].local.claim_state().owns() {
+                let name = &self.config.groups[index.0].name;
+                let text = format!(
+                    "{name} could not be stopped: what is left of it here goes on, while another \
+                     node may start it; stop it by hand"
+                );
+                self.group_note(Severity::Error, "left-behind", index, text);
+            }
         }
     }
 

@@ -83,6 +83,8 @@ pub struct Core {
     errands: Errands,
     errand_number: u32,
     story: Story,
+    /// What an earlier daemon may have left was not asked for yet.
+    unprobed: bool,
     actions: Vec<Action>,
 }
 
@@ -100,8 +102,8 @@ impl Core {
             .filter(|peer| *peer != own)
             .map(|peer| (peer, Peer::new(shared(peer).into_iter())))
             .collect();
-        let mut core = Self {
-            groups: Groups::new(&config),
+        Self {
+            groups: Groups::new(&config, own),
             story: Story::new(config.groups.len()),
             config,
             own,
@@ -124,11 +126,9 @@ impl Core {
             standby: false,
             errands: Errands::new(),
             errand_number: 0,
+            unprobed: true,
             actions: Vec::new(),
-        };
-        // Given to the driver with its first call.
-        core.probe_resources();
-        core
+        }
     }
 
     /// What it goes by.
@@ -157,6 +157,9 @@ impl Core {
 
     /// Learns `input` at `now`; returns what has to be done.
     pub fn handle(&mut self, input: Input, now: Moment) -> Vec<Action> {
+        if std::mem::take(&mut self.unprobed) {
+            self.probe_resources();
+        }
         match input {
             Input::Observed(sightings) => {
                 for Sighting { peer, link, observation } in sightings {
@@ -613,6 +616,7 @@ impl Core {
             .all(|peer| !peer.alive() || peer.acknowledged == Some(self.generation));
         if self.phase == Phase::Leaving && told || now >= until {
             self.exited = true;
+            self.note_left_behind();
             self.actions.push(Action::Exit);
         }
     }

@@ -77,9 +77,14 @@ pub enum Step {
 }
 
 impl LocalGroup {
-    /// A group of which nothing is here.
+    /// A group as a starting daemon finds it: of its services nothing is known, where this node is
+    /// one of its candidates.
     #[must_use]
-    pub fn new(group: &Group) -> Self {
+    pub fn new(group: &Group, own: NodeIndex) -> Self {
+        let candidate = group.nodes.contains(&own);
+        let at_start = |resource| {
+            if candidate { at_start(resource) } else { ResourceState::Stopped }
+        };
         Self {
             goal: Goal::Release,
             resources: group.resources.iter().map(at_start).collect(),

@@ -250,6 +250,8 @@ impl Core {
             // Whoever waits for their end asks again.
             errands: _,
             errand_number,
+            // Only services that are new in the configuration are asked for.
+            unprobed: _,
             // Begins with what is: see `Core::catch_up_story`.
             story: _,
             actions: _,
@@ -454,9 +456,6 @@ impl Core {
         core.interfaces = memory.interfaces;
         core.resume_peers(memory.peers, now);
         core.resume_groups(memory.groups);
-        // What is known is not asked for: only services that are new in the configuration are.
-        core.actions.retain(|action| !matches!(action, Action::ProbeResource { .. }));
-        core.probe_resources();
         core.patient = now < core.patience_ends_at();
         core.catch_up_story();
         core

@@ -190,7 +190,7 @@ mod tests {
             told in proptest::collection::vec((0..4u64, wish()), 1..8).prop_shuffle(),
         ) {
             let config = config(3, 1, 1);
-            let mut local = LocalGroup::new(&config.groups[0]);
+            let mut local = LocalGroup::new(&config.groups[0], NodeIndex(0));
             for (term, wish) in &told {
                 local.learn(*term, *wish);
             }
@@ -207,7 +207,7 @@ mod tests {
             (Wish::Candidate(1), Wish::Candidate(1)),
             (Wish::Candidate(2), Wish::None),
         ] {
-            let mut local = LocalGroup::new(&config.groups[0]);
+            let mut local = LocalGroup::new(&config.groups[0], NodeIndex(0));
             local.learn(4, wish);
             local.own();
             local.carry_wish(Some(1));
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn an_owner_tells_its_own_term_until_it_stays_under_a_newer_wish() {
         let config = config(3, 1, 1);
-        let mut local = LocalGroup::new(&config.groups[0]);
+        let mut local = LocalGroup::new(&config.groups[0], NodeIndex(0));
         local.own();
         local.carry_wish(Some(0));
         assert!(local.learn(2, Wish::Candidate(0)));

@@ -120,6 +120,7 @@ async fn serve(
     let node = Node { config, own, incarnation, keys };
     let Prepared { mut driver, sender, worker, pinger, mailbox } =
         prepare(&node, name, options, memory, &events).await?;
+    let clients = node.clients(&events);
     let (stop, stopped) = oneshot::channel::<()>();
     let backend = backend(mailbox.clone(), &node.config, events);
     let server = tokio::spawn(async move {
@@ -137,6 +138,7 @@ async fn serve(
             }
         }
     };
+    clients.stop().await;
     let parts = parts.context("the driver ended without a word").flatten();
     let parts = parts.inspect_err(|_| discard(options))?;
     let failures = take_down(parts, sender, worker, pinger);

@@ -12,9 +12,11 @@ use tokio::sync::watch;
 
 use super::{Options, RUN_DIRECTORY, STATE_DIRECTORY};
 use crate::config::{Config, NodeIndex, Receive, Resource};
+use crate::control::event_log::{EventDraft, EventLog};
 use crate::driver::Reception;
 use crate::io::address::{AddressOptions, AddressWorker};
-use crate::io::clock::monotonic_ns;
+use crate::io::clients::{ClientOptions, Clients};
+use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::connection::Connections;
 use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::keys::Keys;
@@ -225,6 +227,32 @@ impl Node {
             })),
             report: Box::new(move |target, reached| reports.post(Letter::Ping { target, reached })),
         })?))
+    }
+
+    /// Client programs, which start when the node takes part.
+    pub(super) fn clients(&self, events: &Arc<EventLog>) -> Clients {
+        let log = Arc::clone(events);
+        let note = move |severity, kind: &'static str, message| {
+            log.push(EventDraft {
+                monotonic_ns: monotonic_ns(),
+                unix_us: unix_us(),
+                severity,
+                kind: kind.to_owned(),
+                node: None,
+                link: None,
+                group: None,
+                message,
+            });
+        };
+        let options = ClientOptions {
+            environment: service::environment(&self.config, self.own),
+            note: Arc::new(note),
+        };
+        let mut follower = events.follow(0);
+        let active = async move {
+            while follower.next(64).await.iter().all(|event| event.kind != "active") {}
+        };
+        Clients::start(&self.config.clients, &options, active)
     }
 
     pub(super) fn connections(

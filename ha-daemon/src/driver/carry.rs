@@ -13,7 +13,7 @@ use crate::control::event_log::EventDraft;
 use crate::core::io::{Action, Input, Note, Probed};
 use crate::core::message::Message;
 use crate::core::time::Moment;
-use crate::io::address::{AddressCommand, AddressReport};
+use crate::io::address::{AddressCommand, AddressDetails, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::keeper::{Datagram, KeeperError};
 use crate::io::keys::Signer;
@@ -83,7 +83,12 @@ impl Driver {
             Ok(()) | Err(KeeperError::Gone { .. }) => Ok(()),
             Err(error) => Err(error.to_string()),
         };
-        let command = AddressCommand::Add { token: token(group, resource), address, interface };
+        let command = AddressCommand::Add {
+            token: token(group, resource),
+            address,
+            interface,
+            details: self.address_details(group, resource),
+        };
         let sent = held
             .and_then(|()| self.parts.addresses.send(command).map_err(|error| error.to_string()));
         let error = sent.err();
@@ -124,6 +129,19 @@ impl Driver {
                     self.driver_note(Severity::Warning, "not-announced", error.to_string());
                 }
             }
+        }
+    }
+
+    fn address_details(&self, group: GroupIndex, resource: usize) -> AddressDetails {
+        let found = self.parts.config.groups.get(group.0).and_then(|it| it.resources.get(resource));
+        match found {
+            Some(Resource::Address { label, broadcast, .. }) => {
+                AddressDetails { label: label.clone(), broadcast: *broadcast }
+            }
+            None
+            | Some(
+                Resource::SourceAddress { .. } | Resource::Script { .. } | Resource::Systemd { .. },
+            ) => AddressDetails::default(),
         }
     }
 

@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
 use crate::io::frames::Mac;
+pub use crate::io::netlink::AddressDetails;
 use crate::io::netlink::{Removal, RouteSocket};
 use crate::names::InterfaceName;
 
@@ -63,6 +64,8 @@ pub enum AddressCommand {
         address: IpNet,
         /// The interface.
         interface: InterfaceName,
+        /// What else it has.
+        details: AddressDetails,
     },
     /// Own it no longer and remove it.
     Remove {

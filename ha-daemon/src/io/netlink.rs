@@ -2,7 +2,7 @@
 //! callers that want no runtime: the keeper, and the daemon before it starts.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -55,18 +55,35 @@ impl Removal {
     }
 }
 
+/// What an IPv4 address may have beside its prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AddressDetails {
+    /// Its label; `None`: the interface's name.
+    pub label: Option<String>,
+    /// Its broadcast address; `None`: that of its prefix.
+    pub broadcast: Option<Ipv4Addr>,
+}
+
 /// RTM_NEWADDR for an address with a lifetime; also renews it.
 ///
-/// It has no label; an IPv4 address has the broadcast address of its prefix, as `ip addr add
-/// ADDRESS brd +` gives it; an IPv6 address skips duplicate address detection, which would keep
+/// Unless `details` say otherwise it has no label, and an IPv4 address has the broadcast address of
+/// its prefix, as `ip addr add ADDRESS brd +` gives it; an IPv6 address skips duplicate address detection, which would keep
 /// it unusable for a second or more. The kernel makes the route of its prefix.
 #[must_use]
-pub fn new_address(address: IpNet, ifindex: u32, lifetime: Duration) -> AddressMessage {
+pub fn new_address(
+    address: IpNet,
+    ifindex: u32,
+    lifetime: Duration,
+    details: &AddressDetails,
+) -> AddressMessage {
     let mut message = address_message(address, ifindex);
     if let IpNet::V4(network) = address
-        && let Some(broadcast) = broadcast(network)
+        && let Some(broadcast) = details.broadcast.or_else(|| broadcast(network))
     {
         message.attributes.push(AddressAttribute::Broadcast(broadcast));
+    }
+    if let (IpNet::V4(_), Some(label)) = (address, &details.label) {
+        message.attributes.push(AddressAttribute::Label(label.clone()));
     }
     if let IpNet::V6(_) = address {
         message.header.flags = AddressHeaderFlags::Nodad;
@@ -100,7 +117,7 @@ fn address_message(address: IpNet, ifindex: u32) -> AddressMessage {
     message
 }
 
-fn broadcast(network: Ipv4Net) -> Option<std::net::Ipv4Addr> {
+fn broadcast(network: Ipv4Net) -> Option<Ipv4Addr> {
     (network.prefix_len() < PREFIX_WITHOUT_BROADCAST).then(|| network.broadcast())
 }
 
@@ -193,7 +210,11 @@ mod tests {
     use super::*;
 
     fn golden(address: &str) -> Vec<u8> {
-        let message = new_address(address.parse().unwrap(), 7, Duration::from_secs(5));
+        golden_with(address, &AddressDetails::default())
+    }
+
+    fn golden_with(address: &str, details: &AddressDetails) -> Vec<u8> {
+        let message = new_address(address.parse().unwrap(), 7, Duration::from_secs(5), details);
         serialized(RouteNetlinkMessage::NewAddress(message), 0x500)
     }
 
@@ -210,6 +231,19 @@ mod tests {
         let mut expected = expected.concat();
         expected[0] = expected.len() as u8;
         assert_eq!(golden("192.0.2.10/24"), expected);
+    }
+
+    #[test]
+    fn label_and_broadcast_are_told_of_ipv4_only() {
+        let details = AddressDetails {
+            label: Some("eth0:0".to_owned()),
+            broadcast: Some(Ipv4Addr::new(192, 0, 2, 127)),
+        };
+        let request = golden_with("192.0.2.10/24", &details);
+        let has = |request: &[u8], bytes: &[u8]| request.windows(bytes.len()).any(|it| it == bytes);
+        assert!(has(&request, &[8, 0, 4, 0, 192, 0, 2, 127]));
+        assert!(has(&request, b"\x0b\0\x03\0eth0:0\0"));
+        assert_eq!(golden_with("2001:db8::10/64", &details), golden("2001:db8::10/64"));
     }
 
     #[test]

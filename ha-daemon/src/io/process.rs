@@ -26,8 +26,9 @@ use super::sys::{self, Identity, Isolation};
 
 /// Most bytes of an output that are kept for whoever asked; the rest is only logged.
 pub const OUTPUT_KEPT_MAX: usize = 64 * 1024;
-/// Most lines of one run that are logged.
+/// Most lines of one output that are logged within [`LINES_WINDOW`].
 const LINES_LOGGED_MAX: usize = 200;
+const LINES_WINDOW: Duration = Duration::from_secs(10);
 /// Longest line that is logged in one piece.
 const LINE_BYTES_MAX: usize = 1024;
 /// How long a program that is told to end has time for it.
@@ -107,11 +108,20 @@ pub fn remember_limits() {
     LIMITS.get_or_init(|| limits.into_iter().filter_map(limit).collect());
 }
 
+/// A program that runs.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    /// Its process id, which is that of its session and process group.
+    group: Option<u32>,
+    outputs: [Output; 2],
+}
+
 /// Starts a program.
 ///
 /// # Errors
 /// It cannot be executed, or no process or pipe is left.
-pub fn spawn(program: &Program) -> io::Result<(Child, [Output; 2])> {
+pub fn spawn(program: &Program) -> io::Result<Running> {
     let mut command = Command::new(&program.path);
     command
         .args(&program.arguments)
@@ -134,7 +144,58 @@ pub fn spawn(program: &Program) -> io::Result<(Child, [Output; 2])> {
     let stdout = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
     let stderr = child.stderr.take().ok_or_else(missing)?.into_owned_fd()?;
     let output = |fd| io::Result::Ok(Output::new(pipe::Receiver::from_owned_fd(fd)?, program));
-    Ok((child, [output(stdout)?, output(stderr)?]))
+    Ok(Running { group: child.id(), child, outputs: [output(stdout)?, output(stderr)?] })
+}
+
+impl Running {
+    /// Logs what it prints until it ends. May be dropped and called again.
+    ///
+    /// # Errors
+    /// Those of waitpid(2).
+    pub async fn wait(&mut self) -> io::Result<Exit> {
+        loop {
+            let [stdout, stderr] = &mut self.outputs;
+            tokio::select! {
+                status = self.child.wait() => return status.map(Exit::of),
+                () = stdout.read(), if stdout.is_open() => {}
+                () = stderr.read(), if stderr.is_open() => {}
+            }
+        }
+    }
+
+    /// Ends it and everything in its process group: SIGTERM, `wait` for its own end, SIGKILL to
+    /// whoever is left.
+    pub async fn end(&mut self, wait: Duration) {
+        let group = self.group.and_then(|group| i32::try_from(group).ok()).map(Pid::from_raw);
+        let Some(group) = group else { return };
+        // Where it is gone already, there is nothing to end.
+        let _ = killpg(group, Signal::SIGTERM);
+        let ended = timeout(wait, self.child.wait()).await.is_ok();
+        // At once: a group without members could give its number to another one.
+        let _ = killpg(group, Signal::SIGKILL);
+        if !ended {
+            let _ = timeout(wait, self.child.wait()).await;
+        }
+        // Its last words.
+        self.outputs.iter_mut().for_each(Output::drain);
+    }
+
+    /// What it has printed; what processes that it left behind print is logged from now on. (With
+    /// nobody at the other end of the pipe, a service's next line would kill it.)
+    pub fn close(mut self, exit: Exit) -> Ended {
+        self.outputs.iter_mut().for_each(Output::drain);
+        let [stdout, stderr] = self.outputs;
+        let last = last_line(&stderr.kept).or_else(|| last_line(&stdout.kept));
+        let ended = Ended {
+            exit,
+            last_line: last.unwrap_or_default(),
+            stdout: String::from_utf8_lossy(&stdout.kept).into_owned(),
+        };
+        for output in [stdout, stderr].into_iter().filter(Output::is_open) {
+            tokio::spawn(output.follow());
+        }
+        ended
+    }
 }
 
 /// Runs a program to its end, for `limit` at most.
@@ -142,55 +203,15 @@ pub fn spawn(program: &Program) -> io::Result<(Child, [Output; 2])> {
 /// # Errors
 /// As [`spawn`]; how it ends is no error here.
 pub async fn run(program: &Program, limit: Duration) -> io::Result<Ended> {
-    let (mut child, mut outputs) = spawn(program)?;
-    let group = child.id();
-    let deadline = Instant::now() + limit;
-    let exit = loop {
-        let [stdout, stderr] = &mut outputs;
-        tokio::select! {
-            status = child.wait() => break Exit::of(status?),
-            () = stdout.read(), if stdout.is_open() => {}
-            () = stderr.read(), if stderr.is_open() => {}
-            () = tokio::time::sleep_until(deadline) => {
-                kill_group(&mut child, group).await;
-                break Exit::TimedOut(limit);
-            }
+    let mut running = spawn(program)?;
+    let exit = match timeout(limit, running.wait()).await {
+        Ok(exit) => exit?,
+        Err(_) => {
+            running.end(END_WAIT).await;
+            Exit::TimedOut(limit)
         }
     };
-    outputs.iter_mut().for_each(Output::drain);
-    let [stdout, stderr] = outputs;
-    let ended = Ended {
-        exit,
-        last_line: last_line(&stderr.kept).or_else(|| last_line(&stdout.kept)).unwrap_or_default(),
-        stdout: String::from_utf8_lossy(&stdout.kept).into_owned(),
-    };
-    for output in [stdout, stderr].into_iter().filter(Output::is_open) {
-        // A service that the program left behind writes there: with nobody at the other end, its next
-        // line would kill it.
-        tokio::spawn(output.follow());
-    }
-    Ok(ended)
-}
-
-/// Ends a program and everything in its process group: SIGTERM, a while, SIGKILL.
-async fn kill_group(child: &mut Child, group: Option<u32>) {
-    end_group(child, group, END_WAIT).await;
-}
-
-/// As a timeout does it: SIGTERM to the group of a program, `wait` for the program's end, SIGKILL to
-/// whoever of the group is left. `group` is the program's id at its start.
-pub async fn end_group(child: &mut Child, group: Option<u32>, wait: Duration) {
-    let Some(group) = group.and_then(|group| i32::try_from(group).ok()).map(Pid::from_raw) else {
-        return;
-    };
-    // Where it is gone already, there is nothing to end.
-    let _ = killpg(group, Signal::SIGTERM);
-    let ended = timeout(wait, child.wait()).await.is_ok();
-    // At once: a group without members could give its number to another one.
-    let _ = killpg(group, Signal::SIGKILL);
-    if !ended {
-        let _ = timeout(wait, child.wait()).await;
-    }
+    Ok(running.close(exit))
 }
 
 fn last_line(bytes: &[u8]) -> Option<String> {
@@ -201,28 +222,29 @@ fn last_line(bytes: &[u8]) -> Option<String> {
 
 /// One output of a running program.
 #[derive(Debug)]
-pub struct Output {
+struct Output {
     pipe: Option<pipe::Receiver>,
     label: String,
     kept: Vec<u8>,
     line: Vec<u8>,
     logged: usize,
+    window: Instant,
 }
 
 impl Output {
     fn new(pipe: pipe::Receiver, program: &Program) -> Self {
         let label = program.label.clone();
-        Self { pipe: Some(pipe), label, kept: Vec::new(), line: Vec::new(), logged: 0 }
+        let (kept, line, window) = (Vec::new(), Vec::new(), Instant::now());
+        Self { pipe: Some(pipe), label, kept, line, logged: 0, window }
     }
 
     /// Whether more may come.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.pipe.is_some()
     }
 
     /// Waits for something to be printed, and takes it. Nothing is lost when it is dropped.
-    pub async fn read(&mut self) {
+    async fn read(&mut self) {
         if let Some(pipe) = &self.pipe
             && pipe.readable().await.is_ok()
         {
@@ -231,9 +253,7 @@ impl Output {
     }
 
     /// Logs what comes until the last process that has the pipe ends.
-    pub async fn follow(mut self) {
-        // What it says from now on is a service's own log, not that of the operation.
-        (self.logged, self.kept) = (0, Vec::new());
+    async fn follow(mut self) {
         while self.is_open() {
             self.read().await;
             self.kept.clear();
@@ -285,12 +305,19 @@ impl Output {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end();
+        if self.window.elapsed() > LINES_WINDOW {
+            (self.window, self.logged) = (Instant::now(), 0);
+        }
         if text.is_empty() || self.logged > LINES_LOGGED_MAX {
             return;
         }
         self.logged += 1;
         if self.logged > LINES_LOGGED_MAX {
-            tracing::warn!("{}: more than {LINES_LOGGED_MAX} lines, no more is logged", self.label);
+            tracing::warn!(
+                "{}: more than {LINES_LOGGED_MAX} lines within {}; the rest is not logged",
+                self.label,
+                humantime::format_duration(LINES_WINDOW)
+            );
         } else {
             tracing::info!("{}: {}", self.label, text.escape_debug());
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ha_daemon::config::AnnouncePlan;
 use ha_daemon::io::address::{
-    AddressCommand, AddressOptions, AddressReport, AddressSender, AddressWorker,
+    AddressCommand, AddressDetails, AddressOptions, AddressReport, AddressSender, AddressWorker,
 };
 use ha_daemon::io::sys;
 use socket2::{Domain, Socket, Type};
@@ -57,6 +57,7 @@ impl Running {
                 token: 7,
                 address: address.parse().unwrap(),
                 interface: interface.parse().unwrap(),
+                details: AddressDetails::default(),
             })
             .unwrap();
         self.next()

@@ -1,5 +1,6 @@
 //! Services in groups: resource scripts, a real nginx, the source address, clients.
 
+mod clients;
 mod failures;
 mod leftovers;
 mod moves;

@@ -4,7 +4,9 @@ use anyhow::{Result, ensure};
 use ha_tests::bed::turn;
 use ha_tests::clock::monotonic_ns;
 
-use crate::support::{ADDRESS, ALPHA, BETA, STEP, client, finish, group, moves, pair, wait_site};
+use crate::support::{
+    ADDRESS, ALPHA, BETA, STEP, client, finish, group, moves, pair, pid_in, site, wait_site,
+};
 
 const HTTPD: &str = r#"{ kind = "script", name = "httpd" }"#;
 
@@ -19,6 +21,22 @@ fn the_page_moves_with_a_clean_stop_and_returns_with_the_start() -> Result<()> {
     wait_site(&mut cluster, ALPHA)?;
     client.wait_answer(ALPHA, 0, STEP)?;
     ensure!(moves(cluster.node(BETA)?).is_empty(), "{:?}", moves(cluster.node(BETA)?));
+
+    // Nothing of the daemon's own privileges over others comes with it.
+    let nginx = pid_in(&site(cluster.node(ALPHA)?).join("nginx.pid"))?;
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{nginx}/{name}"));
+    let policy =
+        read("stat")?.rsplit(')').next().and_then(|it| it.split(' ').nth(39)?.parse().ok());
+    ensure!(policy == Some(0), "scheduling policy {policy:?}");
+    ensure!(
+        read("status")?.lines().any(|line| line.replace('\t', " ").starts_with("VmLck:        0"))
+    );
+    let limits = |text: String| {
+        let wanted = |line: &&str| line.starts_with("Max core") || line.starts_with("Max locked");
+        text.lines().filter(wanted).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let own = std::fs::read_to_string("/proc/self/limits")?;
+    ensure!(limits(read("limits")?) == limits(own), "{:?}", limits(read("limits")?));
 
     let stop_ns = cluster.node_mut(ALPHA)?.stop()?;
     wait_site(&mut cluster, BETA)?;
@@ -82,7 +100,6 @@ fn resources_of_all_kinds_start_left_to_right_and_stop_right_to_left() -> Result
     finish(cluster)
 }
 
-/// One that its status says runs is not started again.
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn label_and_broadcast_of_an_address_are_as_configured() -> Result<()> {

@@ -176,5 +176,20 @@ fn a_leave_does_not_wait_for_a_service_that_cannot_be_stopped() {
     core.handle(Input::ResourceStopped { group: GROUP, resource: 1, error }, now);
     let actions = core.handle(Input::Observed(vec![]), now.after(LEAVE_WAIT_MAX));
     assert!(actions.contains(&Action::Exit));
+    assert!(
+        actions.iter().any(|it| matches!(it, Action::Event(note) if note.kind == "left-behind"))
+    );
     assert!(!core.all_released());
+}
+
+/// Its script is not even installed there.
+#[test]
+fn a_node_that_is_no_candidate_asks_for_nothing() {
+    let mut config = config_services(3, 1, 1);
+    config.groups[0].nodes = vec![NodeIndex(0), NodeIndex(1)];
+    let now = Moment(1_000_000_000);
+    let mut core = Core::new(Arc::new(config), NodeIndex(2), 1, now);
+    let actions = core.handle(Input::Observed(vec![]), now);
+    assert!(!actions.iter().any(|it| matches!(it, Action::ProbeResource { .. })), "{actions:?}");
+    assert!(core.all_released());
 }

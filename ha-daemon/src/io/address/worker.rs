@@ -24,7 +24,7 @@ use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::frames::{self, Mac};
-use crate::io::netlink::{Removal, delete_address, new_address};
+use crate::io::netlink::{AddressDetails, Removal, delete_address, new_address};
 use crate::names::InterfaceName;
 
 /// Most other owners of an address that are told apart in one window.
@@ -73,6 +73,7 @@ struct Worker {
 
 /// What is known of an address that this node owns.
 struct Owned {
+    details: AddressDetails,
     link: Link,
     /// When its lifetime was last set, by a clock that also runs in suspend.
     renewed_boot_ns: u64,
@@ -130,8 +131,8 @@ impl Worker {
 
     async fn carry_out(&mut self, command: AddressCommand) {
         match command {
-            AddressCommand::Add { token, address, interface } => {
-                self.add(token, Floating { address, interface }).await;
+            AddressCommand::Add { token, address, interface, details } => {
+                self.add(token, Floating { address, interface }, details).await;
             }
             AddressCommand::Remove { token, address, interface } => {
                 self.remove(token, &Floating { address, interface }).await;
@@ -236,14 +237,14 @@ impl Worker {
         }
     }
 
-    async fn add(&mut self, token: u64, floating: Floating) {
+    async fn add(&mut self, token: u64, floating: Floating, details: AddressDetails) {
         let renewed_boot_ns = boottime_ns();
-        let outcome = self.bring_up(&floating).await;
+        let outcome = self.bring_up(&floating, &details).await;
         let at_ns = monotonic_ns();
         let (outcome, first_announced_ns) = match outcome {
             Ok(link) => {
                 let (sent, first_ns) = self.burst(&floating, &link, 0);
-                self.own(floating, link, renewed_boot_ns, sent);
+                self.own(floating, details, link, (renewed_boot_ns, sent));
                 (Ok(()), first_ns)
             }
             Err(cause) => (Err(cause), None),
@@ -251,7 +252,11 @@ impl Worker {
         (self.report)(AddressReport::Added { token, outcome, at_ns, first_announced_ns });
     }
 
-    async fn bring_up(&mut self, floating: &Floating) -> Result<Link, String> {
+    async fn bring_up(
+        &mut self,
+        floating: &Floating,
+        details: &AddressDetails,
+    ) -> Result<Link, String> {
         let refused = |error| explain("add", floating, &error);
         let link = link_named(&self.netlink, &floating.interface).await.map_err(refused)?;
         if link.state == LinkState::Down {
@@ -260,7 +265,7 @@ impl Worker {
                 floating.interface
             ));
         }
-        if let Err(error) = self.set_address(floating, link.index).await {
+        if let Err(error) = self.set_address(floating, link.index, details).await {
             // The kernel may have done it and only its answer got lost: nobody else may take an
             // address that is up here.
             let undone = self.delete(floating).await;
@@ -272,8 +277,13 @@ impl Worker {
     }
 
     /// Adds the address, or renews it.
-    async fn set_address(&mut self, floating: &Floating, ifindex: u32) -> io::Result<()> {
-        let message = new_address(floating.address, ifindex, self.lifetime);
+    async fn set_address(
+        &mut self,
+        floating: &Floating,
+        ifindex: u32,
+        details: &AddressDetails,
+    ) -> io::Result<()> {
+        let message = new_address(floating.address, ifindex, self.lifetime, details);
         let message = RouteNetlinkMessage::NewAddress(message);
         acknowledged(&mut self.netlink, message, NLM_F_CREATE | NLM_F_REPLACE).await
     }
@@ -287,7 +297,13 @@ impl Worker {
         Removal::from_answer(acknowledged(&mut self.netlink, message, 0).await)
     }
 
-    fn own(&mut self, floating: Floating, link: Link, renewed_boot_ns: u64, announced: u32) {
+    fn own(
+        &mut self,
+        floating: Floating,
+        details: AddressDetails,
+        link: Link,
+        (renewed_boot_ns, announced): (u64, u32),
+    ) {
         let now_ns = monotonic_ns();
         let announcements = Announcements::start(&self.plan, now_ns);
         self.agenda.set(
@@ -299,6 +315,7 @@ impl Worker {
         self.agenda.set(&floating, Task::Probe, link.mac.map(|_| now_ns));
         let defended_ns = self.owned.get(&floating).and_then(|owned| owned.defended_ns);
         let owned = Owned {
+            details,
             link,
             renewed_boot_ns,
             renewal: Renewal::Works,
@@ -348,11 +365,12 @@ impl Worker {
         };
         let (before_ns, last_ns, ifindex) =
             (boottime_ns(), owned.renewed_boot_ns, owned.link.index);
+        let details = owned.details.clone();
         let lifetime_ns = nanoseconds(self.lifetime);
         if before_ns.saturating_sub(last_ns) >= lifetime_ns {
             return self.lapse(floating, before_ns.saturating_sub(last_ns)).await;
         }
-        let outcome = self.set_address(floating, ifindex).await;
+        let outcome = self.set_address(floating, ifindex, &details).await;
         // Again after the request: stopped in between, it would have brought the address back.
         let silent_ns = boottime_ns().saturating_sub(last_ns);
         if silent_ns >= lifetime_ns {

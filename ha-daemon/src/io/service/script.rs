@@ -194,6 +194,37 @@ mod tests {
         }
     }
 
+    /// An agent is asked by `monitor` and answers by its exit code; what it prints says nothing.
+    #[tokio::test]
+    async fn ocf_agents_answer_by_exit_code() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("Thing");
+        let text = "#!/bin/sh\ncd \"$OCF_RESKEY_home\"\necho running $1 >>calls\n\
+                    [ $1 = monitor ] && exit $(cat code)\nexit 0\n";
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let options = ServiceOptions {
+            script_directory: "/nonexistent".into(),
+            timeout: Duration::from_secs(60),
+            environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
+            stop_pause: Duration::ZERO,
+            report: std::sync::Arc::new(|_| true),
+        };
+        let home = format!("home={}", directory.path().display());
+        let script = Script::ocf("OCF::Thing".to_owned(), path, &[home]).unwrap();
+        for (code, presence) in [("0", Presence::Here), ("7", Presence::Absent)] {
+            std::fs::write(directory.path().join("code"), code).unwrap();
+            assert_eq!(script.probe(&options).await, presence);
+        }
+        assert_eq!(script.start(&options).await, Ok(()));
+        std::fs::write(directory.path().join("code"), "1").unwrap();
+        assert!(matches!(script.probe(&options).await, Presence::Unclear { .. }));
+        let calls = std::fs::read_to_string(directory.path().join("calls")).unwrap();
+        let words: Vec<&str> = calls.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+        assert_eq!(words, ["monitor", "monitor", "monitor", "start", "monitor"]);
+    }
+
     #[test]
     fn ocf_parameters_have_names() {
         let of = |parameters: &[&str]| {
