@@ -1,11 +1,14 @@
 //! What a serial line can carry. Used for TOML and for Heartbeat's files, before anything starts.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use humantime::format_duration;
 
+use super::finding::{Finding, quoted};
+use super::{Config, Endpoint, LinkIndex, LinkKind};
 use crate::io::serial::framing::HEARTBEAT_FRAME_BYTES;
 
 /// Bits per second that are accepted. The kernel's drivers say themselves what their hardware does.
@@ -23,6 +26,40 @@ const COMMON_RATES: [u32; 16] = [
 ];
 
 const SECOND_NS: u64 = 1_000_000_000;
+
+/// Everything that can be said about the serial links of a configuration: a keepalive that does not
+/// fit, a device that a node has on two links.
+#[must_use]
+pub fn findings(config: &Config) -> Vec<(LinkIndex, Finding)> {
+    let mut findings = Vec::new();
+    for (index, link) in config.links.iter().enumerate() {
+        let LinkKind::Serial { baud } = link.kind else { continue };
+        let index = LinkIndex(index);
+        let users = config.nodes.iter().filter(|node| node.endpoints.contains_key(&index));
+        let peers = users.count().saturating_sub(1);
+        if let Some(overload) = overload(baud, config.times(index).keepalive, peers) {
+            let message = format!("link {}: {overload}", quoted(link.name.as_str()));
+            findings.push((index, Finding::error(message, overload.remedy())));
+        }
+    }
+    for node in &config.nodes {
+        let mut devices = BTreeMap::new();
+        for (index, endpoint) in &node.endpoints {
+            let Endpoint::Serial { device } = endpoint else { continue };
+            let Some(other) = devices.insert(device, *index) else { continue };
+            let names = [other, *index].map(|it| quoted(config.links[it.0].name.as_str()));
+            let message = format!(
+                "the links {} and {} both use {} on {}",
+                names[0],
+                names[1],
+                device.display(),
+                node.name
+            );
+            findings.push((*index, Finding::error(message, "give each link a device of its own")));
+        }
+    }
+    findings
+}
 
 /// Time that so many bytes take on a line, nanoseconds.
 #[must_use]

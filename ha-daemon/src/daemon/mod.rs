@@ -23,6 +23,7 @@ use crate::io::kernel::Kernel;
 use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
 use crate::io::paths::{self, Path as PeerPath};
 use crate::io::sender::{Sender, Shared};
+use crate::io::serial::Lines;
 use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, realtime};
 use crate::names::NodeName;
@@ -162,9 +163,10 @@ async fn prepare(
     let (mailbox, inbox) = mailbox()?;
     let paths = paths::of(&node.config, node.own)?;
     let sockets = node.sockets(&paths)?;
+    let lines = Lines::start(&node.config, &paths, &mailbox)?;
     let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
     node.connections(&paths, heard_by_connections, &mailbox)?.start()?;
-    // Who has the ports is the only daemon of this host: addresses and pins that are there now are
+    // Who has the ports, or the serial lines, is the only daemon of this host: addresses and pins that are there now are
     // an earlier one's. Before, they may be those of a daemon that runs.
     for (address, interface) in address::purge(&node::floating_addresses(&node.config))? {
         tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
@@ -172,7 +174,8 @@ async fn prepare(
     let worker = node.address_worker(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
-    let started = Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker };
+    let started =
+        Started { keeper_options, keeper, mailbox, inbox, paths, sockets, lines, heard, worker };
     assemble(node, started, attached, options, memory, events).inspect_err(|_| discard(options))
 }
 
@@ -184,6 +187,7 @@ struct Started {
     inbox: Inbox,
     paths: Vec<PeerPath>,
     sockets: Vec<LinkSocket>,
+    lines: Lines,
     heard: watch::Sender<Vec<u64>>,
     worker: AddressWorker,
 }
@@ -197,12 +201,22 @@ fn assemble(
     memory: String,
     events: &Arc<EventLog>,
 ) -> Result<Prepared> {
-    let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker } = started;
+    let Started {
+        keeper_options,
+        keeper,
+        mailbox,
+        inbox,
+        paths,
+        sockets,
+        mut lines,
+        heard,
+        worker,
+    } = started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
     }
     let shared = Arc::new(Shared::new(paths.len()));
-    let sender = node.sender(&paths, &sockets, &shared, &mailbox)?;
+    let sender = node.sender(&paths, &sockets, &mut lines, &shared, &mailbox)?;
     let driver = Driver::new(Parts {
         table: node.table(&paths)?,
         header: node.header()?,
@@ -214,6 +228,7 @@ fn assemble(
         receptions,
         kernel,
         sockets,
+        lines,
         shared,
         keeper,
         addresses: worker.sender(),
@@ -276,6 +291,7 @@ fn take_down(parts: Parts, sender: Sender, worker: AddressWorker) -> Vec<String>
     // Its thread ends with the last sender, should the command have found no room.
     drop(parts.addresses);
     worker.join();
+    failures.extend(parts.lines.stop());
     if let Some(kernel) = parts.kernel {
         failures.extend(kernel.teardown());
     }

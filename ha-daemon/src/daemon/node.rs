@@ -17,8 +17,9 @@ use crate::io::address::{AddressOptions, AddressWorker};
 use crate::io::connection::Connections;
 use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::mailbox::{Letter, Mailbox};
-use crate::io::paths::{Network, Path as PeerPath};
-use crate::io::sender::{Plan, Sender, Shared, Target};
+use crate::io::paths::{Carrier, Network, Path as PeerPath};
+use crate::io::sender::{Exit, Plan, Sender, Shared, Target};
+use crate::io::serial::Lines;
 use crate::io::socket::{LinkSocket, scoped};
 use crate::io::table::Table;
 use crate::io::{incarnation, realtime};
@@ -208,18 +209,21 @@ impl Node {
         &self,
         paths: &[PeerPath],
         sockets: &[LinkSocket],
+        lines: &mut Lines,
         shared: &Arc<Shared>,
         mailbox: &Mailbox,
     ) -> Result<Sender> {
         let mut targets = Vec::new();
         for (slot, path) in paths.iter().enumerate() {
-            let Some(network) = path.network() else { continue };
-            let socket = sockets.iter().find(|socket| socket.local == network.local);
-            let socket = socket.context("a path without a socket")?;
+            let exit = match &path.carrier {
+                Carrier::Network(network) => network_exit(network, sockets)?,
+                Carrier::Serial(_) => {
+                    Exit::Serial(lines.take_beat(slot).context("a path without a line")?)
+                }
+            };
             targets.push(Target {
                 slot,
-                socket: socket.duplicate().context("cannot duplicate a socket")?,
-                remote: scoped(network.remote, network.interface_index).into(),
+                exit,
                 header: Header { receiver: path.key.sender, link: path.key.link, ..self.header()? },
             });
         }
@@ -233,6 +237,15 @@ impl Node {
             mailbox.post(Letter::Scheduling { thread: "sender", granted });
         })
     }
+}
+
+fn network_exit(network: &Network, sockets: &[LinkSocket]) -> Result<Exit> {
+    let socket = sockets.iter().find(|socket| socket.local == network.local);
+    let socket = socket.context("a path without a socket")?;
+    Ok(Exit::Network {
+        socket: socket.duplicate().context("cannot duplicate a socket")?,
+        remote: scoped(network.remote, network.interface_index).into(),
+    })
 }
 
 /// Attaches to the interface of a path as its link wants it.

@@ -16,7 +16,7 @@ use crate::core::time::Moment;
 use crate::io::address::{AddressCommand, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::keeper::{Datagram, KeeperError};
-use crate::io::paths::{Carrier, Path};
+use crate::io::paths::Carrier;
 use crate::io::socket::scoped;
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, Severity};
@@ -217,26 +217,26 @@ impl Driver {
             self.control_sequences[slot] += 1;
             let datagram = self.control_datagram(slot, self.control_sequences[slot], &body);
             // What does not leave is sent again until the peer acknowledges it.
-            if !self.send_on(&self.parts.paths[slot], &datagram) {
+            if !self.send_on(slot, &datagram, &body) {
                 self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
             }
         }
     }
 
     /// Sends a control datagram on a path; `false`: it did not leave.
-    fn send_on(&self, path: &Path, datagram: &[u8]) -> bool {
-        match &path.carrier {
+    fn send_on(&self, slot: usize, datagram: &[u8], body: &[u8]) -> bool {
+        match &self.parts.paths[slot].carrier {
             Carrier::Network(network) => {
                 let remote = scoped(network.remote, network.interface_index).into();
                 let mut sockets = self.parts.sockets.iter();
                 let socket = sockets.find(|socket| socket.local == network.local);
                 socket.is_some_and(|socket| socket.send(datagram, &remote).is_ok())
             }
-            Carrier::Serial(_) => false,
+            Carrier::Serial(_) => self.send_serial(slot, datagram, body),
         }
     }
 
-    fn control_datagram(&self, slot: usize, sequence: u64, body: &[u8]) -> Vec<u8> {
+    pub(super) fn control_datagram(&self, slot: usize, sequence: u64, body: &[u8]) -> Vec<u8> {
         let path = &self.parts.paths[slot];
         let shared = &self.parts.shared;
         let header = Header {
@@ -306,7 +306,9 @@ impl Driver {
                 })
             })
             .collect();
-        match self.parts.keeper.obituary(datagrams) {
+        let notices = self.notices(&body);
+        let keeper = &mut self.parts.keeper;
+        match keeper.obituary(datagrams).and_then(|()| keeper.notices(notices)) {
             // A keeper that is gone is started again and told everything.
             Ok(()) | Err(KeeperError::Gone { .. }) => {}
             Err(error) => {

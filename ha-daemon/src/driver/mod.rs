@@ -3,6 +3,7 @@
 //! and hands the actions to I/O that cannot block it.
 
 mod carry;
+mod serial;
 mod view;
 
 use std::collections::VecDeque;
@@ -32,6 +33,7 @@ use crate::io::kernel::Kernel;
 use crate::io::mailbox::{Inbox, Letter};
 use crate::io::paths::Path;
 use crate::io::sender::Shared;
+use crate::io::serial::Lines;
 use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
 use crate::snapshot::{Severity, Via};
@@ -71,6 +73,8 @@ pub struct Parts {
     pub table: Table,
     /// Sockets, one per local endpoint.
     pub sockets: Vec<LinkSocket>,
+    /// Serial lines.
+    pub lines: Lines,
     /// Cluster, sender, key number and incarnation of this node's datagrams.
     pub header: Header,
     /// The key that signs.
@@ -121,6 +125,7 @@ enum Source {
     Changes,
     Letters,
     Keeper,
+    Lines,
     Socket(usize),
 }
 
@@ -131,7 +136,8 @@ impl Source {
             Self::Changes => 1,
             Self::Letters => 2,
             Self::Keeper => 3,
-            Self::Socket(position) => 4 + position as u64,
+            Self::Lines => 4,
+            Self::Socket(position) => 5 + position as u64,
         }
     }
 
@@ -141,7 +147,8 @@ impl Source {
             1 => Self::Changes,
             2 => Self::Letters,
             3 => Self::Keeper,
-            more => Self::Socket((more - 4) as usize),
+            4 => Self::Lines,
+            more => Self::Socket((more - 5) as usize),
         }
     }
 }
@@ -162,6 +169,7 @@ impl Driver {
         epoll.add(timer.as_fd(), watch(Source::Timer))?;
         epoll.add(parts.inbox.as_fd(), watch(Source::Letters))?;
         epoll.add(parts.keeper.as_fd(), watch(Source::Keeper))?;
+        epoll.add(parts.lines.as_fd(), watch(Source::Lines))?;
         if let Some(kernel) = &mut parts.kernel {
             epoll.add(kernel.changes().as_fd(), watch(Source::Changes))?;
         }
@@ -263,7 +271,10 @@ impl Driver {
             // Each is only a reason to look; the records say what there is to see.
             let _ = kernel.take_changes();
         }
-        let messages = self.receive(sources);
+        let mut messages = self.receive(sources);
+        if sources.contains(&Source::Lines) {
+            self.receive_serial(&mut messages);
+        }
         self.observe();
         for input in messages {
             self.handle(input);
@@ -308,7 +319,9 @@ impl Driver {
         let mut buffer = [0; DATAGRAM_BYTES_MAX];
         let positions = sources.iter().filter_map(|source| match source {
             Source::Socket(position) => Some(*position),
-            Source::Timer | Source::Changes | Source::Letters | Source::Keeper => None,
+            Source::Timer | Source::Changes | Source::Letters | Source::Keeper | Source::Lines => {
+                None
+            }
         });
         for position in positions {
             let Some(socket) = self.parts.sockets.get(position) else { continue };
@@ -391,6 +404,7 @@ impl Driver {
                 let _ = answer.send(self.snapshot());
             }
             Letter::Keeper(keeper) => self.keeper_started(keeper),
+            Letter::Serial(news) => self.line_news(&news),
             Letter::Shutdown => self.handle(Input::Shutdown),
         }
     }

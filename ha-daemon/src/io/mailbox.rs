@@ -47,6 +47,8 @@ pub enum Letter {
     Snapshot(tokio::sync::oneshot::Sender<Snapshot>),
     /// A keeper was started in place of the one that died.
     Keeper(Result<super::keeper::Keeper, super::keeper::KeeperError>),
+    /// A serial line was lost or is back.
+    Serial(super::serial::LineNews),
     /// Leave the cluster.
     Shutdown,
 }

@@ -8,6 +8,8 @@ use super::sys;
 pub const SENDER_PRIORITY: u8 = 62;
 /// The driver.
 pub const DRIVER_PRIORITY: u8 = 61;
+/// The threads of serial lines: they stamp what arrives, so they are not behind the driver.
+pub const SERIAL_PRIORITY: u8 = 61;
 /// The address worker and the keeper.
 pub const ADDRESS_PRIORITY: u8 = 60;
 

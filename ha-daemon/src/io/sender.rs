@@ -18,6 +18,7 @@ use socket2::SockAddr;
 
 use super::clock::monotonic_ns;
 use super::realtime;
+use super::serial::beat::{Beat, BeatWriter};
 use super::socket::LinkSocket;
 
 /// Age of the driver's last sign of life up to which the daemon layer counts as alive. The driver
@@ -83,12 +84,37 @@ impl Shared {
 pub struct Target {
     /// Its path.
     pub slot: usize,
-    /// Its socket.
-    pub socket: LinkSocket,
-    /// The peer's address.
-    pub remote: SockAddr,
+    /// The way out.
+    pub exit: Exit,
     /// Cluster, sender, receiver, link, key and incarnation.
     pub header: Header,
+}
+
+/// How heartbeats of a path leave; neither way waits.
+#[derive(Debug)]
+pub enum Exit {
+    /// By UDP.
+    Network {
+        /// The socket.
+        socket: LinkSocket,
+        /// The peer's address.
+        remote: SockAddr,
+    },
+    /// By the thread of a serial line.
+    Serial(BeatWriter),
+}
+
+impl Exit {
+    /// Whether the datagram left, or was handed over.
+    fn send(&mut self, beat: &Beat) -> bool {
+        match self {
+            Self::Network { socket, remote } => socket.send(beat, remote).is_ok(),
+            Self::Serial(line) => {
+                line.offer(beat);
+                true
+            }
+        }
+    }
 }
 
 /// The running thread.
@@ -178,10 +204,9 @@ fn send_all(targets: &mut [Target], shared: &Shared, key: &Key, sequence: u64) {
         header.sent_ns = monotonic_ns();
         let mut fixed = header.encode();
         key.sign(&mut fixed);
-        match target.socket.send(&fixed.to_bytes(), &target.remote) {
-            Ok(()) => words.sent.fetch_add(1, Relaxed),
-            Err(_) => words.errors.fetch_add(1, Relaxed),
-        };
+        let sent = target.exit.send(&fixed.to_bytes());
+        let counter = if sent { &words.sent } else { &words.errors };
+        counter.fetch_add(1, Relaxed);
     }
 }
 

@@ -3,6 +3,7 @@
 use toml::Spanned;
 
 use super::reader::{Field, Reader, Span, Table};
+use super::serial;
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, quoted};
 use crate::config::{LINKS_MAX, Link, LinkIdentity, LinkKind, PORT_DEFAULT, Receive};
@@ -16,7 +17,7 @@ const RECEIVE: &[(&str, Receive)] = &[
     ("socket", Receive::Socket),
 ];
 /// Kinds that this version knows by name only.
-const KINDS_LATER: &[&str] = &["mcast", "bcast", "serial"];
+const KINDS_LATER: &[&str] = &["mcast", "bcast"];
 
 /// A link as far as it could be read.
 pub(super) struct Draft {
@@ -30,6 +31,8 @@ pub(super) struct Draft {
     pub(super) link: Option<Link>,
     /// Whether nodes have an address on it.
     pub(super) addressed: bool,
+    /// What it has for being a serial line.
+    pub(super) serial: Option<serial::Draft>,
 }
 
 /// All links, in the order of their names: positions are [`crate::config::LinkIndex`].
@@ -51,6 +54,7 @@ fn read_link(reader: &mut Reader<'_>, key: &Spanned<String>, table: Option<Table
         interface: Field::Refused,
         link: None,
         addressed: true,
+        serial: None,
     };
     let Some(mut table) = table else { return draft };
     let kind = read_kind(reader, &mut table);
@@ -59,8 +63,15 @@ fn read_link(reader: &mut Reader<'_>, key: &Spanned<String>, table: Option<Table
         draft.addressed = false;
         return draft;
     }
-    let receive = table.choice(reader, "receive", RECEIVE);
-    draft.interface = read_interface(reader, &mut table);
+    if matches!(kind, Kind::Known(LinkKind::Serial { .. })) {
+        draft.serial = Some(serial::read_link(reader, &mut table));
+    }
+    // Neither is known on a serial line.
+    let mut receive = Field::Absent;
+    if draft.serial.is_none() {
+        receive = table.choice(reader, "receive", RECEIVE);
+        draft.interface = read_interface(reader, &mut table);
+    }
     table.finish(reader);
     if let (Some(name), Kind::Known(kind), Some(receive)) =
         (name, kind, receive.or_default(Receive::Auto))
@@ -99,12 +110,15 @@ fn read_kind(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Kind {
     if kind == "ucast" {
         return Kind::Known(LinkKind::Ucast { remotes: Vec::new() });
     }
+    if kind == "serial" {
+        return Kind::Known(serial::read_kind(reader, table));
+    }
     if KINDS_LATER.contains(&kind) {
         let message = format!("the link kind \"{kind}\" is not supported yet");
         reader.error(&given.span(), message, "use kind = \"ucast\" or remove the link");
         return Kind::Later;
     }
-    let known = KINDS_LATER.iter().copied().chain(["ucast"]);
+    let known = KINDS_LATER.iter().copied().chain(["ucast", "serial"]);
     let remedy = did_you_mean(kind, "kind", known);
     reader.error(&given.span(), format!("unknown link kind {}", quoted(kind)), remedy);
     Kind::Refused

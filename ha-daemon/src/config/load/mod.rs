@@ -9,6 +9,7 @@ mod groups;
 mod links;
 mod nodes;
 mod reader;
+mod serial;
 
 #[cfg(test)]
 mod tests;
@@ -154,9 +155,10 @@ fn read_sections(
             places.resources.insert((GroupIndex(index), number), position);
         }
     }
+    let spans: Vec<Span> = links.iter().map(|link| link.span.clone()).collect();
     let (cluster, keys) = cluster?;
     let directory = path.parent().unwrap_or(Path::new(""));
-    Some(Config {
+    let config = Config {
         connectivity: Connectivity::none(cluster.keepalive, cluster.deadtime),
         clients: Vec::new(),
         logging: Logging::default(),
@@ -168,7 +170,16 @@ fn read_sections(
         links: links.into_iter().map(|draft| draft.link).collect::<Option<_>>()?,
         nodes: nodes.into_iter().map(nodes::Draft::finish).collect::<Option<_>>()?,
         groups: groups.into_iter().map(groups::Draft::finish).collect::<Option<_>>()?,
-    })
+    };
+    for (link, finding) in super::serial::findings(&config) {
+        let finding = finding.in_file(path);
+        let position = spans.get(link.0).map(|span| reader.position(span.start));
+        reader.add(match position {
+            Some(position) => finding.at(position),
+            None => finding,
+        });
+    }
+    Some(config)
 }
 
 /// The tables of a section whose keys are names: `[links.hb0]`, `[links.hb1]`...

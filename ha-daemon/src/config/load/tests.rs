@@ -5,6 +5,7 @@ mod groups;
 mod keys;
 mod links;
 mod nodes;
+mod serial;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

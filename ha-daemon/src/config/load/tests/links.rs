@@ -18,15 +18,14 @@ interface = "eth1""#,
 #[test]
 fn a_link_kind_of_later_is_refused_without_complaints_that_follow_from_it() {
     let expected = [
-        r#"ha.toml:6:8: error: the link kind "serial" is not supported yet; use kind = "ucast" or remove the link"#,
+        r#"ha.toml:6:8: error: the link kind "mcast" is not supported yet; use kind = "ucast" or remove the link"#,
     ];
     assert_eq!(
         findings(
             r#"kind = "ucast"
 interface = "eth1""#,
-            r#"kind = "serial"
-device = "/dev/ttyS0"
-baud = 19200"#
+            r#"kind = "mcast"
+group = "239.0.0.1""#
         ),
         expected
     );
