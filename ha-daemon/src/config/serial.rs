@@ -5,11 +5,12 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ha_common::wire::{FIXED_BYTES, TAG_BYTES};
 use humantime::format_duration;
 
 use super::finding::{Finding, quoted};
 use super::{Config, Endpoint, LinkIndex, LinkKind};
-use crate::io::serial::framing::HEARTBEAT_FRAME_BYTES;
+use crate::io::serial::framing::{HEARTBEAT_FRAME_BYTES, PIECE_BYTES_MAX, PIECE_FRAME_BYTES_MAX};
 
 /// Bits per second that are accepted. The kernel's drivers say themselves what their hardware does.
 pub const BAUD_RANGE: RangeInclusive<u32> = 50..=12_000_000;
@@ -65,6 +66,16 @@ pub fn findings(config: &Config) -> Vec<(LinkIndex, Finding)> {
 #[must_use]
 pub fn line_time_ns(bytes: usize, baud: u32) -> u64 {
     (bytes as u64 * BITS_PER_BYTE * SECOND_NS).div_ceil(u64::from(baud.max(1)))
+}
+
+/// Time that a control message with a body of that length and its answer take on a line of which
+/// heartbeats have their half.
+#[must_use]
+pub fn exchange_time(body_bytes: usize, baud: u32) -> Duration {
+    let datagram_bytes = FIXED_BYTES + TAG_BYTES + body_bytes;
+    let pieces = datagram_bytes.div_ceil(PIECE_BYTES_MAX);
+    let bytes = datagram_bytes + pieces * (PIECE_FRAME_BYTES_MAX - PIECE_BYTES_MAX);
+    Duration::from_nanos(line_time_ns(2 * bytes, baud).saturating_mul(HEARTBEAT_SHARE))
 }
 
 /// A keepalive that a serial line cannot carry. Its text is the arithmetic, [`Self::remedy`] what
@@ -167,6 +178,13 @@ mod tests {
     #[test]
     fn the_literal_times_of_scenario_h2_fit() {
         assert_eq!(overload(19_200, Duration::from_secs(1), 1), None);
+    }
+
+    #[test]
+    fn a_state_of_64_groups_and_its_answer_take_seconds() {
+        let time = exchange_time(24 + 64 * 16, 19_200);
+        assert!((2..4).contains(&time.as_secs()), "{time:?}");
+        assert!(exchange_time(24 + 16, 19_200) < Duration::from_millis(400));
     }
 
     #[test]

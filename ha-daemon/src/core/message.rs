@@ -176,6 +176,12 @@ impl Message {
 }
 
 impl State {
+    /// Length of a state with so many groups.
+    #[must_use]
+    pub fn bytes(groups: usize) -> usize {
+        STATE_BYTES + groups.min(GROUPS_MAX) * CLAIM_BYTES
+    }
+
     fn encode(&self) -> Vec<u8> {
         let claims = &self.claims[..self.claims.len().min(GROUPS_MAX)];
         let mut body = Vec::with_capacity(STATE_BYTES + claims.len() * CLAIM_BYTES);
