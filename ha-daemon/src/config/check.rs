@@ -9,7 +9,7 @@ use ipnet::IpNet;
 pub use super::finding::{Finding, Severity, exit_code};
 use super::finding::{list, quoted};
 use super::load::{self, Places};
-use super::{Config, GroupIndex, NodeIndex, Resource};
+use super::{Config, Endpoint, GroupIndex, NodeIndex, Resource, serial};
 use crate::names::{InterfaceName, NodeName};
 
 #[cfg(test)]
@@ -157,6 +157,12 @@ impl Local<'_> {
             return findings;
         };
         for (link, endpoint) in &node.endpoints {
+            let place = (self.node, *link);
+            if let Endpoint::Serial { device } = endpoint {
+                findings.extend(serial::device_finding(device).map(|finding| {
+                    self.place(finding, |places| places.endpoints.get(&place).copied())
+                }));
+            }
             let (Some(address), Some(interface)) = (endpoint.address(), endpoint.interface())
             else {
                 continue;
@@ -171,7 +177,6 @@ impl Local<'_> {
                 }
                 Ok(_) => continue,
             };
-            let place = (self.node, *link);
             findings.push(self.place(finding, |places| places.endpoints.get(&place).copied()));
         }
         findings

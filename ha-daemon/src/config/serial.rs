@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use ha_common::wire::{FIXED_BYTES, TAG_BYTES};
@@ -60,6 +61,25 @@ pub fn findings(config: &Config) -> Vec<(LinkIndex, Finding)> {
         }
     }
     findings
+}
+
+/// What is wrong with a device of this machine, if anything. A warning: an adapter may be plugged in
+/// later.
+#[must_use]
+pub fn device_finding(device: &Path) -> Option<Finding> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let shown = device.display();
+    match std::fs::metadata(device) {
+        Ok(found) if found.file_type().is_char_device() => None,
+        Ok(_) => Some(Finding::warning(
+            format!("{shown} is no character device"),
+            "name a serial line, such as /dev/ttyS0",
+        )),
+        Err(error) => Some(Finding::warning(
+            format!("this node has no {shown}: {error}"),
+            "plug its adapter in, or correct the name",
+        )),
+    }
 }
 
 /// Time that so many bytes take on a line, nanoseconds.
@@ -178,6 +198,15 @@ mod tests {
     #[test]
     fn the_literal_times_of_scenario_h2_fit() {
         assert_eq!(overload(19_200, Duration::from_secs(1), 1), None);
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_or_none_is_found() {
+        let place = tempfile::tempdir().unwrap();
+        let text = |path: &Path| device_finding(path).map(|finding| finding.message);
+        assert_eq!(text(Path::new("/dev/null")), None);
+        assert!(text(place.path()).unwrap().contains("is no character device"));
+        assert!(text(&place.path().join("ttyS0")).unwrap().starts_with("this node has no "));
     }
 
     #[test]

@@ -313,8 +313,8 @@ impl Noise {
             }
             socket.disturbed.fetch_add(1, Relaxed);
             let what = self.number();
-            if what % 2 == 0 {
-                passed.push(byte ^ (1 << (what >> 8) % 8));
+            if what.is_multiple_of(2) {
+                passed.push(byte ^ (1 << ((what >> 8) % 8)));
             } else {
                 passed.extend([*byte, (what >> 8) as u8]);
             }

@@ -278,7 +278,9 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_has_these_bytes() {
+    fn frames_have_the_bytes_of_the_protocol() {
+        let body = [&[0x00, 0x5e, 0x01][..], &[0x55; 88], &[0x74, 0x5c, 0x16, 0xa2, 0x00]].concat();
+        assert_eq!(whole(&[0x55; 88]).unwrap(), body);
         // CRC-32 of 01 48 00 41 by Python's zlib.crc32.
         let expected = [0x00, 0x03, 0x01, 0x48, 0x06, 0x41, 0xe6, 0xaa, 0x15, 0x07, 0x00];
         assert_eq!(whole(&[0x48, 0x00, 0x41]).unwrap(), expected);

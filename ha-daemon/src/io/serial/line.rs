@@ -17,6 +17,7 @@ use super::framing;
 use super::port::Port;
 use super::writer::{Message, Writer};
 use super::{Arrival, LineCounters, LineNews};
+use crate::config::Realtime;
 use crate::io::clock::monotonic_ns;
 use crate::io::mailbox::{Letter, Mailbox};
 use crate::io::realtime;
@@ -33,6 +34,7 @@ pub(super) struct Parts {
     pub(super) line: usize,
     pub(super) device: PathBuf,
     pub(super) baud: u32,
+    pub(super) realtime: Realtime,
     pub(super) beats: Vec<BeatReader>,
     pub(super) orders: Receiver<(usize, Message)>,
     pub(super) wake: Arc<EventFd>,
@@ -71,7 +73,11 @@ impl Worker {
 
     /// Runs until it is stopped. Returns what could not be taken down.
     pub(super) fn run(mut self, port: Result<Port, String>) -> Option<String> {
-        let granted = realtime::take_fifo(realtime::SERIAL_PRIORITY);
+        let granted = if self.parts.realtime.enabled {
+            realtime::take_fifo(realtime::SERIAL_PRIORITY)
+        } else {
+            "SCHED_OTHER, as configured".to_owned()
+        };
         self.parts.mailbox.post(Letter::Scheduling { thread: "serial", granted });
         match port {
             Ok(port) => {

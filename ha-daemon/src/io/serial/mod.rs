@@ -24,7 +24,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::mailbox::Mailbox;
 use super::paths::{Carrier, Path};
-use crate::config::{Config, LinkIndex, LinkKind};
+use crate::config::{Config, LinkIndex, LinkKind, Realtime};
 use beat::{BeatWriter, hand_over};
 use line::Worker;
 use port::{Port, PortError};
@@ -140,7 +140,8 @@ impl Lines {
         }
         for (device, slots, port) in opened {
             let path = &paths[slots[0]];
-            let plan = Plan { link: path.link, baud: baud(config, path), device, slots };
+            let (link, realtime) = (path.link, config.realtime);
+            let plan = Plan { link, baud: baud(config, path), realtime, device, slots };
             lines.add(plan, port, &sender, mailbox)?;
         }
         Ok(lines)
@@ -153,7 +154,7 @@ impl Lines {
         arrivals: &SyncSender<Arrival>,
         mailbox: &Mailbox,
     ) -> Result<()> {
-        let Plan { link, device, baud, slots } = plan;
+        let Plan { link, device, baud, realtime, slots } = plan;
         let (commands, orders) = sync_channel(COMMANDS_MAX);
         let wake = Arc::new(eventfd()?);
         let mut beats = Vec::new();
@@ -168,6 +169,7 @@ impl Lines {
             line: self.lines.len(),
             device: device.clone(),
             baud,
+            realtime,
             beats,
             orders,
             wake: Arc::clone(&wake),
@@ -280,6 +282,7 @@ struct Plan {
     link: LinkIndex,
     device: PathBuf,
     baud: u32,
+    realtime: Realtime,
     slots: Vec<usize>,
 }
 

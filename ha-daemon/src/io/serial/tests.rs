@@ -60,10 +60,7 @@ fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 fn news(inbox: &Inbox) -> LineNews {
-    wait(|| match inbox.take()? {
-        Letter::Serial(news) => Some(news),
-        _ => None,
-    })
+    wait(|| if let Letter::Serial(news) = inbox.take()? { Some(news) } else { None })
 }
 
 #[test]
