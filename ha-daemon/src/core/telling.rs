@@ -97,7 +97,10 @@ impl Core {
         peer.answered = Some(answer);
         let repeat = self.unacknowledged(node);
         self.send_state(node, None, repeat);
-        self.schedule_resend(node, now);
+        // Whoever asks is heard: an answer only takes the place of the repetition that would come.
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.resend_at = Some(now.after(peer.resend_pause));
+        }
     }
 
     pub(super) fn send_state(&mut self, node: NodeIndex, known: Option<(u64, u32)>, answer: bool) {
