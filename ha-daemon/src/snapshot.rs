@@ -152,6 +152,49 @@ pub struct LinkStatus {
     pub sent: u64,
     /// Heartbeats that the local kernel refused to send.
     pub send_errors: u64,
+    /// More of a serial line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<SerialStatus>,
+}
+
+/// Whether the device of a serial line is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LineState {
+    /// It is open.
+    Open,
+    /// It is gone, or cannot be opened; it is waited for.
+    Lost,
+}
+
+/// What only a serial line has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SerialStatus {
+    /// Its device on the reporting node.
+    pub device: String,
+    /// Bits per second.
+    pub baud: u32,
+    /// Its device.
+    pub state: LineState,
+    /// How often the device was lost.
+    pub times_lost: u64,
+    /// Frames received.
+    pub frames: u64,
+    /// What came between two borders and was no frame.
+    pub bad_frames: u64,
+    /// Bytes of those.
+    pub noise_bytes: u64,
+    /// Messages of several frames of which one was missing.
+    pub broken_messages: u64,
+    /// Datagrams that the daemon had no room for.
+    pub dropped: u64,
+    /// Heartbeats that were not written, since the line was busy or lost; `sent` includes them.
+    pub tx_skipped: u64,
+    /// Control messages that were not written, since a newer one took their place.
+    pub tx_replaced: u64,
+    /// Control messages that were not written, since they would have said again what had just been
+    /// written.
+    pub tx_repeated: u64,
 }
 
 /// One node.

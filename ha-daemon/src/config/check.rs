@@ -9,7 +9,7 @@ pub use super::finding::{Finding, Severity, exit_code};
 use super::finding::{list, quoted};
 use super::heartbeat::{self, Interfaces, World as _};
 use super::load::{self, Places};
-use super::{Config, Endpoint, GroupIndex, LinkKind, NodeIndex, Resource};
+use super::{Config, Endpoint, GroupIndex, LinkKind, NodeIndex, Resource, serial};
 use crate::names::{InterfaceName, NodeName};
 
 mod scripts;
@@ -175,7 +175,10 @@ impl Local<'_> {
         for (link, endpoint) in &node.endpoints {
             let Some(kind) = self.config.links.get(link.0).map(|link| &link.kind) else { continue };
             let place = (self.node, *link);
-            let found = self.endpoint_finding(endpoint, kind);
+            let found = match endpoint {
+                Endpoint::Serial { device } => serial::device_finding(device),
+                Endpoint::Network { .. } => self.endpoint_finding(endpoint, kind),
+            };
             findings.extend(found.into_iter().chain(self.remotes_finding(kind)).map(|finding| {
                 self.place(finding, |places| {
                     (places.file.as_deref(), places.endpoints.get(&place).copied())

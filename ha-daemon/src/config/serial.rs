@@ -1,12 +1,17 @@
 //! What a serial line can carry. Used for TOML and for Heartbeat's files, before anything starts.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
+use ha_common::wire::{FIXED_BYTES, TAG_BYTES};
 use humantime::format_duration;
 
-use crate::io::serial::framing::HEARTBEAT_FRAME_BYTES;
+use super::finding::{Finding, quoted};
+use super::{Config, Endpoint, LinkIndex, LinkKind};
+use crate::io::serial::framing::{HEARTBEAT_FRAME_BYTES, PIECE_BYTES_MAX, PIECE_FRAME_BYTES_MAX};
 
 /// Bits per second that are accepted. The kernel's drivers say themselves what their hardware does.
 pub const BAUD_RANGE: RangeInclusive<u32> = 50..=12_000_000;
@@ -24,10 +29,73 @@ const COMMON_RATES: [u32; 16] = [
 
 const SECOND_NS: u64 = 1_000_000_000;
 
+/// Everything that can be said about the serial links of a configuration: a keepalive that does not
+/// fit, a device that a node has on two links.
+#[must_use]
+pub fn findings(config: &Config) -> Vec<(LinkIndex, Finding)> {
+    let mut findings = Vec::new();
+    for (index, link) in config.links.iter().enumerate() {
+        let LinkKind::Serial { baud } = link.kind else { continue };
+        let index = LinkIndex(index);
+        let users = config.nodes.iter().filter(|node| node.endpoints.contains_key(&index));
+        let peers = users.count().saturating_sub(1);
+        if let Some(overload) = overload(baud, config.times(index).keepalive, peers) {
+            let message = format!("link {}: {overload}", quoted(link.name.as_str()));
+            findings.push((index, Finding::error(message, overload.remedy())));
+        }
+    }
+    for node in &config.nodes {
+        let mut devices = BTreeMap::new();
+        for (index, endpoint) in &node.endpoints {
+            let Endpoint::Serial { device } = endpoint else { continue };
+            let Some(other) = devices.insert(device, *index) else { continue };
+            let names = [other, *index].map(|it| quoted(config.links[it.0].name.as_str()));
+            let message = format!(
+                "the links {} and {} both use {} on {}",
+                names[0],
+                names[1],
+                device.display(),
+                node.name
+            );
+            findings.push((*index, Finding::error(message, "give each link a device of its own")));
+        }
+    }
+    findings
+}
+
+/// What is wrong with a device of this machine, if anything. A warning: an adapter may be plugged in
+/// later.
+#[must_use]
+pub fn device_finding(device: &Path) -> Option<Finding> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let shown = device.display();
+    match std::fs::metadata(device) {
+        Ok(found) if found.file_type().is_char_device() => None,
+        Ok(_) => Some(Finding::warning(
+            format!("{shown} is no character device"),
+            "name a serial line, such as /dev/ttyS0",
+        )),
+        Err(error) => Some(Finding::warning(
+            format!("this node has no {shown}: {error}"),
+            "plug its adapter in, or correct the name",
+        )),
+    }
+}
+
 /// Time that so many bytes take on a line, nanoseconds.
 #[must_use]
 pub fn line_time_ns(bytes: usize, baud: u32) -> u64 {
     (bytes as u64 * BITS_PER_BYTE * SECOND_NS).div_ceil(u64::from(baud.max(1)))
+}
+
+/// Time that a control message with a body of that length and its answer take on a line of which
+/// heartbeats have their half.
+#[must_use]
+pub fn exchange_time(body_bytes: usize, baud: u32) -> Duration {
+    let datagram_bytes = FIXED_BYTES + TAG_BYTES + body_bytes;
+    let pieces = datagram_bytes.div_ceil(PIECE_BYTES_MAX);
+    let bytes = datagram_bytes + pieces * (PIECE_FRAME_BYTES_MAX - PIECE_BYTES_MAX);
+    Duration::from_nanos(line_time_ns(2 * bytes, baud).saturating_mul(HEARTBEAT_SHARE))
 }
 
 /// A keepalive that a serial line cannot carry. Its text is the arithmetic, [`Self::remedy`] what
@@ -130,6 +198,22 @@ mod tests {
     #[test]
     fn the_literal_times_of_scenario_h2_fit() {
         assert_eq!(overload(19_200, Duration::from_secs(1), 1), None);
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_or_none_is_found() {
+        let place = tempfile::tempdir().unwrap();
+        let text = |path: &Path| device_finding(path).map(|finding| finding.message);
+        assert_eq!(text(Path::new("/dev/null")), None);
+        assert!(text(place.path()).unwrap().contains("is no character device"));
+        assert!(text(&place.path().join("ttyS0")).unwrap().starts_with("this node has no "));
+    }
+
+    #[test]
+    fn a_state_of_64_groups_and_its_answer_take_seconds() {
+        let time = exchange_time(24 + 64 * 16, 19_200);
+        assert!((2..4).contains(&time.as_secs()), "{time:?}");
+        assert!(exchange_time(24 + 16, 19_200) < Duration::from_millis(400));
     }
 
     #[test]

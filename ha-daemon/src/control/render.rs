@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use super::table::{Align, Table, printable};
 use super::{PeerLink, peer_links};
-use crate::snapshot::{Event, GroupStatus, NodeStatus, PingTargetStatus, Quorum, Snapshot};
+use crate::snapshot::{
+    Event, GroupStatus, NodeStatus, PingTargetStatus, Quorum, SerialStatus, Snapshot,
+};
 
 /// Digits of an incarnation that are shown; they are the ones that change.
 const INCARNATION_DIGITS: usize = 6;
@@ -156,8 +158,27 @@ pub fn links(links: &[PeerLink]) -> String {
             let reason = printable(&link.via_reason);
             let _ = writeln!(reasons, "{peer} {}: via {}: {reason}", link.name, word(&link.via));
         }
+        if let Some(line) = &link.serial {
+            let _ = writeln!(reasons, "{peer} {}: {}", link.name, serial_line(line));
+        }
     }
     table.text() + &reasons
+}
+
+/// What only a serial line has.
+fn serial_line(line: &SerialStatus) -> String {
+    format!(
+        "{} at {} baud, {}, lost {} times; {} bad frames, {} bytes of noise, {} broken messages; \
+         {} heartbeats skipped",
+        printable(&line.device),
+        line.baud,
+        word(&line.state),
+        line.times_lost,
+        line.bad_frames,
+        line.noise_bytes,
+        line.broken_messages,
+        line.tx_skipped,
+    )
 }
 
 /// A line per event, with a heading.
@@ -346,6 +367,22 @@ mod tests {
         let text = links(&peer_links(sample()?.nodes));
         let last = text.lines().last().unwrap_or_default();
         assert!(last.starts_with("beta svc: via xdp-generic: "), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_serial_line_shows_its_rate_and_its_noise() -> Outcome {
+        let mut nodes = sample()?.nodes;
+        let link = nodes.iter_mut().find_map(|node| node.links.first_mut()).ok_or("no link")?;
+        link.serial = Some(serde_json::from_value(serde_json::json!({
+            "device": "/dev/ttyS0", "baud": 19_200, "state": "open", "times_lost": 1, "frames": 9,
+            "bad_frames": 2, "noise_bytes": 77, "broken_messages": 0, "dropped": 0, "tx_skipped": 3,
+            "tx_replaced": 0, "tx_repeated": 0,
+        }))?);
+        let text = links(&peer_links(nodes));
+        let expected = ": /dev/ttyS0 at 19200 baud, open, lost 1 times; 2 bad frames, 77 bytes of \
+                        noise, 0 broken messages; 3 heartbeats skipped\n";
+        assert!(text.contains(expected), "{text}");
         Ok(())
     }
 

@@ -187,6 +187,12 @@ const CLAIM_BYTES: usize = 16;
 
 const _: () = assert!(STATE_BYTES + GROUPS_MAX * CLAIM_BYTES <= ha_common::wire::BODY_BYTES_MAX);
 
+/// Whether a body is that of a [`Probe`].
+#[must_use]
+pub fn is_probe(body: &[u8]) -> bool {
+    body.first() == Some(&KIND_PROBE)
+}
+
 impl Message {
     /// The body as it travels.
     #[must_use]
@@ -250,6 +256,12 @@ impl Probe {
 }
 
 impl State {
+    /// Length of a state with so many groups.
+    #[must_use]
+    pub fn bytes(groups: usize) -> usize {
+        STATE_BYTES + groups.min(GROUPS_MAX) * CLAIM_BYTES
+    }
+
     fn encode(&self) -> Vec<u8> {
         let claims = &self.claims[..self.claims.len().min(GROUPS_MAX)];
         let mut body = Vec::with_capacity(STATE_BYTES + claims.len() * CLAIM_BYTES);

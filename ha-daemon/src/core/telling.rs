@@ -2,14 +2,15 @@
 //! acknowledgement has come, and then nothing is sent before something changes.
 
 use ha_common::wire::Phase;
+use std::time::Duration;
 
 use super::Core;
 use super::io::Action;
 use super::message::{Claim, State};
 use super::peer::{Answer, RESEND_FIRST, RESEND_MAX};
 use super::time::Moment;
-use crate::config::NodeIndex;
-use crate::snapshot::{NodeState, Severity};
+use crate::config::{LinkKind, NodeIndex, serial};
+use crate::snapshot::{LinkState, NodeState, Severity};
 
 /// Phase, standby, reached ping targets, claims: a change of any has to be told.
 pub(super) type Told = (Phase, bool, Option<u8>, Vec<Claim>);
@@ -80,11 +81,12 @@ impl Core {
     }
 
     fn schedule_resend(&mut self, node: NodeIndex, now: Moment) {
+        let longest = self.resend_max(node);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.resend_at = Some(now.after(peer.resend_pause));
         let before = peer.resend_pause;
-        peer.resend_pause = (before * 2).min(RESEND_MAX);
-        if before < RESEND_MAX && peer.resend_pause == RESEND_MAX {
+        peer.resend_pause = (before * 2).min(longest);
+        if before < longest && peer.resend_pause == longest {
             let text = format!(
                 "{} is heard, but control messages to or from it get lost; until they arrive, this \
                  node takes nothing over",
@@ -92,6 +94,19 @@ impl Core {
             );
             self.node_note(Severity::Warning, "not-acknowledged", node, text);
         }
+    }
+
+    /// Longest pause before a state is sent to a peer again: where it is heard on serial lines alone,
+    /// at least what a state and its answer need there.
+    fn resend_max(&self, node: NodeIndex) -> Duration {
+        let links = self.peers.get(&node).into_iter().flat_map(|peer| &peer.links);
+        let heard = links.filter(|(_, it)| matches!(it.state(), LinkState::Up | LinkState::Late));
+        let body_bytes = State::bytes(self.config.groups.len());
+        let needed = heard.map(|(link, _)| match self.config.links[link.0].kind {
+            LinkKind::Serial { baud } => serial::exchange_time(body_bytes, baud),
+            LinkKind::Ucast { .. } | LinkKind::Mcast { .. } | LinkKind::Bcast => Duration::ZERO,
+        });
+        needed.min().map_or(RESEND_MAX, |needed| needed.max(RESEND_MAX))
     }
 
     /// Tells its state to a peer that asked for it, once for a question that came over many links.
@@ -103,7 +118,10 @@ impl Core {
         peer.answered = Some(answer);
         let repeat = self.unacknowledged(node);
         self.send_state(node, None, repeat);
-        self.schedule_resend(node, now);
+        // Whoever asks is heard: an answer only takes the place of the repetition that would come.
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.resend_at = Some(now.after(peer.resend_pause));
+        }
     }
 
     pub(super) fn send_state(&mut self, node: NodeIndex, known: Option<(u64, u32)>, answer: bool) {

@@ -26,6 +26,7 @@ use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
 use crate::io::paths::{self, Path as PeerPath};
 use crate::io::ping::Pinger;
 use crate::io::sender::{Sender, Shared};
+use crate::io::serial::Lines;
 use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, process, realtime};
 use crate::logging::LoggedEvents;
@@ -174,10 +175,11 @@ async fn prepare(
     let (mailbox, inbox) = mailbox()?;
     let paths = paths::of(&node.config, node.own)?;
     let sockets = node.sockets(&paths)?;
+    let lines = Lines::start(&node.config, &paths, &mailbox)?;
     let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
     let shared = Arc::new(Shared::new(paths.len()));
     node.connections(&paths, heard_by_connections, &shared, &mailbox).start()?;
-    // Who has the ports is the only daemon of this host: addresses and pins that are there now are
+    // Who has the ports, or the serial lines, is the only daemon of this host: addresses and pins that are there now are
     // an earlier one's. Before, they may be those of a daemon that runs.
     for (address, interface) in address::purge(&node::floating_addresses(&node.config))? {
         tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
@@ -193,6 +195,7 @@ async fn prepare(
         inbox,
         paths,
         sockets,
+        lines,
         heard,
         shared,
         worker,
@@ -209,6 +212,7 @@ struct Started {
     inbox: Inbox,
     paths: Vec<PeerPath>,
     sockets: Vec<LinkSocket>,
+    lines: Lines,
     heard: watch::Sender<Vec<u64>>,
     shared: Arc<Shared>,
     worker: AddressWorker,
@@ -231,6 +235,7 @@ fn assemble(
         inbox,
         paths,
         sockets,
+        mut lines,
         heard,
         shared,
         worker,
@@ -240,7 +245,7 @@ fn assemble(
         socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
     }
     node.put_keys_in_force(kernel.as_ref(), &receptions, &shared);
-    let sender = node.sender(&paths, &sockets, &shared, &mailbox)?;
+    let sender = node.sender(&paths, &sockets, &mut lines, &shared, &mailbox)?;
     let driver = Driver::new(Parts {
         table: node.table(&paths),
         header: node.header(),
@@ -254,6 +259,7 @@ fn assemble(
         receptions,
         kernel,
         sockets,
+        lines,
         shared,
         keeper,
         addresses: worker.sender(),
@@ -334,6 +340,7 @@ fn take_down(
     // Its thread ends with the last sender, should the command have found no room.
     drop(parts.addresses);
     worker.join();
+    failures.extend(parts.lines.stop());
     if let Some(kernel) = parts.kernel {
         failures.extend(kernel.teardown());
     }

@@ -21,9 +21,10 @@ use crate::io::connection::Connections;
 use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Letter, Mailbox};
-use crate::io::paths::{Network, Path as PeerPath};
+use crate::io::paths::{Carrier, Network, Path as PeerPath};
 use crate::io::ping::{PingOptions, Pinger};
-use crate::io::sender::{Plan, Sender, Shared, Target};
+use crate::io::sender::{Exit, Plan, Sender, Shared, Target};
+use crate::io::serial::Lines;
 use crate::io::service::{ServiceOptions, ServiceSender};
 use crate::io::socket::{LinkSocket, scoped};
 use crate::io::table::Table;
@@ -291,21 +292,22 @@ impl Node {
         &self,
         paths: &[PeerPath],
         sockets: &[LinkSocket],
+        lines: &mut Lines,
         shared: &Arc<Shared>,
         mailbox: &Mailbox,
     ) -> Result<Sender> {
         let mut targets = Vec::new();
         for (slot, path) in paths.iter().enumerate() {
-            let Some(network) = path.network() else { continue };
-            let socket = sockets.iter().find(|socket| socket.link == path.link);
-            let socket = socket.context("a path without a socket")?;
             let keepalive = self.config.times(path.link).keepalive;
-            let remotes = network.remotes.iter();
-            let remotes = remotes.map(|it| scoped(*it, network.interface_index).into());
+            let exit = match &path.carrier {
+                Carrier::Network(network) => network_exit(path, network, sockets)?,
+                Carrier::Serial(_) => {
+                    Exit::Serial(lines.take_beat(slot).context("a path without a line")?)
+                }
+            };
             targets.push(Target {
                 slot,
-                socket: socket.duplicate().context("cannot duplicate a socket")?,
-                remotes: remotes.collect(),
+                exit,
                 header: Header {
                     receiver: path.key.sender,
                     link: path.key.link,
@@ -326,6 +328,17 @@ impl Node {
             mailbox.post(Letter::Scheduling { thread: "sender", granted });
         })
     }
+}
+
+fn network_exit(path: &PeerPath, network: &Network, sockets: &[LinkSocket]) -> Result<Exit> {
+    let socket = sockets.iter().find(|socket| socket.link == path.link);
+    let remotes = network.remotes.iter();
+    let remotes = remotes.map(|it| scoped(*it, network.interface_index).into());
+    let socket = socket.context("a path without a socket")?;
+    Ok(Exit::Network {
+        socket: socket.duplicate().context("cannot duplicate a socket")?,
+        remotes: remotes.collect(),
+    })
 }
 
 /// Attaches to the interface of a path as its link wants it.

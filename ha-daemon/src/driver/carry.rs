@@ -17,7 +17,7 @@ use crate::io::address::{AddressCommand, AddressDetails, AddressReport};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::keeper::{Datagram, KeeperError};
 use crate::io::keys::Signer;
-use crate::io::paths::{Carrier, Network, Path};
+use crate::io::paths::{Carrier, Network};
 use crate::io::service::Operation;
 use crate::io::socket::scoped;
 use crate::names::InterfaceName;
@@ -286,13 +286,14 @@ impl Driver {
         let signing = self.parts.shared.paths[slot].signing.get();
         let signer = self.parts.keys.signer(signing, sequence);
         let datagram = self.control_datagram(slot, sequence, signer, body);
-        if !self.send_on(&self.parts.paths[slot], &datagram) {
+        if !self.send_on(slot, &datagram, body) {
             self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
         }
     }
 
     /// Sends a control datagram on a path; `false`: it did not leave.
-    fn send_on(&self, path: &Path, datagram: &[u8]) -> bool {
+    fn send_on(&self, slot: usize, datagram: &[u8], body: &[u8]) -> bool {
+        let path = &self.parts.paths[slot];
         match &path.carrier {
             Carrier::Network(network) => {
                 let mut sockets = self.parts.sockets.iter();
@@ -306,11 +307,11 @@ impl Driver {
                 }
                 !refused
             }
-            Carrier::Serial(_) => false,
+            Carrier::Serial(_) => self.send_serial(slot, datagram, body),
         }
     }
 
-    fn control_datagram(
+    pub(super) fn control_datagram(
         &self,
         slot: usize,
         sequence: u64,
@@ -392,7 +393,9 @@ impl Driver {
                 obituaries(network, &payload)
             })
             .collect();
-        match self.parts.keeper.obituary(datagrams) {
+        let notices = self.notices(&body);
+        let keeper = &mut self.parts.keeper;
+        match keeper.obituary(datagrams).and_then(|()| keeper.notices(notices)) {
             // A keeper that is gone is started again and told everything.
             Ok(()) | Err(KeeperError::Gone { .. }) => {}
             Err(error) => {

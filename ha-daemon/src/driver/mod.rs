@@ -8,6 +8,7 @@ mod keys;
 mod losses;
 mod probe;
 mod questions;
+mod serial;
 mod services;
 mod view;
 
@@ -39,6 +40,7 @@ use crate::io::mailbox::{HandOverAnswer, Inbox, Letter};
 use crate::io::paths::Path;
 use crate::io::ping::TargetWords;
 use crate::io::sender::Shared;
+use crate::io::serial::Lines;
 use crate::io::service::ServiceSender;
 use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
@@ -82,6 +84,8 @@ pub struct Parts {
     pub table: Table,
     /// Sockets, one per local endpoint.
     pub sockets: Vec<LinkSocket>,
+    /// Serial lines.
+    pub lines: Lines,
     /// Cluster, sender, offered key and incarnation of this node's datagrams.
     pub header: Header,
     /// The keys.
@@ -149,6 +153,7 @@ enum Source {
     Changes,
     Letters,
     Keeper,
+    Lines,
     Socket(usize),
 }
 
@@ -159,7 +164,8 @@ impl Source {
             Self::Changes => 1,
             Self::Letters => 2,
             Self::Keeper => 3,
-            Self::Socket(position) => 4 + position as u64,
+            Self::Lines => 4,
+            Self::Socket(position) => 5 + position as u64,
         }
     }
 
@@ -169,7 +175,8 @@ impl Source {
             1 => Self::Changes,
             2 => Self::Letters,
             3 => Self::Keeper,
-            more => Self::Socket((more - 4) as usize),
+            4 => Self::Lines,
+            more => Self::Socket((more - 5) as usize),
         }
     }
 }
@@ -190,6 +197,7 @@ impl Driver {
         epoll.add(timer.as_fd(), watch(Source::Timer))?;
         epoll.add(parts.inbox.as_fd(), watch(Source::Letters))?;
         epoll.add(parts.keeper.as_fd(), watch(Source::Keeper))?;
+        epoll.add(parts.lines.as_fd(), watch(Source::Lines))?;
         if let Some(kernel) = &mut parts.kernel {
             epoll.add(kernel.changes().as_fd(), watch(Source::Changes))?;
         }
@@ -296,7 +304,10 @@ impl Driver {
             // Each is only a reason to look; the records say what there is to see.
             let _ = kernel.take_changes();
         }
-        let messages = self.receive(sources);
+        let mut messages = self.receive(sources);
+        if sources.contains(&Source::Lines) {
+            self.receive_serial(&mut messages);
+        }
         self.observe();
         for input in messages {
             self.handle(input);
@@ -342,7 +353,9 @@ impl Driver {
         let mut buffer = [0; DATAGRAM_BYTES_MAX];
         let positions = sources.iter().filter_map(|source| match source {
             Source::Socket(position) => Some(*position),
-            Source::Timer | Source::Changes | Source::Letters | Source::Keeper => None,
+            Source::Timer | Source::Changes | Source::Letters | Source::Keeper | Source::Lines => {
+                None
+            }
         });
         for position in positions {
             let Some(socket) = self.parts.sockets.get(position) else { continue };
@@ -448,6 +461,7 @@ impl Driver {
             Letter::Keeper(keeper) => self.keeper_started(keeper),
             Letter::HandOver { kept, answer } => self.prepare_hand_over(kept, answer),
             Letter::Note { severity, kind, message } => self.driver_note(severity, kind, message),
+            Letter::Serial(news) => self.line_news(&news),
             Letter::Shutdown => self.handle(Input::Shutdown),
         }
     }

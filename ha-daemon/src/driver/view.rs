@@ -111,6 +111,7 @@ impl Driver {
             rejected: record.rejected() + self.rejected_behind_kernel(slot),
             sent: words.sent.load(Relaxed),
             send_errors: words.errors.load(Relaxed),
+            serial: self.serial_status(slot),
         })
     }
 

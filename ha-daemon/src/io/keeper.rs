@@ -10,6 +10,7 @@
 //! A process closes its files only after it has written its core: a daemon that dumps core must
 //! limit that to zero (`RLIMIT_CORE`), or the keeper waits for the dump.
 
+mod line;
 pub mod message;
 mod process;
 
@@ -28,7 +29,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, send, setsockopt, socketpair, sockopt,
 };
 
-pub use message::{Datagram, Held, MessageError};
+pub use message::{Datagram, Held, MessageError, Notice};
 pub use process::keeper_main;
 
 use crate::names::{InterfaceName, NodeName};
@@ -97,6 +98,7 @@ pub struct Keeper {
     child: Child,
     held: BTreeSet<Held>,
     obituary: Vec<Datagram>,
+    notices: Vec<Notice>,
 }
 
 impl Keeper {
@@ -108,7 +110,8 @@ impl Keeper {
     pub fn spawn(options: KeeperOptions) -> Result<Self, KeeperError> {
         match start(&options) {
             Ok((socket, child)) => {
-                Ok(Self { options, socket, child, held: BTreeSet::new(), obituary: Vec::new() })
+                let (held, obituary, notices) = (BTreeSet::new(), Vec::new(), Vec::new());
+                Ok(Self { options, socket, child, held, obituary, notices })
             }
             Err(cause) => Err(KeeperError::Start { program: options.program, cause }),
         }
@@ -160,6 +163,25 @@ impl Keeper {
         outcome
     }
 
+    /// Replaces the notices that are written on serial lines after the addresses are removed. The
+    /// keeper opens the devices at once, next to the daemon, and holds them open.
+    ///
+    /// # Errors
+    /// As those of [`Keeper::obituary`].
+    pub fn notices(&mut self, notices: Vec<Notice>) -> Result<(), KeeperError> {
+        if notices.is_empty() && self.notices.is_empty() {
+            return Ok(());
+        }
+        let message = Message::Notices(notices);
+        let outcome = self.tell(&message);
+        if let (Ok(()) | Err(KeeperError::Gone { .. }), Message::Notices(notices)) =
+            (&outcome, message)
+        {
+            self.notices = notices;
+        }
+        outcome
+    }
+
     /// Leaves cleanly: the keeper exits and does nothing, whatever it still holds.
     ///
     /// # Errors
@@ -199,7 +221,8 @@ impl Keeper {
         for part in held.chunks(HELD_PER_MESSAGE_MAX) {
             self.tell(&Message::Hold(part.to_vec()))?;
         }
-        self.obituary(self.obituary.clone())
+        self.obituary(self.obituary.clone())?;
+        self.notices(self.notices.clone())
     }
 
     fn tell(&mut self, message: &Message) -> Result<(), KeeperError> {

@@ -85,6 +85,8 @@ pub enum Letter {
         /// A sentence for an operator.
         message: String,
     },
+    /// A serial line was lost or is back.
+    Serial(super::serial::LineNews),
     /// Leave the cluster.
     Shutdown,
 }

@@ -9,6 +9,8 @@ use crate::config::Realtime;
 pub const SENDER_PRIORITY: u8 = 62;
 /// The driver.
 pub const DRIVER_PRIORITY: u8 = 61;
+/// The threads of serial lines: they stamp what arrives, so they are not behind the driver.
+pub const SERIAL_PRIORITY: u8 = 61;
 /// The address worker and the keeper.
 pub const ADDRESS_PRIORITY: u8 = 60;
 /// The thread that pings: a late answer must not look like a lost one.

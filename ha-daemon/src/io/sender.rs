@@ -18,6 +18,7 @@ use socket2::SockAddr;
 use super::clock::monotonic_ns;
 use super::keys::{Keys, SharedSigning};
 use super::realtime;
+use super::serial::beat::{Beat as Heartbeat, BeatWriter};
 use super::socket::LinkSocket;
 use crate::config::Realtime;
 
@@ -89,14 +90,45 @@ impl Shared {
 pub struct Target {
     /// Its path.
     pub slot: usize,
-    /// Its socket.
-    pub socket: LinkSocket,
-    /// Where what is for the peer goes.
-    pub remotes: Vec<SockAddr>,
+    /// The way out.
+    pub exit: Exit,
     /// Cluster, sender, receiver, link, offered key, incarnation and keepalive.
     pub header: Header,
     /// Interval between two heartbeats.
     pub keepalive: Duration,
+}
+
+/// How heartbeats of a path leave; neither way waits.
+#[derive(Debug)]
+pub enum Exit {
+    /// By UDP.
+    Network {
+        /// The socket.
+        socket: LinkSocket,
+        /// Where what is for the peer goes.
+        remotes: Vec<SockAddr>,
+    },
+    /// By the thread of a serial line.
+    Serial(BeatWriter),
+}
+
+impl Exit {
+    /// Whether the datagram left, or was handed over.
+    fn send(&mut self, bytes: &Heartbeat) -> bool {
+        match self {
+            Self::Network { socket, remotes } => {
+                let mut refused = false;
+                for remote in remotes {
+                    refused |= socket.send(bytes, remote).is_err();
+                }
+                !refused
+            }
+            Self::Serial(line) => {
+                line.offer(bytes);
+                true
+            }
+        }
+    }
 }
 
 /// The running thread.
@@ -232,12 +264,8 @@ fn send_due(targets: &mut [Due], shared: &Shared, keys: &Keys, now_ns: u64) {
         header.key = signer.number;
         let mut fixed = header.encode();
         signer.key.sign(&mut fixed);
-        let bytes = fixed.to_bytes();
-        let mut refused = false;
-        for remote in &target.remotes {
-            refused |= target.socket.send(&bytes, remote).is_err();
-        }
-        let counter = if refused { &words.errors } else { &words.sent };
+        let sent = target.exit.send(&fixed.to_bytes());
+        let counter = if sent { &words.sent } else { &words.errors };
         counter.fetch_add(1, Relaxed);
     }
 }

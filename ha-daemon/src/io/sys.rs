@@ -166,3 +166,16 @@ fn isolate_this_process(isolation: &Isolation) -> io::Result<()> {
     nix::sys::prctl::set_pdeathsig(isolation.on_parent_death)?;
     Ok(())
 }
+
+/// Bytes that a terminal's driver still has to send (`TIOCOUTQ`, tty_ioctl(4)).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn output_queue(terminal: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open while it is borrowed; TIOCOUTQ stores one int at the pointer,
+    // which is to a live one.
+    let outcome = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    Errno::result(outcome)?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}

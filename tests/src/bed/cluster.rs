@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bed, Netns, Node, Status};
+use super::{Bed, Netns, Node, NullModem, Status};
 use crate::web::Web;
 
 /// Name of the client's host.
@@ -49,6 +49,9 @@ pub struct Plan {
     pub link_hb: bool,
     /// Whether heartbeats travel on the service network too (link `svc`, interface eth0).
     pub link_svc: bool,
+    /// Rate of a serial line between the two nodes (link `tty`, device `tty0` in each node's
+    /// directory); `None`: there is none.
+    pub serial_baud: Option<u32>,
     /// Whether heartbeats travel by IPv6.
     pub links_v6: bool,
     /// Whether the group has an IPv6 address as well.
@@ -73,6 +76,7 @@ impl Default for Plan {
             failback: true,
             link_hb: true,
             link_svc: true,
+            serial_baud: None,
             links_v6: false,
             floating_v6: false,
             cluster_lines: Vec::new(),
@@ -92,6 +96,8 @@ pub struct Cluster {
     pub webs: Vec<Web>,
     /// The plan.
     pub plan: Plan,
+    /// The cable of the serial line, when the plan has one.
+    pub modem: Option<NullModem>,
     /// The world.
     pub bed: Bed,
 }
@@ -134,7 +140,8 @@ impl Cluster {
             }
             nodes.push(node);
         }
-        Ok(Self { nodes, webs, plan, bed })
+        let modem = plan.serial_baud.map(|baud| modem(&nodes, baud)).transpose()?;
+        Ok(Self { nodes, webs, plan, modem, bed })
     }
 
     /// The node of that name.
@@ -211,11 +218,28 @@ impl Cluster {
         Ok(())
     }
 
+    /// The cable of the serial line.
+    ///
+    /// # Errors
+    /// The plan has none.
+    pub fn modem(&self) -> Result<&NullModem> {
+        self.modem.as_ref().context("the plan has no serial line")
+    }
+
     fn sees_everyone(&self, status: &Status) -> bool {
         self.plan.nodes.iter().all(|name| {
             *name == status.node || (status.node_state(name) == "up" && status.links_up(name))
         })
     }
+}
+
+/// Name of a node's serial device in its directory.
+const SERIAL_DEVICE: &str = "tty0";
+
+fn modem(nodes: &[Node], baud: u32) -> Result<NullModem> {
+    let [first, second] = nodes else { bail!("a serial line has two ends") };
+    let paths = [first, second].map(|node| node.directory().join(SERIAL_DEVICE));
+    NullModem::start([&paths[0], &paths[1]], baud)
 }
 
 /// Key file of all nodes.
@@ -240,6 +264,11 @@ impl Plan {
             push(&mut text, format_args!("interface = \"{interface}\"\n"));
             push_lines(&mut text, &self.link_lines);
         }
+        if let Some(baud) = self.serial_baud {
+            push(&mut text, format_args!("\n[links.tty]\nkind = \"serial\"\nbaud = {baud}\n"));
+        }
+        // The directories of all nodes are beside each other.
+        let directories = authkeys.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
         for (name, number) in self.nodes.iter().zip(1..) {
             push(&mut text, format_args!("\n[nodes.{name}]\n"));
             let (hb, svc) = if self.links_v6 {
@@ -252,6 +281,10 @@ impl Plan {
             }
             if self.link_svc {
                 push(&mut text, format_args!("svc = \"{svc}\"\n"));
+            }
+            if self.serial_baud.is_some() {
+                let device = directories.join(name).join(SERIAL_DEVICE);
+                push(&mut text, format_args!("tty = \"{}\"\n", device.display()));
             }
         }
         let failback = if self.failback { "auto" } else { "manual" };

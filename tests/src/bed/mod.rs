@@ -13,6 +13,7 @@ mod leftovers;
 pub(crate) mod netlink;
 mod netns;
 mod node;
+mod null_modem;
 pub mod processes;
 mod status;
 mod teardown;
@@ -30,6 +31,7 @@ pub use cluster::{AUTHKEYS, CLIENT, Cluster, FLOATING, FLOATING_V6, GROUP, Plan}
 pub use netns::Netns;
 pub(crate) use node::addresses_of;
 pub use node::{Node, program};
+pub use null_modem::{End, NullModem};
 pub use processes::Processes;
 pub use status::{Event, GroupView, LinkView, NodeView, Status};
 

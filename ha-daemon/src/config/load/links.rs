@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::cluster::{check_deadtime, check_warntime};
 use super::nodes::read_address;
 use super::reader::{Field, Reader, Span, Table};
+use super::serial;
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, quoted};
 use crate::config::{
@@ -26,9 +27,8 @@ const RECEIVE: &[(&str, Receive)] = &[
 const IDENTITY: &[(&str, LinkIdentity)] =
     &[("name", LinkIdentity::Name), ("arrival", LinkIdentity::Arrival)];
 /// Kinds that this version knows.
-const KINDS: &[&str] = &["ucast", "mcast", "bcast"];
+const KINDS: &[&str] = &["ucast", "mcast", "bcast", "serial"];
 /// Kinds that this version knows by name only.
-const KINDS_LATER: &[&str] = &["serial"];
 /// TTL of multicast packets unless configured otherwise: they stay on their network.
 const TTL_DEFAULT: u32 = 1;
 
@@ -44,6 +44,8 @@ pub(super) struct Draft {
     pub(super) link: Option<Link>,
     /// Whether nodes have an address on it.
     pub(super) addresses: Addresses,
+    /// What it has for being a serial line.
+    pub(super) serial: Option<serial::Draft>,
 }
 
 /// Whether the nodes of a link have an address in the file.
@@ -86,21 +88,29 @@ fn read_link(
         interface: Field::Refused,
         link: None,
         addresses: Addresses::Unknown,
+        serial: None,
     };
     let Some(mut table) = table else { return draft };
     let kind = read_kind(reader, &mut table);
     draft.addresses = match &kind {
         // Its keys are not known yet, and neither are the addresses that nodes have on it.
-        Kind::Later => return draft,
         Kind::Refused => Addresses::Unknown,
+        Kind::Known(LinkKind::Serial { .. }) => {
+            draft.serial = Some(serial::read_link(reader, &mut table));
+            Addresses::Unknown
+        }
         Kind::Known(LinkKind::Ucast { remotes }) if remotes.is_empty() => Addresses::Needed,
         Kind::Known(_) => Addresses::Allowed,
     };
     let identity = table.choice(reader, "identity", IDENTITY);
-    let port = table.integer(reader, "port", &(1..=u32::from(u16::MAX)));
     let times = read_times(reader, &mut table, cluster);
-    let receive = table.choice(reader, "receive", RECEIVE);
-    draft.interface = read_interface(reader, &mut table);
+    // What follows is not known on a serial line.
+    let (mut port, mut receive) = (Field::Absent, Field::Absent);
+    if draft.serial.is_none() {
+        port = table.integer(reader, "port", &(1..=u32::from(u16::MAX)));
+        receive = table.choice(reader, "receive", RECEIVE);
+        draft.interface = read_interface(reader, &mut table);
+    }
     table.finish(reader);
     let port_default = u32::from(cluster.map_or(PORT_DEFAULT, |cluster| cluster.port));
     let identity = identity.or_default(LinkIdentity::Name);
@@ -139,7 +149,6 @@ fn read_times(
 
 enum Kind {
     Known(LinkKind),
-    Later,
     Refused,
 }
 
@@ -163,12 +172,10 @@ fn read_kind(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Kind {
     if let Some(known) = known {
         return known.map_or(Kind::Refused, Kind::Known);
     }
-    if KINDS_LATER.contains(&kind) {
-        let message = format!("the link kind \"{kind}\" is not supported yet");
-        reader.error(&given.span(), message, "use kind = \"ucast\" or remove the link");
-        return Kind::Later;
+    if kind == "serial" {
+        return Kind::Known(serial::read_kind(reader, table));
     }
-    let known = KINDS.iter().chain(KINDS_LATER).copied();
+    let known = KINDS.iter().copied();
     let remedy = did_you_mean(kind, "kind", known);
     reader.error(&given.span(), format!("unknown link kind {}", quoted(kind)), remedy);
     Kind::Refused

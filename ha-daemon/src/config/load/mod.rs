@@ -13,6 +13,7 @@ mod logging;
 mod nodes;
 mod reader;
 mod resources;
+mod serial;
 
 #[cfg(test)]
 mod tests;
@@ -193,7 +194,9 @@ fn read_sections(
         nodes: nodes.into_iter().map(nodes::Draft::finish).collect::<Option<_>>()?,
         groups: groups.into_iter().map(groups::Draft::finish).collect::<Option<_>>()?,
     };
-    for LinkFinding { link, node, finding } in link_findings(&config) {
+    let lines = super::serial::findings(&config).into_iter();
+    let lines = lines.map(|(link, finding)| LinkFinding { link, node: None, finding });
+    for LinkFinding { link, node, finding } in link_findings(&config).into_iter().chain(lines) {
         let endpoint = node.and_then(|node| places.endpoints.get(&(node, link)));
         let position = endpoint.or_else(|| places.links.get(link.0)).copied();
         let finding = finding.in_file(path);

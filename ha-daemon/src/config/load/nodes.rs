@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use toml::Spanned;
 
 use super::links::{self, Addresses, read_interface};
 use super::reader::{Field, Reader, Span, Table, Value, label};
+use super::serial;
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, list, quoted};
 use crate::config::{Endpoint, LinkIndex, NODES_MAX, Node};
@@ -39,6 +41,8 @@ pub(super) struct Draft {
     pub(super) span: Span,
     /// Its endpoints, refused ones too.
     pub(super) endpoints: BTreeMap<LinkIndex, DraftEndpoint>,
+    /// Its devices, where an endpoint is one of a serial line.
+    pub(super) devices: BTreeMap<LinkIndex, Option<PathBuf>>,
     name: Option<NodeName>,
     /// Whether all links it meant are known.
     complete: bool,
@@ -47,7 +51,11 @@ pub(super) struct Draft {
 impl Draft {
     /// The node, if nothing of it was refused.
     pub(super) fn finish(self) -> Option<Node> {
+        let mut devices = self.devices;
         let endpoint = |(link, draft): (LinkIndex, DraftEndpoint)| {
+            if let Some(device) = devices.remove(&link) {
+                return Some((link, Endpoint::Serial { device: device? }));
+            }
             let address = match draft.address {
                 Field::Absent => None,
                 Field::Refused => return None,
@@ -73,6 +81,7 @@ pub(super) fn read(
     for (key, table) in named_tables(reader, root, "nodes", NODES_MAX) {
         nodes.push(read_node(reader, &key, table, links));
     }
+    serial::connect(links, &mut nodes);
     if nodes.len() < 2 {
         let (span, message) = match nodes.first() {
             Some(only) => (only.span.clone(), format!("{} is the only node", quoted(&only.key))),
@@ -101,6 +110,7 @@ fn read_node(
         key: key.get_ref().clone(),
         span: key.span(),
         endpoints: BTreeMap::new(),
+        devices: BTreeMap::new(),
         name: reader.name(key, "the node name"),
         complete: table.is_some(),
     };
@@ -118,7 +128,12 @@ fn read_node(
             node.complete = false;
             continue;
         };
+        if let Some(line) = &links[index].serial {
+            let device = serial::read_endpoint(reader, &value, key.get_ref(), &links[index], line);
+            node.devices.insert(LinkIndex(index), device);
+        }
         let endpoint = match &links[index] {
+            link if link.serial.is_some() => serial::endpoint(value.span()),
             link if link.addresses != Addresses::Unknown => {
                 read_endpoint(reader, value, key.get_ref(), link)
             }
@@ -248,6 +263,9 @@ pub(super) fn family(address: IpAddr) -> &'static str {
 
 /// One family, no address twice, and at least two nodes on a link.
 fn check_link(reader: &mut Reader<'_>, index: LinkIndex, link: &links::Draft, nodes: &[Draft]) {
+    if link.serial.is_some() {
+        return serial::check(reader, index, link, nodes);
+    }
     let users = nodes.iter().filter(|node| node.endpoints.contains_key(&index)).count();
     let complete = nodes.iter().all(|node| node.complete);
     let known = link.addresses != Addresses::Unknown;

@@ -8,6 +8,7 @@ mod links;
 mod logging;
 mod nodes;
 mod resources;
+mod serial;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -3,7 +3,10 @@
 //! Both ends are the same executable, so the encoding has no version. A length is always checked
 //! before what it counts is read.
 
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -18,10 +21,14 @@ pub const DATAGRAMS_MAX: usize = 1024;
 /// Longest payload of a datagram: it must not be fragmented on Ethernet.
 pub const PAYLOAD_BYTES_MAX: usize = 1400;
 
+/// Longest path of a device, in bytes.
+const DEVICE_BYTES_MAX: usize = 4096;
+
 const HOLD: u8 = 1;
 const RELEASE: u8 = 2;
 const OBITUARY: u8 = 3;
 const FAREWELL: u8 = 4;
+const NOTICES: u8 = 5;
 const FAMILY_IPV4: u8 = 4;
 const FAMILY_IPV6: u8 = 6;
 
@@ -50,6 +57,16 @@ pub struct Datagram {
     pub payload: Vec<u8>,
 }
 
+/// Bytes that the keeper writes on a serial line when the daemon has died. Opaque here, as they go
+/// on the line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The line's device; the daemon has made its settings.
+    pub device: PathBuf,
+    /// At most [`PAYLOAD_BYTES_MAX`] bytes.
+    pub bytes: Vec<u8>,
+}
+
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
@@ -59,6 +76,8 @@ pub enum Message {
     Release(Held),
     /// These datagrams replace all earlier ones.
     Obituary(Vec<Datagram>),
+    /// These notices on serial lines replace all earlier ones.
+    Notices(Vec<Notice>),
     /// The daemon leaves cleanly: do nothing when it is gone.
     Farewell,
 }
@@ -105,6 +124,14 @@ impl Message {
                     put_datagram(&mut bytes, datagram)?;
                 }
             }
+            Self::Notices(notices) => {
+                bytes.push(NOTICES);
+                put_count(&mut bytes, "notices", notices.len(), DATAGRAMS_MAX)?;
+                for Notice { device, bytes: notice } in notices {
+                    put_bytes(&mut bytes, device.as_os_str().as_bytes(), DEVICE_BYTES_MAX)?;
+                    put_bytes(&mut bytes, notice, PAYLOAD_BYTES_MAX)?;
+                }
+            }
             Self::Farewell => bytes.push(FAREWELL),
         }
         match limit("bytes", bytes.len(), MESSAGE_BYTES_MAX) {
@@ -128,6 +155,10 @@ impl Message {
             OBITUARY => {
                 let count = reader.count("datagrams", DATAGRAMS_MAX)?;
                 Self::Obituary((0..count).map(|_| reader.datagram()).collect::<Result<_, _>>()?)
+            }
+            NOTICES => {
+                let count = reader.count("notices", DATAGRAMS_MAX)?;
+                Self::Notices((0..count).map(|_| reader.notice()).collect::<Result<_, _>>()?)
             }
             FAREWELL => Self::Farewell,
             _ => return Err(MessageError::Malformed("unknown kind")),
@@ -200,6 +231,12 @@ fn put_datagram(bytes: &mut Vec<u8>, datagram: &Datagram) -> Result<(), MessageE
     Ok(())
 }
 
+fn put_bytes(bytes: &mut Vec<u8>, part: &[u8], max: usize) -> Result<(), MessageError> {
+    put_count(bytes, "bytes of a notice", part.len(), max)?;
+    bytes.extend(part);
+    Ok(())
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -263,6 +300,13 @@ impl<'a> Reader<'a> {
         let length = self.count("bytes of payload", PAYLOAD_BYTES_MAX)?;
         Ok(Datagram { local, interface, remote, hops, payload: self.bytes(length)?.to_vec() })
     }
+
+    fn notice(&mut self) -> Result<Notice, MessageError> {
+        let length = self.count("bytes of a notice", DEVICE_BYTES_MAX)?;
+        let device = PathBuf::from(OsStr::from_bytes(self.bytes(length)?));
+        let length = self.count("bytes of a notice", PAYLOAD_BYTES_MAX)?;
+        Ok(Notice { device, bytes: self.bytes(length)?.to_vec() })
+    }
 }
 
 #[cfg(test)]
@@ -291,6 +335,10 @@ mod tests {
             Message::Obituary(vec![
                 datagram("192.0.2.1:0", "192.0.2.2:694", 0),
                 datagram("[2001:db8::1%4]:694", "[2001:db8::2%4]:694", PAYLOAD_BYTES_MAX),
+            ]),
+            Message::Notices(vec![
+                Notice { device: "/dev/ttyS0".into(), bytes: vec![0, 3, 1, 0] },
+                Notice { device: "/dev/ttyUSB1".into(), bytes: vec![7; PAYLOAD_BYTES_MAX] },
             ]),
             Message::Farewell,
         ]

@@ -14,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::line::Notices;
 use super::message::{Datagram, Held, MESSAGE_BYTES_MAX, Message};
 use crate::io::clock::monotonic_ns;
 use crate::io::netlink::{Removal, RouteSocket, delete_address, serialized};
@@ -42,7 +43,12 @@ pub fn keeper_main(fd: RawFd, node: &NodeName, priority: Option<u8>) -> anyhow::
     })?;
     let mut warnings = detach();
     let netlink = RouteSocket::open().context("cannot open rtnetlink")?;
-    let mut keeper = Keeper { netlink, held: BTreeMap::new(), obituary: Obituary::default() };
+    let mut keeper = Keeper {
+        netlink,
+        held: BTreeMap::new(),
+        obituary: Obituary::default(),
+        notices: Notices::default(),
+    };
     let mut buffer = vec![0; MESSAGE_BYTES_MAX];
     if priority.is_some() {
         lock_memory(&mut warnings);
@@ -142,6 +148,7 @@ struct Keeper {
     /// not exist then.
     held: BTreeMap<Held, Option<Vec<u8>>>,
     obituary: Obituary,
+    notices: Notices,
 }
 
 impl Keeper {
@@ -164,6 +171,11 @@ impl Keeper {
                 self.obituary = obituary;
                 warnings
             }
+            Message::Notices(notices) => {
+                let (notices, warnings) = Notices::prepare(notices);
+                self.notices = notices;
+                warnings
+            }
             Message::Farewell => Vec::new(),
         }
     }
@@ -180,8 +192,13 @@ impl Keeper {
         // It says that the addresses are off, and peers take them at once: where one may still be
         // there, the peers wait as for any dead node.
         let true_obituary = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
-        let (sent, mut failures) =
-            if true_obituary { self.obituary.send() } else { (0, Vec::new()) };
+        let (mut sent, mut failures) = (0, Vec::new());
+        if true_obituary {
+            for (count, failed) in [self.obituary.send(), self.notices.write(OBITUARY_ROUNDS)] {
+                sent += count;
+                failures.extend(failed);
+            }
+        }
         let told_ns = monotonic_ns();
 
         let mut removed = Vec::new();

@@ -38,6 +38,7 @@ pub const HEARTBEAT_FRAME_BYTES: usize = whole_frame_bytes(FIXED_BYTES);
 /// Bytes that the longest piece takes on the line, borders included.
 pub const PIECE_FRAME_BYTES_MAX: usize =
     2 + stuffed_bytes(PIECE_HEAD_BYTES + PIECE_BYTES_MAX + CHECKSUM_BYTES);
+const _: () = assert!(PIECE_FRAME_BYTES_MAX <= HEARTBEAT_FRAME_BYTES + 3, "about a heartbeat");
 
 /// Bytes that a whole datagram of that length takes on the line in one frame, borders included.
 #[must_use]
@@ -277,7 +278,9 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_has_these_bytes() {
+    fn frames_have_the_bytes_of_the_protocol() {
+        let body = [&[0x00, 0x5e, 0x01][..], &[0x55; 88], &[0x74, 0x5c, 0x16, 0xa2, 0x00]].concat();
+        assert_eq!(whole(&[0x55; 88]).unwrap(), body);
         // CRC-32 of 01 48 00 41 by Python's zlib.crc32.
         let expected = [0x00, 0x03, 0x01, 0x48, 0x06, 0x41, 0xe6, 0xaa, 0x15, 0x07, 0x00];
         assert_eq!(whole(&[0x48, 0x00, 0x41]).unwrap(), expected);
@@ -297,7 +300,6 @@ mod tests {
         let frames = frames(&datagram, 7);
         assert_eq!(frames.len(), PIECES_MAX);
         assert!(frames.iter().all(|it| it.len() <= PIECE_FRAME_BYTES_MAX));
-        assert!(PIECE_FRAME_BYTES_MAX <= HEARTBEAT_FRAME_BYTES + 3);
         assert_eq!(datagrams_in(&frames.concat()), [datagram]);
     }
 
@@ -323,7 +325,7 @@ mod tests {
             let mut receiver = Receiver::default();
             let mut found = Vec::new();
             receiver.push(&stream.concat(), |it| found.push(it.to_vec()));
-            assert_eq!(found, [long.clone()], "without piece {missing}");
+            assert_eq!(found, std::slice::from_ref(&long), "without piece {missing}");
             // Without its first piece nothing was begun.
             assert_eq!(receiver.counts().broken, u64::from(missing != 0));
             assert_eq!(receiver.counts().bad_frames, 0);

@@ -19,23 +19,6 @@ interface = "eth1""#,
 }
 
 #[test]
-fn a_link_kind_of_later_is_refused_without_complaints_that_follow_from_it() {
-    let expected = [
-        r#"ha.toml:6:8: error: the link kind "serial" is not supported yet; use kind = "ucast" or remove the link"#,
-    ];
-    assert_eq!(
-        findings(
-            r#"kind = "ucast"
-interface = "eth1""#,
-            r#"kind = "serial"
-device = "/dev/ttyS0"
-baud = 19200"#
-        ),
-        expected
-    );
-}
-
-#[test]
 fn an_unknown_link_kind_is_refused() {
     let expected = [r#"ha.toml:6:8: error: unknown link kind "unicast"; did you mean "ucast"?"#];
     assert_eq!(
