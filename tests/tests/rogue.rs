@@ -384,7 +384,9 @@ fn withstands_every_attack(receive: &str) -> Result<()> {
     };
     run(&attacks, "link up");
     stage.cluster.bed.cut("alpha", "hb0", Cut::Middle)?;
-    stage.beta()?.wait_until("link hb0 to be dead", WAIT, |it| links(it)["hb0"].state == "dead")?;
+    for node in &stage.cluster.nodes {
+        node.wait_until("link hb0 to be dead", WAIT, |it| links(it)["hb0"].state == "dead")?;
+    }
     run(&attacks, "link cut");
     run(&[moved_bodies(&recording)?], "link cut");
     let sent = attacks.iter().map(|it| it.frames.len()).sum::<usize>() * 2;
