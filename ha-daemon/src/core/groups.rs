@@ -301,7 +301,9 @@ impl Core {
     /// All nodes that matter for a group, in the order in which they come.
     pub(super) fn ranked(&self, index: GroupIndex) -> Vec<Candidate> {
         let mut candidates = self.candidates(index);
-        self.rank(index, &mut candidates);
+        // Sorting is stable: what comes later weighs more.
+        self.wished_first(index, &mut candidates);
+        self.standby_last(index, &mut candidates);
         candidates
     }
 
