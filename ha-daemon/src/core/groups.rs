@@ -288,16 +288,18 @@ impl Core {
 
     fn decide_group(&mut self, index: GroupIndex, agreed: bool, now: Moment) {
         let group = &self.config.groups[index.0];
-        let mut candidates = self.candidates(index);
-        self.weigh_connectivity(&mut candidates, now);
+        let candidates = self.candidates(index);
+        // Sorting is stable: what comes later weighs more.
+        let mut ranked = candidates.clone();
+        self.wished_first(index, &mut ranked);
+        self.weigh_connectivity(&mut ranked, now);
+        self.standby_last(index, &mut ranked);
         let name = group.name.clone();
         let contested = candidates.iter().any(|it| it.claim.is_some() && it.node != self.own);
         let decision = if contested {
             // Of two owners the configuration's preference decides: all know the same one.
             decide(&candidates, self.own, false)
         } else {
-            let mut ranked = candidates.clone();
-            self.rank(index, &mut ranked);
             decide(&ranked, self.own, self.moves(index, &ranked))
         };
         let entry = &mut self.groups.entries[index.0];
@@ -309,7 +311,7 @@ impl Core {
             // Caches may point at the loser: the winner says once more where the addresses are.
             self.actions.push(Action::Announce { group: index });
         }
-        if !releasing && mine && self.give_way(index, decision, &candidates, now) {
+        if !releasing && mine && self.give_way(index, decision, &ranked, now) {
             return;
         }
         if decision != Decision::Take {
@@ -381,7 +383,9 @@ impl Core {
     /// All nodes that matter for a group, in the order in which they come.
     pub(super) fn ranked(&self, index: GroupIndex) -> Vec<Candidate> {
         let mut candidates = self.candidates(index);
-        self.rank(index, &mut candidates);
+        // Sorting is stable: what comes later weighs more.
+        self.wished_first(index, &mut candidates);
+        self.standby_last(index, &mut candidates);
         candidates
     }
 

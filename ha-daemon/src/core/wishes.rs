@@ -86,11 +86,16 @@ impl Core {
         }
     }
 
-    /// Puts candidates that are in preferred order into the order in which they come: nodes on
-    /// standby last, the wished one first. Nobody can own a disabled group.
-    pub(super) fn rank(&self, index: GroupIndex, candidates: &mut [Candidate]) {
+    /// Puts the wished candidate before those that the configuration prefers.
+    pub(super) fn wished_first(&self, index: GroupIndex, candidates: &mut [Candidate]) {
         let wished = self.wished(index);
-        candidates.sort_by_key(|it| (self.on_standby(it.node), Some(it.node) != wished));
+        candidates.sort_by_key(|it| Some(it.node) != wished);
+    }
+
+    /// Puts nodes on standby behind all others, whatever speaks for them. Nobody can own a disabled
+    /// group.
+    pub(super) fn standby_last(&self, index: GroupIndex, candidates: &mut [Candidate]) {
+        candidates.sort_by_key(|it| self.on_standby(it.node));
         if self.wish(index) == Wish::Disabled {
             candidates.iter_mut().for_each(|it| it.eligible = false);
         }

@@ -215,7 +215,7 @@ fn a_link_without_addresses_needs_an_interface_of_its_family() {
     assert_eq!(with_link(&mcast("eth1", "225.0.0.1")), [""; 0]);
     assert_eq!(with_link(&mcast("eth0", "ff12::1")), [""; 0]);
     let expected = "ha.toml:12:8: warning: eth0 has no IPv4 address on this node; give it one, or name \
-                    another interface for 225.0.0.1";
+                    another interface for heartbeats";
     assert_eq!(with_link(&mcast("eth0", "225.0.0.1")), [expected]);
     let expected =
         "ha.toml:12:8: warning: this node has no interface eth7; name one of: eth0, eth1";

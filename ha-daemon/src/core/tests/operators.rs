@@ -5,8 +5,27 @@ use super::starts::holders_since;
 use super::*;
 use crate::config::GroupIndex;
 use crate::core::command::{Accepted, Command, Outcome, REMOTE_WAIT_MAX, Standby, Which};
+use crate::core::io::{Action, Input};
 use crate::core::message::Wish;
 use crate::snapshot::GroupState;
+
+impl Sim {
+    /// Gives a command to a node; the answer, when it came at once.
+    pub(super) fn command(&mut self, node: usize, command: Command) -> Option<Outcome> {
+        self.commands += 1;
+        let id = self.commands;
+        self.letter(node, Input::Command { id, command });
+        self.answer(id)
+    }
+
+    /// The answer to the command of that number.
+    pub(super) fn answer(&self, wanted: u64) -> Option<Outcome> {
+        self.log.iter().find_map(|(_, _, action)| {
+            let Action::Answer { id, outcome } = action else { return None };
+            (*id == wanted).then(|| outcome.clone())
+        })
+    }
+}
 
 const WEB: GroupIndex = GroupIndex(0);
 

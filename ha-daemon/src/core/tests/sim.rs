@@ -15,7 +15,6 @@ use ha_common::wire::{Phase, layers};
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::core::Core;
-use crate::core::command::{Command, Outcome};
 use crate::core::io::{Action, Input, Note, Observation, Presence, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::resume::plan;
@@ -440,22 +439,6 @@ impl Sim {
             (*by == node && note.kind == kind && *at >= from).then(|| (*at, note.clone()))
         };
         self.log.iter().filter_map(note).collect()
-    }
-
-    /// Gives a command to a node; the answer, when it came at once.
-    pub(super) fn command(&mut self, node: usize, command: Command) -> Option<Outcome> {
-        self.commands += 1;
-        let id = self.commands;
-        self.letter(node, Input::Command { id, command });
-        self.answer(id)
-    }
-
-    /// The answer to the command of that number.
-    pub(super) fn answer(&self, wanted: u64) -> Option<Outcome> {
-        self.log.iter().find_map(|(_, _, action)| {
-            let Action::Answer { id, outcome } = action else { return None };
-            (*id == wanted).then(|| outcome.clone())
-        })
     }
 
     pub(super) fn announced(&self, node: usize, group: usize, from: Moment) -> bool {
