@@ -190,6 +190,8 @@ impl Core {
     }
 
     fn enable(&mut self, group: GroupIndex) -> Accepted {
+        // Whoever enables a group has seen to why it failed.
+        self.groups.local_mut(group).forget_failures();
         let name = self.group_name(group);
         let message = match self.wish(group) {
             Wish::None => format!("{name} is enabled already"),
@@ -370,6 +372,10 @@ impl Core {
             Phase::Restarting => refused(format!("{name} replaces its program"), "ask again"),
             Phase::Leaving => refused(format!("{name} leaves the cluster"), "start it again"),
             Phase::Active if !said.is_some_and(|said| said.eligible) => not_able("there"),
+            Phase::Active if self.reaches_fewer(node) => refused(
+                format!("{name} reaches fewer ping targets than the owner's side"),
+                "see hactl status; with moves_groups = false they do not count",
+            ),
             Phase::Active => Ok(()),
         }
     }

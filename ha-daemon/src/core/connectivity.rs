@@ -247,6 +247,13 @@ impl Core {
         }
     }
 
+    /// Whether a peer reaches fewer targets than this node, so that a group would not stay there.
+    pub(super) fn reaches_fewer(&self, node: NodeIndex) -> bool {
+        let theirs = self.peers.get(&node).and_then(|peer| peer.reached);
+        let counts = self.reached().zip(theirs);
+        self.config.connectivity.moves_groups && counts.is_some_and(|(own, theirs)| theirs < own)
+    }
+
     /// Lets a group go that is better off elsewhere, or that a peer may have taken because this node
     /// is cut off. Whether it did.
     pub(super) fn give_way(
