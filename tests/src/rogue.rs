@@ -408,7 +408,11 @@ fn number_of(cluster: &Cluster, node: &str) -> Result<u8> {
     Ok(u8::try_from(place.with_context(|| format!("there is no node {node}"))? + 1)?)
 }
 
-fn open_for_sending(interface: &str) -> Result<Socket> {
+/// A socket that sends whole frames on an interface of the current namespace.
+///
+/// # Errors
+/// There is no such interface, or packet sockets cannot be opened there.
+pub fn open_for_sending(interface: &str) -> Result<Socket> {
     // Without a protocol it receives nothing.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
     let address = nix::ifaddrs::getifaddrs()?

@@ -150,8 +150,9 @@ pub fn runs(program: &str, arguments: &[&str]) -> bool {
     })
 }
 
-/// The worker runs as root, since the bed's directory is closed to others.
-fn config(directory: &Path) -> String {
+/// The configuration of such an nginx. The worker runs as root, since the bed's directory is closed to others.
+#[must_use]
+pub fn config(directory: &Path) -> String {
     let directory = directory.display();
     format!(
         r#"daemon off;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ha_common::wire::Kind;
-use ha_tests::bed::{Cluster, GROUP, Node, Plan, Status, turn};
+use ha_tests::bed::{Cluster, GROUP, Node, Plan, Status, turn_with_others};
 use ha_tests::clock::monotonic_ns;
 use ha_tests::rogue::{Frame, Network, PORT, Rogue, Tap};
 
@@ -132,7 +132,7 @@ fn refused(
 /// A stream of a dead node neither keeps it alive nor brings it back; nor does it after a restart of
 /// the receiver, nor beside the restarted sender.
 fn a_recording_is_never_alive(receive: &str) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut stage = Stage::set(receive)?;
     let recording = stage.record()?;
     refused(&stage, &recording, "old-sequence", "up").context("while both run")?;
@@ -207,7 +207,7 @@ fn greets(stage: &Stage, recording: &[(Network, Vec<Frame>)]) -> Result<()> {
 
 /// Obituary of an earlier start: it was true once.
 fn an_old_obituary_is_refused(receive: &str) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut stage = Stage::set(receive)?;
     let (alpha, beta) = (Network::Heartbeat.address(1), Network::Heartbeat.address(2));
     stage.node("alpha")?.kill_daemon()?;
@@ -286,7 +286,7 @@ fn introduction(tap: &Tap, from: Ipv4Addr, to: Ipv4Addr) -> Result<Vec<u8>> {
 #[ignore = "needs root: network namespaces"]
 fn a_replayed_introduction_opens_no_control_connection() -> Result<()> {
     use std::io::{Read, Write};
-    let _turn = turn();
+    let _turn = turn_with_others();
     let stage = Stage::set("auto")?;
     let hb = |number| Network::Heartbeat.address(number);
     let header = introduction(&stage.tap, hb(1), hb(2))?;
@@ -318,7 +318,7 @@ fn a_replayed_introduction_opens_no_control_connection() -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn silent_and_babbling_connections_are_bounded_and_change_nothing() -> Result<()> {
     use std::io::Write;
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut stage = Stage::set("auto")?;
     let beta = stage.node("beta")?;
     let before = beta.status()?;

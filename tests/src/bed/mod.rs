@@ -17,12 +17,13 @@ mod null_modem;
 pub mod processes;
 mod status;
 mod teardown;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
@@ -34,6 +35,7 @@ pub use node::{Node, program};
 pub use null_modem::{End, NullModem};
 pub use processes::Processes;
 pub use status::{Event, GroupView, LinkView, NodeView, Status};
+pub use turn::{Turn, turn, turn_with_others};
 
 use crate::clock::monotonic_ns;
 use netlink::{PortState, Rtnetlink};
@@ -364,13 +366,6 @@ impl Drop for Bed {
     fn drop(&mut self) {
         self.world.tear_down_loudly();
     }
-}
-
-/// Waits for its turn to have the machine for itself within this process: tests that measure hold
-/// the guard, so that the harness's parallel threads do not disturb each other.
-pub fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the caller may make namespaces.

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,6 +22,8 @@ use super::{Bed, Event, Netns, Status};
 const LOG_LINES_SHOWN: usize = 60;
 /// Pause between two questions to the daemon while waiting: rare enough not to disturb it.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Where a node has Heartbeat's files, below its directory.
+const HEARTBEAT_DIRECTORY: &str = "ha.d";
 /// How long [`Node::stop`] waits.
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);
 
@@ -66,6 +68,28 @@ impl Node {
         Ok(())
     }
 
+    /// Writes Heartbeat's files instead, into a directory of their own (`ha.d`), which is the
+    /// node's configuration from then on. `authkeys` gets mode 600; what lies in `resource.d` is
+    /// made executable.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn configure_heartbeat(&self, files: &[(&str, &str)]) -> Result<()> {
+        let directory = self.directory.join(HEARTBEAT_DIRECTORY);
+        fs::create_dir_all(directory.join("resource.d"))?;
+        for (name, text) in files {
+            let path = directory.join(name);
+            fs::write(&path, text)?;
+            let mode = match *name {
+                "authkeys" => 0o600,
+                name if name.starts_with("resource.d/") => 0o755,
+                _ => 0o644,
+            };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -84,10 +108,12 @@ impl Node {
         &self.directory
     }
 
-    /// Its configuration file.
+    /// Its configuration: a TOML file, or a directory with Heartbeat's files once
+    /// [`Node::configure_heartbeat`] was called.
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
-        self.directory.join("ha.toml")
+        let heartbeat = self.directory.join(HEARTBEAT_DIRECTORY);
+        if heartbeat.is_dir() { heartbeat } else { self.directory.join("ha.toml") }
     }
 
     /// Its key file.

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::{GROUP, turn};
+use ha_tests::bed::{GROUP, turn_with_others};
 use ha_tests::clock::monotonic_ns;
 use nix::sys::signal::Signal;
 
@@ -23,7 +23,7 @@ on_both_receptions! {
 }
 
 fn a_clean_stop_moves_the_group_and_a_start_brings_it_back(via: Reception) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|_| {})?;
     let at_ns = cluster.node_mut(ALPHA)?.stop()?;
     watch.expect_only(&mut cluster, BETA)?;
@@ -42,7 +42,7 @@ fn a_clean_stop_moves_the_group_and_a_start_brings_it_back(via: Reception) -> Re
 }
 
 fn a_killed_daemon_is_replaced_and_its_keeper_takes_the_address_off(via: Reception) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|_| {})?;
     let at_ns = cluster.node(ALPHA)?.kill_daemon()?;
     cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
@@ -60,7 +60,7 @@ fn a_killed_daemon_is_replaced_and_its_keeper_takes_the_address_off(via: Recepti
 }
 
 fn the_address_of_a_dead_node_goes_within_its_lifetime(via: Reception) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|_| {})?;
     let at_ns = cluster.node(ALPHA)?.kill_daemon_and_keeper()?;
     cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
@@ -90,7 +90,7 @@ fn a_frozen_owner_gives_up_when_it_wakes_after_the_address_lifetime(via: Recepti
 
 /// Manual failback: what ends on beta was given up by alpha, and not only passing by.
 fn frozen(via: Reception, time: Duration) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|plan| plan.failback = false)?;
     let (daemon, _) = cluster.node(ALPHA)?.pids()?;
     let at_ns = cluster.node(ALPHA)?.signal(Signal::SIGSTOP)?;
@@ -117,7 +117,7 @@ fn frozen(via: Reception, time: Duration) -> Result<()> {
 fn an_owner_restarted_within_deadtime_owns_once_more_and_nobody_took_it(
     via: Reception,
 ) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|plan| {
         plan.keepalive = Duration::from_secs(1);
         plan.deadtime = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::{Cluster, Cut, GROUP, turn};
+use ha_tests::bed::{Cluster, Cut, GROUP, turn_with_others};
 use ha_tests::clock::monotonic_ns;
 
 use crate::support::{
@@ -25,7 +25,7 @@ on_both_receptions! {
 fn an_owner_cut_off_is_replaced_and_the_last_taker_stays_owner_after_healing(
     via: Reception,
 ) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|plan| plan.failback = false)?;
     let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
     watch.client.wait_answer(BETA, at_ns, STEP)?;
@@ -47,7 +47,7 @@ fn an_owner_cut_off_is_replaced_and_the_last_taker_stays_owner_after_healing(
 fn an_owner_cut_off_gets_the_group_back_after_healing_with_automatic_failback(
     via: Reception,
 ) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|_| {})?;
     let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
     watch.client.wait_answer(BETA, at_ns, STEP)?;
@@ -69,7 +69,7 @@ fn an_owner_whose_cables_are_pulled_gives_the_group_up_itself(via: Reception) ->
 }
 
 fn owner_down(via: Reception, cut: Cut) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|_| {})?;
     let at_ns = cluster.bed.cut_all(ALPHA, cut)?;
     watch.monitor(ALPHA)?.wait(watch.address, false, STEP)?;
@@ -100,7 +100,7 @@ fn expect_no_double_owner(cluster: &Cluster) -> Result<()> {
 }
 
 fn a_broken_heartbeat_link_beside_a_whole_one_moves_nothing(via: Reception) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|_| {})?;
     let start_ns = monotonic_ns();
     for cut in [Cut::Middle, Cut::AtNode] {
@@ -141,7 +141,7 @@ fn nothing_moved(cluster: &mut Cluster, watch: &Watch, start_ns: u64) -> Result<
 fn a_survivor_whose_interfaces_go_down_takes_nothing_then_or_after_healing(
     via: Reception,
 ) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|_| {})?;
     let start_ns = monotonic_ns();
     cluster.bed.cut_all(BETA, Cut::AtNode)?;
@@ -161,7 +161,7 @@ fn a_survivor_whose_interfaces_go_down_takes_nothing_then_or_after_healing(
 fn a_survivor_cut_off_in_the_middle_takes_the_group_and_one_owner_is_left_after_healing(
     via: Reception,
 ) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|plan| plan.failback = false)?;
     let at_ns = cluster.bed.cut_all(BETA, Cut::Middle)?;
     watch.monitor(BETA)?.wait(watch.address, true, STEP)?;

@@ -1,7 +1,7 @@
 //! Several groups on a pair, and groups of several addresses.
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::{FLOATING_V6, GROUP, Plan, turn};
+use ha_tests::bed::{FLOATING_V6, GROUP, Plan, turn_with_others};
 use ha_tests::observe::{Client, ClientOptions};
 
 use crate::support::{
@@ -23,7 +23,7 @@ fn active_active() -> Plan {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn two_active_nodes_take_over_for_each_other() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(active_active())?;
     let other = Watch::of(&cluster, OTHER_ADDRESS.parse()?)?;
     wait_runs(&mut cluster, OTHER_GROUP, BETA)?;
@@ -56,7 +56,7 @@ fn two_active_nodes_take_over_for_each_other() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_group_of_two_addresses_moves_as_a_whole() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(Plan { floating_v6: true, failback: false, ..plan() })?;
     let second = FLOATING_V6.parse()?;
     let client = Client::start(&cluster.client()?, second, ClientOptions::default())?;

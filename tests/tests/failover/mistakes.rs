@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{AUTHKEYS, Cluster, Node, Plan, turn};
+use ha_tests::bed::{AUTHKEYS, Cluster, Node, Plan, turn_with_others};
 use ha_tests::clock::monotonic_ns;
 
 use crate::support::{
@@ -48,7 +48,7 @@ fn expect_deaf(cluster: &mut Cluster, reason: &str) -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn nodes_with_different_keys_do_not_hear_each_other_and_count_bad_tags() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = Cluster::build(plan())?;
     let beta = cluster.node(BETA)?;
     let config = cluster.plan.config(&beta.authkeys_path());
@@ -70,7 +70,7 @@ fn nodes_with_different_keys_do_not_hear_each_other_and_count_bad_tags() -> Resu
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn nodes_of_different_clusters_do_not_hear_each_other_and_count_it() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = Cluster::build(plan())?;
     let beta = cluster.node(BETA)?;
     let config = cluster.plan.config(&beta.authkeys_path());
@@ -107,7 +107,7 @@ fn refused_start(node: &Node, name: &str, run_dir: &Path, bpffs: &Path) -> Resul
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_second_daemon_with_the_same_run_directory_is_refused_and_disturbs_nothing() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(plan())?;
     let at_ns = monotonic_ns();
     let node = cluster.node(ALPHA)?;
@@ -122,7 +122,7 @@ fn a_second_daemon_with_the_same_run_directory_is_refused_and_disturbs_nothing()
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_second_daemon_on_a_host_is_refused_by_its_port_and_disturbs_nothing() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(plan())?;
     let at_ns = monotonic_ns();
     let node = cluster.node(ALPHA)?;

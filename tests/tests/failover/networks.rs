@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING_V6, Plan, turn};
+use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING_V6, Plan, turn_with_others};
 use ha_tests::observe::{AnnouncementKind, Client, ClientOptions};
 
 use crate::support::{
@@ -18,7 +18,7 @@ on_both_receptions! {
 }
 
 fn everything_works_by_ipv6(via: Reception) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|plan| {
         plan.links_v6 = true;
         plan.floating_v6 = true;
@@ -46,7 +46,7 @@ fn everything_works_by_ipv6(via: Reception) -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_vlan_interface_is_received_in_a_lesser_way_with_its_reason_and_fails_over() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let arguments = ["link", "hb0", "name", "hb0.100", "type", "vlan", "id", VLAN];
     without_native_xdp("hb0.100", &arguments)
 }
@@ -55,7 +55,7 @@ fn a_vlan_interface_is_received_in_a_lesser_way_with_its_reason_and_fails_over()
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_macvlan_interface_is_received_in_a_lesser_way_with_its_reason_and_fails_over() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let arguments = ["link", "hb0", "name", "hb0v", "type", "macvlan", "mode", "bridge"];
     without_native_xdp("hb0v", &arguments)
 }
@@ -102,7 +102,7 @@ fn without_native_xdp(interface: &str, arguments: &[&str]) -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn reception_by_tc_fails_over_and_leaves_nothing() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let lines = vec!["receive = \"tc\"".to_owned()];
     let (cluster, watch) = started(Plan { link_lines: lines, ..plan() })?;
     let status = cluster.node(BETA)?.status()?;

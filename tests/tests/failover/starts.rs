@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING, GROUP, turn};
+use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING, GROUP, turn_with_others};
 use ha_tests::clock::{as_ns, monotonic_ns, ms};
 
 use crate::support::{
@@ -21,7 +21,7 @@ on_both_receptions! {
 }
 
 fn two_nodes_started_at_once_take_the_group_once(via: Reception) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = via.start(|_| {})?;
     thread::sleep(INITDEAD + CALM);
     watch.expect_only(&mut cluster, ALPHA)?;
@@ -32,7 +32,7 @@ fn two_nodes_started_at_once_take_the_group_once(via: Reception) -> Result<()> {
 }
 
 fn a_node_alone_takes_the_group_after_initdead_and_not_before(via: Reception) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = Cluster::build(via.plan())?;
     let watch = Watch::start(&cluster)?;
     let start_ns = monotonic_ns();
@@ -52,7 +52,7 @@ fn a_node_alone_takes_the_group_after_initdead_and_not_before(via: Reception) ->
 fn automatic_failback_returns_the_group_and_manual_failback_leaves_it(
     via: Reception,
 ) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     for failback in [true, false] {
         let (mut cluster, watch) = via.start(|plan| plan.failback = failback)?;
         let at_ns = cluster.node_mut(ALPHA)?.stop()?;
@@ -77,7 +77,7 @@ fn automatic_failback_returns_the_group_and_manual_failback_leaves_it(
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn an_address_that_is_there_before_the_start_is_purged_and_owned_by_one() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = Cluster::build(plan())?;
     let watch = Watch::start(&cluster)?;
     for node in &cluster.nodes {
@@ -102,7 +102,7 @@ fn an_address_that_is_there_before_the_start_is_purged_and_owned_by_one() -> Res
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_node_without_the_interface_of_the_address_leaves_the_group_to_the_other() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = Cluster::build(plan())?;
     cluster.bed.plug(BETA, "pub0", "svc", &["198.51.100.12/24"])?;
     for node in &cluster.nodes {

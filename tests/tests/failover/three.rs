@@ -3,7 +3,7 @@
 use std::thread;
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::{Cut, GROUP, Plan, turn};
+use ha_tests::bed::{Cut, GROUP, Plan, turn_with_others};
 use ha_tests::clock::monotonic_ns;
 
 use crate::support::{
@@ -17,7 +17,7 @@ fn three() -> Plan {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn the_next_preferred_of_three_takes_over_and_the_first_gets_it_back() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(three())?;
     let start_ns = monotonic_ns();
     for (dies, takes) in [(ALPHA, BETA), (BETA, GAMMA)] {
@@ -49,7 +49,7 @@ fn the_next_preferred_of_three_takes_over_and_the_first_gets_it_back() -> Result
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn one_owner_is_left_after_the_isolated_one_of_three_comes_back() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     for failback in [true, false] {
         let (mut cluster, watch) = started(Plan { failback, ..three() })?;
         let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
@@ -75,7 +75,7 @@ fn one_owner_is_left_after_the_isolated_one_of_three_comes_back() -> Result<()> 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn one_owner_is_left_after_the_last_of_three_was_isolated() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(three())?;
     let at_ns = cluster.bed.cut_all(GAMMA, Cut::Middle)?;
     watch.monitor(GAMMA)?.wait(watch.address, true, STEP)?;
