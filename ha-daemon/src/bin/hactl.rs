@@ -1,12 +1,13 @@
-//! `hactl`: shows what a daemon knows. The manual is docs/hactl.md.
+//! `hactl`: shows what a daemon knows, and has it do something. The manual is docs/hactl.md.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ha_daemon::control::client::{Client, ClientError};
-use ha_daemon::control::{PeerLink, SOCKET_DEFAULT, render};
+use ha_daemon::control::{HandOverBegins, PeerLink, SOCKET_DEFAULT, render};
 use ha_daemon::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -43,6 +44,10 @@ enum Command {
     Groups(Output),
     /// What happened, oldest first.
     Events(Events),
+    /// Have the daemon take its changed configuration over, without a failover.
+    Reload,
+    /// Have the daemon replace itself by the program that is in its place now, without a failover.
+    Reexec,
 }
 
 #[derive(Debug, Args)]
@@ -75,6 +80,8 @@ enum Failure {
     Client(#[from] ClientError),
     #[error("cannot print: {0}; see that there is room where the output goes")]
     Output(io::Error),
+    #[error("{0}")]
+    HandOver(String),
     #[error("cannot start: {0}; see that there is memory and a free file descriptor")]
     Start(io::Error),
     #[error(
@@ -100,6 +107,7 @@ fn main() -> ExitCode {
                     EXIT_UNREACHABLE
                 }
                 Failure::Client(ClientError::Refused { .. })
+                | Failure::HandOver(_)
                 | Failure::Output(_)
                 | Failure::Start(_) => EXIT_REFUSED,
             }
@@ -134,6 +142,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 })
                 .await
             }
+            Command::Reload => hand_over(&client, "/v1/reload").await,
+            Command::Reexec => hand_over(&client, "/v1/reexec").await,
             Command::Events(events) if events.follow => follow(&client, events).await,
             Command::Events(events) => {
                 show(&client, &events.path(), &events.output, |events: Vec<Event>| {
@@ -198,6 +208,50 @@ async fn follow(client: &Client, events: &Events) -> Result<(), Failure> {
         last_id = read.map_err(|error| client.not_understood(&error))?;
     }
     Err(Failure::Ended { socket: client.socket().to_owned(), last_id })
+}
+
+/// Longest wait for the check of a configuration and of a new program.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for the end of a hand-over: what the new configuration does not have is stopped first.
+const HAND_OVER_TIME_MAX: Duration = Duration::from_secs(90);
+
+/// Has the daemon hand over to its next program, and waits until that says so.
+async fn hand_over(client: &Client, path: &str) -> Result<(), Failure> {
+    let answer = client.post(path, CHECK_TIME_MAX).await?;
+    let begins: HandOverBegins =
+        serde_json::from_slice(&answer).map_err(|error| client.not_understood(&error))?;
+    let mut last_id = begins.last_event;
+    let ended = async {
+        loop {
+            let path = format!("/v1/events?follow=true&since={last_id}");
+            let mut lines = match client.follow(&path).await {
+                Ok(lines) => lines,
+                Err(ClientError::Unreachable { .. }) => {
+                    // Between two programs; the socket stays, so this is about a stopping one.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            // A stream ends with its program; the next one goes on with the same numbers.
+            while let Ok(Some(line)) = lines.next().await {
+                let event: Event =
+                    serde_json::from_slice(&line).map_err(|error| client.not_understood(&error))?;
+                last_id = event.id;
+                if matches!(event.kind.as_str(), "reloaded" | "reexecuted" | "reload-failed") {
+                    return Ok(event);
+                }
+            }
+        }
+    };
+    let event = tokio::time::timeout(HAND_OVER_TIME_MAX, ended).await.unwrap_or_else(|_| {
+        let cause = format!("no word of its end within {} s", HAND_OVER_TIME_MAX.as_secs());
+        Err(client.no_answer(cause, "look for its events: hactl events"))
+    })?;
+    if event.kind == "reload-failed" {
+        return Err(Failure::HandOver(event.message));
+    }
+    print(&[event.message.as_bytes(), b"\n"])
 }
 
 fn print(pieces: &[&[u8]]) -> Result<(), Failure> {

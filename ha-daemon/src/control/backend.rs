@@ -2,13 +2,37 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::ErrorBody;
 use super::event_log::EventLog;
 use crate::snapshot::Snapshot;
 
 /// Where the driver puts the snapshot that it was asked for.
 pub type SnapshotRequest = oneshot::Sender<Snapshot>;
+
+/// Why one program takes over from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// The configuration is read anew (SIGHUP).
+    Reload,
+    /// The program is replaced by what is in its place now (SIGUSR2).
+    Reexec,
+}
+
+impl Cause {
+    /// The kind of the event that says that it is done.
+    pub fn done(self) -> &'static str {
+        match self {
+            Self::Reload => "reloaded",
+            Self::Reexec => "reexecuted",
+        }
+    }
+}
+
+/// Where who asked for a hand-over learns whether it begins; the error is for an operator.
+pub type HandOverAnswer = oneshot::Sender<Result<(), ErrorBody>>;
 
 /// The driver's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +44,8 @@ pub struct Busy;
 pub struct Backend {
     /// Hands a request to the driver; must not block.
     pub ask: Arc<dyn Fn(SnapshotRequest) -> Result<(), Busy> + Send + Sync>,
+    /// Asks for a hand-over; must not block.
+    pub hand_over: Arc<dyn Fn(Cause, HandOverAnswer) -> Result<(), Busy> + Send + Sync>,
     /// What happened.
     pub events: Arc<EventLog>,
 }

@@ -10,14 +10,14 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::backend::Backend;
+use super::backend::{Backend, Cause};
 use super::event_log::{EVENTS_MAX, Follower};
-use super::{ErrorBody, FOLLOWERS_MAX, PeerLink, peer_links};
+use super::{ErrorBody, FOLLOWERS_MAX, HandOverBegins, PeerLink, peer_links};
 use crate::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
 
 /// How long the driver may take for a snapshot.
@@ -64,6 +64,8 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/links", get(links))
         .route("/v1/groups", get(groups))
         .route("/v1/events", get(events))
+        .route("/v1/reload", post(async |shared| hand_over(shared, Cause::Reload).await))
+        .route("/v1/reexec", post(async |shared| hand_over(shared, Cause::Reexec).await))
         .fallback(async |uri: Uri| Refusal::unknown_path(&uri))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Refusal::method(&method, &uri)
@@ -85,6 +87,21 @@ async fn links(State(shared): State<Shared>) -> Result<Json<Vec<PeerLink>>, Refu
 
 async fn groups(State(shared): State<Shared>) -> Result<Json<Vec<GroupStatus>>, Refusal> {
     Ok(Json(shared.snapshot().await?.groups))
+}
+
+/// Answers when everything is checked, before anything changes.
+async fn hand_over(
+    State(shared): State<Shared>,
+    cause: Cause,
+) -> Result<Json<HandOverBegins>, Refusal> {
+    let last_event = shared.backend.events.last_id();
+    let (answer, begins) = oneshot::channel();
+    (shared.backend.hand_over)(cause, answer).map_err(|_| Refusal::busy())?;
+    match begins.await {
+        Ok(Ok(())) => Ok(Json(HandOverBegins { last_event })),
+        Ok(Err(body)) => Err(Refusal { status: StatusCode::CONFLICT, body }),
+        Err(_) => Err(Refusal::stopping()),
+    }
 }
 
 /// A misspelt parameter is refused: without `folow=true` a script would wait for nothing.
@@ -197,13 +214,17 @@ impl Refusal {
         Self::new(
             StatusCode::NOT_FOUND,
             format!("there is nothing at {}", uri.path()),
-            "use /v1/status, /v1/nodes, /v1/links, /v1/groups or /v1/events",
+            "use /v1/status, /v1/nodes, /v1/links, /v1/groups, /v1/events, /v1/reload or /v1/reexec",
         )
     }
 
     fn method(method: &Method, uri: &Uri) -> Self {
         let error = format!("{} does not take {method}", uri.path());
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, error, "use GET")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            error,
+            "use GET to ask, POST to have something done",
+        )
     }
 
     fn query(rejection: &QueryRejection) -> Self {

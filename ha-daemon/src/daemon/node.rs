@@ -10,14 +10,16 @@ use ha_common::maps::NodeIdentity;
 use ha_common::wire::{Header, Kind, Phase};
 use tokio::sync::watch;
 
+use super::handover::Handed;
 use super::{Options, RUN_DIRECTORY, STATE_DIRECTORY};
 use crate::config::{Config, NodeIndex, Receive, Resource};
 use crate::driver::Reception;
-use crate::io::address::{AddressOptions, AddressWorker};
+use crate::io::address::{AddressOptions, AddressWorker, HeldAddress};
 use crate::io::connection::Connections;
 use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::mailbox::{Letter, Mailbox};
 use crate::io::paths::Path as PeerPath;
+use crate::io::records::RecordMemory;
 use crate::io::sender::{Plan, Sender, Shared, Target};
 use crate::io::socket::{LinkSocket, scoped};
 use crate::io::table::Table;
@@ -30,6 +32,8 @@ pub(super) struct Node {
     pub(super) config: Arc<Config>,
     pub(super) own: NodeIndex,
     pub(super) incarnation: u64,
+    /// By slot, what the program before knew: the record in use, and the daemon's own.
+    pub(super) known: BTreeMap<u32, (RecordMemory, RecordMemory)>,
 }
 
 impl Node {
@@ -73,11 +77,18 @@ impl Node {
         })
     }
 
-    pub(super) fn sockets(&self, paths: &[PeerPath]) -> Result<Vec<LinkSocket>> {
+    /// One for each local endpoint, those of the program before where they fit.
+    pub(super) fn sockets(
+        &self,
+        paths: &[PeerPath],
+        mut handed: Option<&mut Handed>,
+    ) -> Result<Vec<LinkSocket>> {
         let mut sockets: Vec<LinkSocket> = Vec::new();
         for path in paths {
             if sockets.iter().all(|socket| socket.local != path.local) {
-                sockets.push(LinkSocket::bind(path.local, &path.interface, path.interface_index)?);
+                let kept = handed.as_mut().and_then(|it| it.socket(path));
+                let bind = || LinkSocket::bind(path.local, &path.interface, path.interface_index);
+                sockets.push(kept.map_or_else(bind, Ok)?);
             }
         }
         Ok(sockets)
@@ -88,8 +99,17 @@ impl Node {
         self.config.cluster.warntime.as_nanos() as u64
     }
 
-    pub(super) fn table(&self, paths: &[PeerPath]) -> Result<Table> {
-        Ok(Table::new(self.identity(), paths, &self.keys(), self.silence_ns()))
+    pub(super) fn table(&self, paths: &[PeerPath], receptions: &[Reception]) -> Result<Table> {
+        let table = Table::new(self.identity(), paths, &self.keys(), self.silence_ns());
+        for (slot, reception) in (0..).zip(receptions) {
+            let Some((used, own)) = self.known.get(&slot) else { continue };
+            let known = match reception.via {
+                Via::Socket | Via::Serial => own.with_heartbeats_of(*used),
+                Via::XdpNative | Via::XdpGeneric | Via::Tc => *own,
+            };
+            table.restore(slot, &known);
+        }
+        Ok(table)
     }
 
     /// Loads and attaches the kernel side; says for every path how it is received.
@@ -154,6 +174,7 @@ impl Node {
             link: path.key.link,
             interface: path.interface_index,
             silence_ns: self.silence_ns(),
+            known: self.known.get(slot).map(|(used, _)| *used),
         };
         Tables {
             identity: self.identity(),
@@ -164,7 +185,11 @@ impl Node {
         }
     }
 
-    pub(super) fn address_worker(&self, mailbox: &Mailbox) -> Result<AddressWorker> {
+    pub(super) fn address_worker(
+        &self,
+        mailbox: &Mailbox,
+        held: Vec<HeldAddress>,
+    ) -> Result<AddressWorker> {
         let reports = mailbox.clone();
         let scheduled = mailbox.clone();
         Ok(AddressWorker::start(AddressOptions {
@@ -177,6 +202,7 @@ impl Node {
             report: Arc::new(move |report| {
                 reports.post(Letter::Address(report));
             }),
+            held,
         })?)
     }
 
@@ -185,7 +211,11 @@ impl Node {
         paths: &[PeerPath],
         heard: watch::Receiver<Vec<u64>>,
         mailbox: &Mailbox,
+        handed: Option<&mut Handed>,
     ) -> Result<Connections> {
+        let (resumed, seen) = handed.map_or_else(Default::default, |it| {
+            (it.connections(&self.config, paths), it.introduced(&self.config, paths))
+        });
         Ok(Connections {
             paths: paths.to_vec(),
             own: self.own,
@@ -195,6 +225,8 @@ impl Node {
             accepted_keys: self.keys(),
             heard,
             mailbox: mailbox.clone(),
+            resumed,
+            seen,
         })
     }
 

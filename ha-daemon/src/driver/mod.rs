@@ -445,7 +445,8 @@ pub fn receives_heartbeats(socket: &LinkSocket, paths: &[Path], receptions: &[Re
 }
 
 /// The record of a slot: the kernel's where a program is attached, else the daemon's own.
-fn record(parts: &Parts, slot: usize) -> Option<ha_common::record::Record<'_>> {
+#[must_use]
+pub fn record(parts: &Parts, slot: usize) -> Option<ha_common::record::Record<'_>> {
     let number = u32::try_from(slot).ok()?;
     match (&parts.kernel, parts.receptions.get(slot)?.via) {
         (_, Via::Socket | Via::Serial) | (None, _) => parts.table.record(number),

@@ -16,6 +16,7 @@ pub mod mailbox;
 pub mod netlink;
 pub mod paths;
 pub mod realtime;
+pub mod records;
 pub mod sender;
 pub mod socket;
 pub mod sys;

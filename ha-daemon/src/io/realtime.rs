@@ -1,6 +1,7 @@
 //! Real-time scheduling and locked memory, where they are permitted; reported where they are not.
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::signal::SigSet;
 
 use super::sys;
 
@@ -11,9 +12,11 @@ pub const DRIVER_PRIORITY: u8 = 61;
 /// The address worker and the keeper.
 pub const ADDRESS_PRIORITY: u8 = 60;
 
-/// Puts the calling thread under `SCHED_FIFO`; says what was granted.
+/// Puts the calling thread under `SCHED_FIFO`; says what was granted. Signals are left to the main
+/// thread from here on: one that comes while it hands over waits for the next program.
 #[must_use]
 pub fn take_fifo(priority: u8) -> String {
+    leave_signals();
     match sys::set_fifo(priority) {
         Ok(()) => format!("SCHED_FIFO {priority}"),
         Err(error) => format!(
@@ -21,6 +24,12 @@ pub fn take_fifo(priority: u8) -> String {
              real-time budget to the control group (cpu.rt_runtime_us)"
         ),
     }
+}
+
+/// Has signals go to other threads than the calling one.
+pub fn leave_signals() {
+    // It fails for no argument that is possible here.
+    let _ = SigSet::all().thread_block();
 }
 
 /// Locks this process's memory as it is touched; says what was granted.

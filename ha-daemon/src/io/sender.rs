@@ -54,6 +54,8 @@ pub struct Shared {
     pub pause_ns: AtomicU64,
     /// Largest lateness of a tick.
     pub lateness_max_ns: AtomicU64,
+    /// Number of the last heartbeat; the next program of this process goes on from it.
+    pub sequence: AtomicU64,
     /// By path.
     pub paths: Vec<PathWords>,
     stop: AtomicBool,
@@ -72,6 +74,7 @@ impl Shared {
             pause_end_ns: AtomicU64::new(0),
             pause_ns: AtomicU64::new(0),
             lateness_max_ns: AtomicU64::new(0),
+            sequence: AtomicU64::new(0),
             paths: (0..paths).map(|_| PathWords::default()).collect(),
             stop: AtomicBool::new(false),
         }
@@ -129,7 +132,13 @@ impl Sender {
         Ok(Self { shared, thread })
     }
 
-    /// Stops it after at most one keepalive.
+    /// What it shares.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Stops it after at most one keepalive, right after a heartbeat.
     pub fn stop(self) {
         self.shared.stop.store(true, Relaxed);
         let _ = self.thread.join();
@@ -139,7 +148,6 @@ impl Sender {
 fn run(plan: &Plan, mut targets: Vec<Target>, shared: &Shared) {
     let keepalive_ns = plan.keepalive.as_nanos() as u64;
     let pause_ns = plan.pause.as_nanos() as u64;
-    let mut sequence = 0;
     let mut next_ns = monotonic_ns();
     while !shared.stop.load(Relaxed) {
         sleep_until(next_ns);
@@ -150,7 +158,7 @@ fn run(plan: &Plan, mut targets: Vec<Target>, shared: &Shared) {
             shared.pause_ns.store(lateness_ns, Relaxed);
             shared.pause_end_ns.store(now_ns, Relaxed);
         }
-        sequence += 1;
+        let sequence = shared.sequence.fetch_add(1, Relaxed) + 1;
         send_all(&mut targets, shared, &plan.key, sequence);
         shared.sender_ran_ns.store(now_ns, Relaxed);
         // Missed ticks are not made up for: the next one is in the future, on the same grid.

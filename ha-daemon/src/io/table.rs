@@ -14,6 +14,7 @@ use ha_common::record::Record;
 use ha_common::wire::{BODY_BYTES_MAX, FIXED_BYTES, Fixed, Header, Kind, TAG_BYTES};
 
 use super::paths::Path;
+use super::records::RecordMemory;
 
 /// What became of a datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +69,13 @@ impl Table {
             records: paths.iter().map(record).collect(),
             counters: BTreeMap::new(),
             now_ns: Cell::new(0),
+        }
+    }
+
+    /// Gives a slot what the program before knew of its path.
+    pub fn restore(&self, slot: u32, known: &RecordMemory) {
+        if let Some(record) = self.record(slot) {
+            known.store(record);
         }
     }
 

@@ -49,7 +49,11 @@ impl Daemon {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join(SOCKET_NAME);
         let events = Arc::new(EventLog::new()?);
-        let backend = Backend { ask: Arc::new(ask), events: Arc::clone(&events) };
+        let backend = Backend {
+            ask: Arc::new(ask),
+            hand_over: Arc::new(|_, _| Err(Busy)),
+            events: Arc::clone(&events),
+        };
         let bound = ControlSocket::bind(&socket)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
