@@ -299,3 +299,129 @@ fn a_stop_in_the_middle_is_a_clean_leave() -> Result<()> {
     }
     Ok(())
 }
+
+/// The key file of a step.
+fn write_keys(node: &Node, keys: &str) -> Result<()> {
+    Ok(fs::write(node.authkeys_path(), keys)?)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_change_of_keys_is_not_seen() -> Result<()> {
+    let _turn = turn();
+    let cluster = started(Plan { web: false, ..plan() })?;
+    let from_ns = monotonic_ns();
+    let old = "1 siphash a-secret-of-the-test-bed\n";
+    let new = "2 siphash another-secret-of-the-bed\n";
+    for keys in
+        [format!("auth 1\n{old}{new}"), format!("auth 2\n{old}{new}"), format!("auth 2\n{new}")]
+    {
+        for node in &cluster.nodes {
+            write_keys(node, &keys)?;
+            node.hactl_done(&["reload"])?;
+            cluster.wait_settled(ALPHA)?;
+        }
+    }
+    for node in &cluster.nodes {
+        let events = node.events()?;
+        ensure!(trouble(&events, from_ns).is_empty(), "{:?}", trouble(&events, from_ns));
+        let status = node.status()?;
+        ensure!(status.packets("bad-tag") == 0, "{} refused heartbeats", node.name());
+        let log = node.log_tail(usize::MAX);
+        ensure!(!log.contains("secret"), "a key is in the log of {}", node.name());
+    }
+    Ok(())
+}
+
+/// A file in the place of alpha's program.
+fn replace_program(place: &std::path::Path, content: &[u8]) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fresh = place.with_extension("new");
+    fs::write(&fresh, content)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
+    Ok(fs::rename(fresh, place)?)
+}
+
+/// Starts the cluster with a copy of the program on alpha.
+fn started_from_copy() -> Result<(Cluster, std::path::PathBuf)> {
+    let mut cluster = Cluster::build(Plan { web: false, ..plan() })?;
+    let place = cluster.node(ALPHA)?.directory().join("ha-daemon");
+    fs::copy(ha_tests::bed::program("ha-daemon")?, &place)?;
+    cluster.node_mut(ALPHA)?.start_program(&place, &[])?;
+    cluster.start()?;
+    Ok((cluster, place))
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_program_that_cannot_take_over_changes_nothing() -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, place) = started_from_copy()?;
+    let good = fs::read(&place)?;
+    let from_ns = monotonic_ns();
+    let node = cluster.node(ALPHA)?;
+    let before = identity(&node.status()?)?;
+    let refused: [(&[u8], &str); 3] = [
+        (b"neither program nor script", "cannot run"),
+        (b"#!/bin/sh\necho broken >&2\nexit 1\n", "broken"),
+        (b"#!/bin/sh\nexit 0\n", "cannot take over"),
+    ];
+    for (content, word) in refused {
+        replace_program(&place, content)?;
+        let outcome = node.hactl(&["reexec"])?;
+        ensure!(outcome.code() == 1 && outcome.stderr.contains(word), "{}", outcome.stderr);
+    }
+    fs::remove_file(&place)?;
+    let outcome = node.hactl(&["reexec"])?;
+    ensure!(outcome.code() == 1 && outcome.stderr.contains("cannot run"), "{}", outcome.stderr);
+    // One that passes the trial and is gone when it is to run: the old program takes up its own
+    // hand-over.
+    let word = "ha-daemon reads hand-over format 1";
+    replace_program(&place, format!("#!/bin/sh\nrm \"$0\"\necho '{word}'\n").as_bytes())?;
+    let outcome = node.hactl(&["reexec"])?;
+    ensure!(
+        outcome.code() == 1 && outcome.stderr.contains("goes on as before"),
+        "{}",
+        outcome.stderr
+    );
+    ensure!(identity(&node.status()?)? == before, "it changed");
+    // A reload does not need the file.
+    node.hactl_done(&["reload"])?;
+    replace_program(&place, &good)?;
+    node.hactl_done(&["reexec"])?;
+    cluster.wait_settled(ALPHA)?;
+    let node = cluster.node(ALPHA)?;
+    ensure!(identity(&node.status()?)? == before, "it changed");
+    for node in &cluster.nodes {
+        let trouble = trouble(&node.events()?, from_ns);
+        ensure!(trouble.is_empty(), "{}: {trouble:?}", node.name());
+    }
+    cluster.node_mut(ALPHA)?.stop()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_configuration_that_is_gone_at_the_last_moment_is_a_leave() -> Result<()> {
+    let _turn = turn();
+    let (mut cluster, place) = started_from_copy()?;
+    let address: IpAddr = FLOATING.parse()?;
+    let monitor = AddressMonitor::start(cluster.node(ALPHA)?.netns())?;
+    let real = place.with_extension("real");
+    fs::copy(&place, &real)?;
+    let config = cluster.node(ALPHA)?.config_path();
+    let script = format!(
+        "#!/bin/sh\nrm '{}'\nmv '{}' \"$0\"\necho 'ha-daemon reads hand-over format 1'\n",
+        config.display(),
+        real.display()
+    );
+    replace_program(&place, script.as_bytes())?;
+    cluster.node(ALPHA)?.signal_child(Signal::SIGUSR2)?;
+    let status = cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    ensure!(!status.success(), "it ended with {status}");
+    monitor.wait(address, false, STEP)?;
+    cluster.node(BETA)?.wait_until("the group on beta", STEP, |it| it.runs_on(GROUP, BETA))?;
+    let log = cluster.node(ALPHA)?.log_tail(usize::MAX);
+    ensure!(log.contains("its keeper takes the addresses off"), "the log does not say why");
+    Ok(())
+}

@@ -109,7 +109,7 @@ fn main() -> ExitCode {
             ExitCode::from(check::exit_code(&findings))
         }
         Command::TryHandOver { format, config, node } => {
-            exit(answer_trial(format, &Source { config, node }))
+            exit(answer_trial(format, &Source { config, node }).map(|word| print!("{word}")))
         }
         Command::Keeper { node, fd, priority } => {
             exit(ha_daemon::io::keeper::keeper_main(fd, &node, priority))

@@ -63,7 +63,7 @@ pub struct Options {
 /// # Errors
 /// Why it could not start, or what it could not take down.
 pub fn run(
-    config: Config,
+    mut config: Config,
     own: NodeIndex,
     options: &Options,
     mut handed: Option<Handed>,
@@ -80,6 +80,9 @@ pub fn run(
     let _ = nix::sys::prctl::set_name(c"ha-daemon");
     limits();
     let memory = realtime::lock_memory();
+    if let Some(handed) = &handed {
+        config.keys = handed.keys(config.keys);
+    }
     let config = Arc::new(config);
     loop {
         // Threads of the runtime leave signals to this one.

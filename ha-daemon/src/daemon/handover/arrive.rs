@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::SigSet;
 
 use super::image::{self, Image, PathImage, Tail};
+use super::keys;
 use crate::config::{Config, KeyRing, Resource};
 use crate::driver::Resumption;
 use crate::io::address::{AddressReport, HeldAddress};
@@ -158,9 +159,13 @@ impl Handed {
         Addresses { stay, go }
     }
 
-    /// The keys that were in force before.
-    pub fn keys(&self) -> KeyRing {
-        self.image.keys.ring()
+    /// The keys that a daemon uses that has read `ring` and has run with those of before.
+    #[must_use]
+    pub fn keys(&self, ring: KeyRing) -> KeyRing {
+        match keys::read(&self.image.keys.0) {
+            Some(before) => keys::after(ring, &before),
+            None => ring,
+        }
     }
 
     /// Tells the driver what the core takes to run and the worker does not have, and what became

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Cause, FORMAT};
+use super::{Cause, FORMAT, keys};
 use crate::config::{self, Config, NodeIndex, check};
 use crate::control::ErrorBody;
 use crate::core::resume::plan;
@@ -126,6 +126,7 @@ impl Asker {
             tracing::warn!("{warning}");
         }
         self.check_identity(&new, own)?;
+        keys::check(&new.keys, &self.config.keys).map_err(|error| vec![error])?;
         self.check_paths(&new, own)?;
         if cause == Cause::Reexec {
             try_program(&self.executable, &self.source).map_err(|error| vec![error])?;
@@ -204,7 +205,8 @@ fn try_program(program: &Path, source: &Source) -> Result<(), String> {
         return Err(format!("{shown} did not answer within {} s", TRIAL_TIME_MAX.as_secs()));
     };
     let output = output.map_err(|error| format!("cannot wait for {shown}: {error}"))?;
-    if output.status.success() {
+    // Its word counts, not that it ended well: any program can do that.
+    if output.status.success() && output.stdout == trial_word().as_bytes() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
@@ -215,11 +217,16 @@ fn try_program(program: &Path, source: &Source) -> Result<(), String> {
     ))
 }
 
-/// What a new program answers to [`try_program`].
+/// What a program prints that passes the trial.
+fn trial_word() -> String {
+    format!("ha-daemon reads hand-over format {FORMAT}\n")
+}
+
+/// What a new program answers to [`try_program`], for its standard output.
 ///
 /// # Errors
 /// It does not read what it would be handed, or not the configuration.
-pub fn answer_trial(format: u32, source: &Source) -> anyhow::Result<()> {
+pub fn answer_trial(format: u32, source: &Source) -> anyhow::Result<String> {
     anyhow::ensure!(
         format == FORMAT,
         "version {} reads what is handed over in format {FORMAT}, not {format}",
@@ -228,5 +235,5 @@ pub fn answer_trial(format: u32, source: &Source) -> anyhow::Result<()> {
     let config = config::load(&source.config)?;
     check::own_node(&config, source.node.as_deref())
         .map_err(|finding| anyhow::anyhow!("{finding}"))?;
-    Ok(())
+    Ok(trial_word())
 }

@@ -11,10 +11,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use anyhow::{Context, Result};
 use nix::sys::signal::SigSet;
 
-use super::Cause;
 use super::image::{
     ConnectionImage, Image, KeeperImage, KeysImage, PathImage, SocketImage, Tail, seal, write,
 };
+use super::{Cause, keys};
 use crate::control::event_log::{EVENTS_MAX, EventLog};
 use crate::driver::{Parts, Resumption};
 use crate::io::address::HeldAddress;
@@ -68,7 +68,7 @@ pub fn pack(mut parts: Parts, sender: Sender, rest: Rest<'_>) -> Result<Departur
         parts.resumption.take().context("the driver ended without a word for the next one")?;
     let (connections, introduced) = rest.connections.hand_over();
     let paths = path_images(&parts, &control_sequences, &introduced);
-    let keys = KeysImage::of(&parts.config.keys);
+    let keys = KeysImage(keys::write(&parts.config.keys));
     let config = std::sync::Arc::clone(&parts.config);
     // Descriptors of BPF objects take the kernel milliseconds each to close. The pins go on.
     drop(parts.kernel.take());

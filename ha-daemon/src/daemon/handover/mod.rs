@@ -9,6 +9,7 @@ pub mod arrive;
 pub mod ask;
 pub mod depart;
 pub mod image;
+pub mod keys;
 
 pub use arrive::Handed;
 pub use image::FORMAT;
