@@ -220,11 +220,8 @@ impl Refusal {
 
     fn method(method: &Method, uri: &Uri) -> Self {
         let error = format!("{} does not take {method}", uri.path());
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            error,
-            "use GET to ask, POST to have something done",
-        )
+        let remedy = if *method == Method::GET { "use POST" } else { "use GET" };
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, error, remedy)
     }
 
     fn query(rejection: &QueryRejection) -> Self {

@@ -2,6 +2,7 @@
 
 pub mod handover;
 mod node;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::{Config, NodeIndex};
@@ -32,11 +32,12 @@ use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, realtime};
 use crate::names::{InterfaceName, NodeName};
 use crate::snapshot::Severity;
+use handover::Handed;
 use handover::arrive::{self, Addresses};
 use handover::ask::{Asker, Source};
 use handover::depart::{self, Departure, Rest};
-use handover::{Cause, Handed};
 use node::Node;
+use signals::{Signals, Word};
 
 /// Where the daemon keeps its socket and lock unless told otherwise.
 pub const RUN_DIRECTORY: &str = "/run/ha";
@@ -205,30 +206,17 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
         }
         served
     });
-    let parts = loop {
-        tokio::select! {
-            parts = &mut driver => break parts,
-            word = signals.next() => match word {
-                Word::Leave => {
-                    mailbox.post(Letter::Shutdown);
-                }
-                Word::HandOver(cause) => {
-                    tokio::spawn(asker.clone().ask(cause, None));
-                }
-            }
-        }
-    };
+    let parts = until_driver_ends(&mut driver, &mut signals, &mailbox, &asker).await;
     let parts = parts.context("the driver ended without a word").flatten();
     let parts = parts.inspect_err(|_| discard(options))?;
     if parts.resumption.is_some() {
         let pending = asker.pending().context("nobody asked for the hand-over")?;
         depart::hold_signals();
-        let addresses = end_worker(worker, &parts)?;
         let rest = Rest {
             cause: pending.cause,
             asked_ns: pending.asked_ns,
             executable: executable.to_path_buf(),
-            addresses,
+            addresses: end_worker(worker, &parts)?,
             connections: &connections,
             control: successor.hand_over(),
             lock: lock.try_clone().context("no descriptor is left")?.into(),
@@ -242,6 +230,28 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     drop(stop);
     let served = server.await.context("the control socket's task failed")?;
     Ok(Ended::Left { finished: served.map_err(Into::into), failures })
+}
+
+/// Passes signals on until the driver gives its parts back.
+async fn until_driver_ends(
+    driver: &mut oneshot::Receiver<Result<Parts>>,
+    signals: &mut Signals,
+    mailbox: &Mailbox,
+    asker: &Asker,
+) -> Result<Result<Parts>, oneshot::error::RecvError> {
+    loop {
+        tokio::select! {
+            parts = &mut *driver => return parts,
+            word = signals.next() => match word {
+                Word::Leave => {
+                    mailbox.post(Letter::Shutdown);
+                }
+                Word::HandOver(cause) => {
+                    tokio::spawn(asker.clone().ask(cause, None));
+                }
+            }
+        }
+    }
 }
 
 /// Ends the address worker; its addresses stay, and are what it gives back.
@@ -553,53 +563,5 @@ async fn log_events(events: Arc<EventLog>, logged: Arc<AtomicU64>) {
             }
             logged.store(event.id, Relaxed);
         }
-    }
-}
-
-/// The signals that the daemon answers.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-    user2: tokio::signal::unix::Signal,
-}
-
-/// What a signal asks for.
-enum Word {
-    Leave,
-    HandOver(Cause),
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            user2: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    /// Waits for the next one.
-    async fn next(&mut self) -> Word {
-        tokio::select! {
-            _ = self.terminate.recv() => Word::Leave,
-            _ = self.interrupt.recv() => Word::Leave,
-            _ = self.hangup.recv() => Word::HandOver(Cause::Reload),
-            _ = self.user2.recv() => Word::HandOver(Cause::Reexec),
-        }
-    }
-
-    /// Whether one came before signals were held that asks to leave. Those that come now wait for the
-    /// next program.
-    async fn leaves(&mut self) -> bool {
-        let soon = Duration::from_millis(1);
-        let word = async {
-            tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
-            }
-        };
-        tokio::time::timeout(soon, word).await.is_ok()
     }
 }
