@@ -344,6 +344,7 @@ async fn prepare(
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
     let resumption = handed.as_ref().map(|it| it.resumption(&node.config, &paths));
+    let renewed = handed.as_ref().filter(|it| it.renews_keeper()).map(|_| keeper_options.clone());
     let started = Started {
         keeper_options,
         keeper,
@@ -362,6 +363,9 @@ async fn prepare(
         .inspect_err(|_| discard(options))?;
     if let Some(handed) = &handed {
         handed.report(&node.config, &prepared.mailbox, resumed_ns);
+    }
+    if let Some(options) = renewed {
+        respawn(options, prepared.mailbox.clone())();
     }
     Ok(prepared)
 }

@@ -28,7 +28,7 @@ use crate::core::message::Message;
 use crate::core::time::{Moment, nanoseconds};
 use crate::io::address::{AddressReport, AddressSender};
 use crate::io::clock::monotonic_ns;
-use crate::io::keeper::Keeper;
+use crate::io::keeper::{Keeper, KeeperError};
 use crate::io::kernel::Kernel;
 use crate::io::mailbox::{HandOverAnswer, Inbox, Letter};
 use crate::io::paths::Path;
@@ -415,11 +415,17 @@ impl Driver {
         (self.parts.respawn_keeper)();
     }
 
-    fn keeper_started(&mut self, keeper: Result<Keeper, crate::io::keeper::KeeperError>) {
-        let outcome = keeper.and_then(|keeper| self.parts.keeper.succeed(keeper));
-        if let Err(error) = outcome {
-            self.driver_note(Severity::Error, "keeper-failed", error.to_string());
-            return;
+    fn keeper_started(&mut self, keeper: Result<Keeper, KeeperError>) {
+        let failed = |error: KeeperError| (Severity::Error, "keeper-failed", error.to_string());
+        let keeper = match keeper.map_err(failed) {
+            Ok(keeper) => keeper,
+            Err((severity, kind, text)) => return self.driver_note(severity, kind, text),
+        };
+        // Closed, the old one's socket would still be watched for as long as a child that starts just
+        // now shares it. One that died is watched no more already.
+        let _ = self.epoll.delete(self.parts.keeper.as_fd());
+        if let Err((severity, kind, text)) = self.parts.keeper.succeed(keeper).map_err(failed) {
+            self.driver_note(severity, kind, text);
         }
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Keeper.number());
         let watched = self.epoll.add(self.parts.keeper.as_fd(), event);

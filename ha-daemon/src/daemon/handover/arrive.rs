@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::SigSet;
 
 use super::image::{self, Image, PathImage, Tail};
-use super::keys;
+use super::{Cause, keys};
 use crate::config::{Config, KeyRing, Resource};
 use crate::driver::Resumption;
 use crate::io::address::{AddressReport, HeldAddress};
@@ -83,6 +83,12 @@ impl Handed {
         };
         let held = keeper.held.iter().filter_map(held).collect();
         Some(Keeper::resume(options, socket, keeper.pid, held))
+    }
+
+    /// Whether another keeper is to take over from that one: both sides of their socket are one version.
+    #[must_use]
+    pub fn renews_keeper(&self) -> bool {
+        self.image.cause == Cause::Reexec && self.failure.is_none()
     }
 
     fn path(&self, config: &Config, path: &Path) -> Option<&PathImage> {
