@@ -10,8 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_common::wire::Phase;
-
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex};
 use crate::core::Core;
@@ -19,6 +17,7 @@ use crate::core::io::{Action, Input, Note, Observation, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
 use crate::snapshot::{NodeState, ResourceState};
+use ha_common::wire::Phase;
 
 /// A resource as it stands on a host, whatever the core believes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -506,7 +505,6 @@ impl Sim {
         let now = self.now;
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
         if daemon.away.is_some() {
-            // The next program's business; it looks at the records itself.
             if !matches!(input, Input::Observed(_)) {
                 daemon.waiting.push(input);
             }
