@@ -389,7 +389,8 @@ fn receive_on(
     match attached {
         Ok(attachment) => Ok(Reception { via: attachment.via, reason: attachment.reason }),
         Err(error) if receive == Receive::Auto => {
-            Ok(Reception { via: Via::Socket, reason: format!("{error:#}") })
+            tracing::debug!("{error:#}");
+            Ok(Reception { via: Via::Socket, reason: brief(&format!("{error:#}")) })
         }
         Err(error) => Err(error).with_context(|| {
             format!(
@@ -436,4 +437,32 @@ pub(super) fn service_interfaces(config: &Config) -> Vec<InterfaceName> {
     interfaces.sort();
     interfaces.dedup();
     interfaces
+}
+
+/// Most of a reason that is shown, at either end of it.
+const REASON_BYTES_MAX: usize = 300;
+
+/// A reason without its middle when it is long: the kernel's verifier says thousands of lines, and
+/// what it objects to in the last ones. The whole of it is in the log at level debug.
+fn brief(reason: &str) -> String {
+    let (head, tail) = (REASON_BYTES_MAX, reason.len().saturating_sub(REASON_BYTES_MAX));
+    if tail <= head {
+        return reason.to_owned();
+    }
+    let (head, tail) = (reason.floor_char_boundary(head), reason.ceil_char_boundary(tail));
+    format!("{} [...] {}", &reason[..head], &reason[tail..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_keeps_its_two_ends() {
+        assert_eq!(brief("short"), "short");
+        let long = format!("begin {} end", "\u{e4}".repeat(1_000));
+        let shown = brief(&long);
+        assert!(shown.starts_with("begin ") && shown.ends_with(" end"), "{shown}");
+        assert!(shown.len() < 2 * REASON_BYTES_MAX + 20);
+    }
 }
