@@ -116,9 +116,7 @@ impl Core {
 
     /// Who is to own a group that this node gives up, or nobody.
     pub(super) fn heir(&self, index: GroupIndex) -> Option<NodeIndex> {
-        let mut ranked = self.ranked(index);
-        self.most_connected_first(&mut ranked);
-        self.standby_last(index, &mut ranked);
+        let ranked = self.ranked(index);
         let able = |it: &&Candidate| it.node != self.own && it.eligible && it.claim.is_none();
         ranked.iter().find(able).map(|it| it.node).filter(|node| !self.on_standby(*node))
     }
