@@ -319,7 +319,9 @@ fn httpd(directory: &Path, page: &str) -> Result<String> {
         r#"#!/bin/sh
 # chkconfig: 345 85 15
 pidfile={home}/nginx.pid
-running() {{ [ -s "$pidfile" ] && kill -0 "$(cat "$pidfile")" 2>/dev/null; }}
+# Where no init reaps it at once, an ended process stays as a zombie.
+alive() {{ grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }}
+running() {{ [ -s "$pidfile" ] && alive "$(cat "$pidfile")"; }}
 case "$1" in
 start)
     running || {nginx} -p {home} -c {home}/nginx.conf -e {home}/error.log
@@ -328,7 +330,7 @@ stop)
     running || exit 0
     pid=$(cat "$pidfile")
     kill -TERM "$pid"
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+    while alive "$pid"; do sleep 0.05; done
     ;;
 status)
     if running; then echo "httpd (pid $(cat "$pidfile")) is running..."; else echo "httpd is stopped"; exit 3; fi
@@ -348,7 +350,10 @@ fn httpd_pid(directory: &Path) -> Option<nix::unistd::Pid> {
 }
 
 fn serves(directory: &Path) -> bool {
-    httpd_pid(directory).is_some_and(|pid| nix::sys::signal::kill(pid, None).is_ok())
+    let Some(pid) = httpd_pid(directory) else { return false };
+    // Where no init reaps it at once, an ended process stays as a zombie.
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains(['Z', 'X']))
 }
 
 fn end_httpd(directory: &Path) {
