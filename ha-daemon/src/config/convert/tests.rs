@@ -172,7 +172,6 @@ fn a_directory_is_converted_with_what_was_found_in_it() {
 }
 
 #[test]
-#[ignore = "until TOML reads links by arrival, serial lines, connectivity, scripts and clients"]
 fn the_scenarios_are_the_same_in_both_formats() {
     for (ha_cf, haresources) in FILES {
         assert_same(ha_cf, haresources);
@@ -253,7 +252,6 @@ proptest! {
     }
 
     #[test]
-    #[ignore = "until TOML reads links by arrival, serial lines, connectivity, scripts and clients"]
     fn both_formats_give_the_same_configuration((ha_cf, haresources) in files()) {
         assert_same(&ha_cf, &haresources);
     }
