@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 
 fn keys() -> KeyRing {
     let key = AuthKey { number: 1, method: AuthMethod::SipHash24, word: b"word".to_vec() };
-    KeyRing { active: 1, keys: vec![key] }
+    KeyRing::new(1, vec![key])
 }
 
 fn world() -> Nowhere {

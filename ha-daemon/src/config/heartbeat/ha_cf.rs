@@ -13,6 +13,7 @@ use super::media::Media;
 use super::times;
 use super::world::World;
 use crate::config::finding::{Position, did_you_mean, quoted};
+use crate::config::load::{is_target_name, unpingable};
 use crate::config::{
     Client, DURATION_MAX, Failback, KEEPALIVE_MIN, NODES_MAX, PING_TARGETS_MAX, PingTarget,
 };
@@ -360,7 +361,14 @@ impl Reader<'_> {
     }
 
     fn target(&mut self, word: &Word<'_>, target: PingTarget) {
-        if self.draft.targets.iter().any(|other| other.name == target.name) {
+        let useless = target.members.iter().find_map(|it| Some((*it, unpingable(*it)?)));
+        if let Some((address, (why, remedy))) = useless {
+            self.findings.error(word.position, format!("{address} is {why}"), remedy);
+        } else if !is_target_name(&target.name) {
+            let message = format!("{} is no name of a ping node", quoted(word.text));
+            let remedy = "use up to 64 letters, digits, -, _ and ., or an address";
+            self.findings.error(word.position, message, remedy);
+        } else if self.draft.targets.iter().any(|other| other.name == target.name) {
             let message = format!("the ping node {} is there already", quoted(word.text));
             self.findings.error(word.position, message, "name it once");
         } else if self.draft.targets.len() == PING_TARGETS_MAX {

@@ -102,7 +102,8 @@ impl Findings {
         self.add(finding.in_file(&self.path));
     }
 
-    fn add(&mut self, finding: Finding) {
+    /// Adds a finding that has its file.
+    pub(super) fn add(&mut self, finding: Finding) {
         if self.list.len() < FINDINGS_MAX {
             self.list.push(finding);
         } else {

@@ -99,7 +99,7 @@ fn h1_is_one_broadcast_link_and_one_group() {
     };
     let script = Resource::Script { name: "httpd".to_owned(), arguments: Vec::new() };
     assert_eq!(group.resources, [address, script]);
-    assert!(config.connectivity.targets.is_empty() && !config.connectivity.moves_groups);
+    assert!(config.connectivity.targets.is_empty());
     assert_eq!(config.script_directory, Path::new("resource.d"));
 }
 
