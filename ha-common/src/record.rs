@@ -102,10 +102,12 @@ impl Record<'_> {
     /// Stores what an authentic, believed heartbeat says; the stamp last.
     #[inline(always)]
     pub fn stamp(self, header: &Header, freshness: Freshness, now_ns: u64) {
-        if let Freshness::Next { gap } = freshness {
-            if gap != 0 {
-                self.set_lost(self.lost().wrapping_add(gap));
-            }
+        if matches!(freshness, Freshness::Next { .. }) {
+            // The gap is computed anew: outside of `Next` it has no value, and the verifier, which does
+            // not see that this branch follows from the one that made it, would meet in its
+            // register whatever was left there.
+            let gap = header.sequence.saturating_sub(self.sequence()).saturating_sub(1);
+            self.set_lost(self.lost().wrapping_add(gap));
         } else {
             self.set_heard(header.incarnation);
             self.set_believed(header.incarnation);

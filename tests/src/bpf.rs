@@ -71,6 +71,7 @@ pub fn tables(world: &World) -> Tables {
         link: record.link,
         interface: record.interface,
         silence_ns: record.silence_ns,
+        known: None,
     });
     Tables {
         identity: world.identity,

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use ha_daemon::config::{self, check};
+use ha_daemon::daemon::handover::Handed;
+use ha_daemon::daemon::handover::ask::{Source, answer_trial};
 use ha_daemon::daemon::{self, BPF_DIRECTORY, Options, RUN_DIRECTORY};
 use ha_daemon::logging::Logger;
 use ha_daemon::names::NodeName;
@@ -37,6 +39,22 @@ enum Command {
         /// Log lines of the kernel side, with the daemon's own
         #[arg(long, value_enum, default_value = "off")]
         kernel_log: KernelLog,
+        /// Inherited descriptor of what the program before handed over
+        #[arg(long, hide = true)]
+        hand_over: Option<i32>,
+    },
+    /// Say whether this program could take over from a running one of another version
+    #[command(hide = true)]
+    TryHandOver {
+        /// Version of what would be handed over
+        #[arg(long)]
+        format: u32,
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// Which node this is
+        #[arg(long)]
+        node: Option<String>,
     },
     /// Find what is wrong with a configuration; exit 0 clean, 1 warnings, 2 errors
     Check {
@@ -74,13 +92,14 @@ enum KernelLog {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Run { config, node, run_dir, bpffs, kernel_log } => {
+        Command::Run { config, node, run_dir, bpffs, kernel_log, hand_over } => {
             let options = Options {
+                source: Source { config, node },
                 run_directory: run_dir,
                 bpf_directory: bpffs,
                 kernel_log: kernel_log as u8,
             };
-            exit(run(&config, node.as_deref(), &options))
+            exit(run(&options, hand_over))
         }
         Command::Check { config, node } => {
             let findings = check::check_on_node(&config, node.as_deref());
@@ -88,6 +107,9 @@ fn main() -> ExitCode {
                 println!("{finding}");
             }
             ExitCode::from(check::exit_code(&findings))
+        }
+        Command::TryHandOver { format, config, node } => {
+            exit(answer_trial(format, &Source { config, node }).map(|word| print!("{word}")))
         }
         Command::Keeper { node, fd, priority } => {
             exit(ha_daemon::io::keeper::keeper_main(fd, &node, priority))
@@ -105,17 +127,30 @@ fn exit(outcome: Result<()>) -> ExitCode {
     }
 }
 
-fn run(path: &std::path::Path, node: Option<&str>, options: &Options) -> Result<()> {
-    let (config, warnings) = config::load_with_warnings(path)?;
+fn run(options: &Options, hand_over: Option<i32>) -> Result<()> {
+    let handed = hand_over
+        .map(Handed::receive)
+        .transpose()
+        .context("nothing can go on from the program before; its keeper takes the addresses off")?;
+    let source = &options.source;
+    let (config, warnings) = config::load_with_warnings(&source.config).with_context(|| {
+        if handed.is_some() {
+            "the configuration was good when it was checked and is not any more: this node leaves, \
+             and its keeper takes the addresses off"
+        } else {
+            "cannot start"
+        }
+    })?;
     // What is queued is written when it is dropped, after the daemon's last word.
     let _logger = Logger::start(&config.logging);
-    for warning in warnings {
-        tracing::warn!("{warning}");
+    let own = check::own_node_at(&source.config, &config, source.node.as_deref())
+        .map_err(|finding| anyhow::anyhow!("{finding}"))?;
+    // What was checked before the hand-over was warned of then.
+    if handed.is_none() {
+        let local = check::check_local(&config, own);
+        for warning in warnings.iter().chain(&local) {
+            tracing::warn!("{warning}");
+        }
     }
-    let own =
-        check::own_node_at(path, &config, node).map_err(|finding| anyhow::anyhow!("{finding}"))?;
-    for warning in check::check_local(&config, own) {
-        tracing::warn!("{warning}");
-    }
-    daemon::run(config, own, options)
+    daemon::run(config, own, options, handed)
 }

@@ -5,6 +5,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ha_daemon::config::ConfigError;
@@ -13,7 +14,7 @@ use ha_daemon::control::client::{Client, ClientError};
 use ha_daemon::control::command::CommandRequest;
 use ha_daemon::control::heartbeat::{Printed, Program};
 use ha_daemon::control::wait::{WAIT_MAX, until_done};
-use ha_daemon::control::{PeerLink, SOCKET_DEFAULT, SOCKET_VARIABLE, render};
+use ha_daemon::control::{HandOverBegins, PeerLink, SOCKET_DEFAULT, SOCKET_VARIABLE, render};
 use ha_daemon::core::command::Which;
 use ha_daemon::names::{GroupName, NodeName};
 use ha_daemon::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
@@ -111,6 +112,10 @@ enum Command {
         /// The group; default: all.
         group: Option<GroupName>,
     },
+    /// Have the daemon take its changed configuration over, without a failover.
+    Reload,
+    /// Have the daemon replace itself by the program that is in its place now, without a failover.
+    Reexec,
     /// Configuration files; needs no daemon.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -186,6 +191,8 @@ enum Failure {
     Link { path: PathBuf, cause: io::Error },
     #[error("cannot print: {0}; see that there is room where the output goes")]
     Output(io::Error),
+    #[error("{0}")]
+    HandOver(String),
     #[error("cannot start: {0}; see that there is memory and a free file descriptor")]
     Start(io::Error),
     #[error("{0}")]
@@ -221,6 +228,7 @@ fn main() -> ExitCode {
                 | Failure::NotDone(_)
                 | Failure::NotYet { .. }
                 | Failure::Link { .. }
+                | Failure::HandOver(_)
                 | Failure::Output(_)
                 | Failure::Start(_) => EXIT_REFUSED,
             }
@@ -251,6 +259,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 })
                 .await
             }
+            Command::Reload => hand_over(&client, "/v1/reload").await,
+            Command::Reexec => hand_over(&client, "/v1/reexec").await,
             Command::Events(events) if events.follow => follow(&client, events).await,
             Command::Events(events) => {
                 show(&client, &events.path(), &events.output, |events: Vec<Event>| {
@@ -337,6 +347,8 @@ fn request(command: &Command) -> Option<(CommandRequest, Wait)> {
         | Command::Fence { .. }
         | Command::Maintenance { .. }
         | Command::Config(_)
+        | Command::Reload
+        | Command::Reexec
         | Command::InstallNames { .. } => return None,
     })
 }
@@ -407,6 +419,50 @@ async fn follow(client: &Client, events: &Events) -> Result<(), Failure> {
         last_id = read.map_err(|error| client.not_understood(&error))?;
     }
     Err(Failure::Ended { socket: client.socket().to_owned(), last_id })
+}
+
+/// Longest wait for the check of a configuration and of a new program.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for the end of a hand-over: what the new configuration does not have is stopped first.
+const HAND_OVER_TIME_MAX: Duration = Duration::from_secs(90);
+
+/// Has the daemon hand over to its next program, and waits until that says so.
+async fn hand_over(client: &Client, path: &str) -> Result<(), Failure> {
+    let answer = client.post(path, CHECK_TIME_MAX).await?;
+    let begins: HandOverBegins =
+        serde_json::from_slice(&answer).map_err(|error| client.not_understood(&error))?;
+    let mut last_id = begins.last_event;
+    let ended = async {
+        loop {
+            let path = format!("/v1/events?follow=true&since={last_id}");
+            let mut lines = match client.follow(&path).await {
+                Ok(lines) => lines,
+                Err(ClientError::Unreachable { .. }) => {
+                    // Between two programs; the socket stays, so this is about a stopping one.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            // A stream ends with its program; the next one goes on with the same numbers.
+            while let Ok(Some(line)) = lines.next().await {
+                let event: Event =
+                    serde_json::from_slice(&line).map_err(|error| client.not_understood(&error))?;
+                last_id = event.id;
+                if matches!(event.kind.as_str(), "reloaded" | "reexecuted" | "reload-failed") {
+                    return Ok(event);
+                }
+            }
+        }
+    };
+    let event = tokio::time::timeout(HAND_OVER_TIME_MAX, ended).await.unwrap_or_else(|_| {
+        let cause = format!("no word of its end within {} s", HAND_OVER_TIME_MAX.as_secs());
+        Err(client.no_answer(cause, "look for its events: hactl events"))
+    })?;
+    if event.kind == "reload-failed" {
+        return Err(Failure::HandOver(event.message));
+    }
+    print(&[event.message.as_bytes(), b"\n"])
 }
 
 fn print(pieces: &[&[u8]]) -> Result<(), Failure> {

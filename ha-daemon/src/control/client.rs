@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response, StatusCode, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -70,10 +70,23 @@ impl Client {
     /// When the daemon cannot be reached within [`ANSWER_TIME_MAX`], or refuses.
     pub async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
         self.in_time(async {
-            let response = self.request(path).await?;
+            let response = self.request(Method::GET, path).await?;
             self.body(response.into_body()).await
         })
         .await
+    }
+
+    /// Has the daemon do what `path` says; gives its answer. What it does before it answers may take
+    /// `time_max`.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn post(&self, path: &str, time_max: Duration) -> Result<Bytes, ClientError> {
+        let answer = async {
+            let response = self.request(Method::POST, path).await?;
+            self.body(response.into_body()).await
+        };
+        self.within(time_max, answer).await
     }
 
     /// What the daemon has at `path`.
@@ -110,7 +123,7 @@ impl Client {
     /// # Errors
     /// When the stream does not begin within [`ANSWER_TIME_MAX`], or the daemon refuses.
     pub async fn follow(&self, path: &str) -> Result<Lines, ClientError> {
-        let response = self.in_time(self.request(path)).await?;
+        let response = self.in_time(self.request(Method::GET, path)).await?;
         Ok(Lines {
             client: self.clone(),
             body: response.into_body(),
@@ -134,20 +147,34 @@ impl Client {
         self.unreachable("the daemon ended the stream of events".to_owned(), remedy)
     }
 
+    /// That an answer did not come.
+    #[must_use]
+    pub fn no_answer(&self, cause: String, remedy: &'static str) -> ClientError {
+        self.unreachable(cause, remedy)
+    }
+
     async fn in_time<T>(
         &self,
         answer: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
-        tokio::time::timeout(ANSWER_TIME_MAX, answer).await.unwrap_or_else(|_| {
+        self.within(ANSWER_TIME_MAX, answer).await
+    }
+
+    async fn within<T>(
+        &self,
+        time_max: Duration,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        tokio::time::timeout(time_max, answer).await.unwrap_or_else(|_| {
             Err(self.unreachable(
-                format!("no answer within {} s", ANSWER_TIME_MAX.as_secs()),
+                format!("no answer within {} s", time_max.as_secs()),
                 "it is there but does not answer: look in its log, and restart it if it hangs",
             ))
         })
     }
 
-    async fn request(&self, path: &str) -> Result<Response<Incoming>, ClientError> {
-        let request = Request::get(path).header(header::HOST, "localhost");
+    async fn request(&self, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         self.send(request.body(Full::default())).await
     }
 

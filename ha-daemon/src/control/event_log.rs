@@ -96,6 +96,21 @@ impl EventLog {
         })
     }
 
+    /// The log of the program before, with the ids that it gave.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn resume(events: Vec<Event>, last_id: u64, dropped: u64) -> io::Result<Self> {
+        let log = Self::new()?;
+        for event in events.into_iter().filter(|event| event.id <= last_id) {
+            let mut slot = locked(log.slot(event.id).lock());
+            *slot = Some(event);
+        }
+        log.last_id.store(last_id, Ordering::Release);
+        log.dropped.store(dropped, Ordering::Relaxed);
+        Ok(log)
+    }
+
     /// Numbers the event, keeps it and wakes followers. Returns its id.
     ///
     /// Waits for no reader. Meant for one thread, the driver: a second one makes both wait for

@@ -46,6 +46,13 @@ pub struct ErrorBody {
     pub remedy: String,
 }
 
+/// That a hand-over begins: its end is an event after this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverBegins {
+    /// Number of the last event before it.
+    pub last_event: u64,
+}
+
 /// A link together with the peer that it leads to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerLink {

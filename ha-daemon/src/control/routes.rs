@@ -15,11 +15,11 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::backend::Backend;
+use super::backend::{Backend, Cause};
 use super::command::{COMMAND_BYTES_MAX, COMMAND_PATH, CommandAccepted, CommandRequest};
 use super::event_log::{EVENTS_MAX, Follower};
 use super::parameters::Parameters;
-use super::{ErrorBody, FOLLOWERS_MAX, PeerLink, peer_links};
+use super::{ErrorBody, FOLLOWERS_MAX, HandOverBegins, PeerLink, peer_links};
 use crate::core::command::REMOTE_WAIT_MAX;
 use crate::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
 
@@ -69,6 +69,14 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/parameters", get(parameters))
         .route(COMMAND_PATH, post(command))
+        .route(
+            "/v1/reload",
+            post(async |shared, caller| hand_over(shared, caller, Cause::Reload).await),
+        )
+        .route(
+            "/v1/reexec",
+            post(async |shared, caller| hand_over(shared, caller, Cause::Reexec).await),
+        )
         .layer(DefaultBodyLimit::max(COMMAND_BYTES_MAX))
         .fallback(async |uri: Uri| Refusal::unknown_path(&uri))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
@@ -104,6 +112,15 @@ pub(super) struct Caller {
     pub(super) uid: Option<u32>,
 }
 
+impl Caller {
+    /// Commands are for root and the user that the daemon runs as.
+    fn may_command(self) -> Result<(), Refusal> {
+        let owner = nix::unistd::geteuid().as_raw();
+        let allowed = self.uid.is_some_and(|uid| uid == 0 || uid == owner);
+        if allowed { Ok(()) } else { Err(Refusal::caller()) }
+    }
+}
+
 /// How long the driver may take for a command: another node may have to follow it first.
 const COMMAND_TIME_MAX: Duration = ANSWER_TIME_MAX.saturating_add(REMOTE_WAIT_MAX);
 
@@ -112,10 +129,7 @@ async fn command(
     Extension(caller): Extension<Caller>,
     request: Result<Json<CommandRequest>, JsonRejection>,
 ) -> Result<Json<CommandAccepted>, Refusal> {
-    let owner = nix::unistd::geteuid().as_raw();
-    if !caller.uid.is_some_and(|uid| uid == 0 || uid == owner) {
-        return Err(Refusal::caller());
-    }
+    caller.may_command()?;
     let Json(request) = request.map_err(|rejection| Refusal::command(&rejection))?;
     let (letter, answer) = oneshot::channel();
     (shared.backend.command)((request, letter)).map_err(|_| Refusal::busy())?;
@@ -124,6 +138,23 @@ async fn command(
         Ok(Ok(Err(body))) => Err(Refusal { status: StatusCode::CONFLICT, body }),
         Ok(Err(_)) => Err(Refusal::stopping()),
         Err(_) => Err(Refusal::silent()),
+    }
+}
+
+/// Answers when everything is checked, before anything changes.
+async fn hand_over(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    cause: Cause,
+) -> Result<Json<HandOverBegins>, Refusal> {
+    caller.may_command()?;
+    let last_event = shared.backend.events.last_id();
+    let (answer, begins) = oneshot::channel();
+    (shared.backend.hand_over)(cause, answer).map_err(|_| Refusal::busy())?;
+    match begins.await {
+        Ok(Ok(())) => Ok(Json(HandOverBegins { last_event })),
+        Ok(Err(body)) => Err(Refusal { status: StatusCode::CONFLICT, body }),
+        Err(_) => Err(Refusal::stopping()),
     }
 }
 
@@ -237,14 +268,14 @@ impl Refusal {
         Self::new(
             StatusCode::NOT_FOUND,
             format!("there is nothing at {}", uri.path()),
-            "use /v1/status, /v1/nodes, /v1/links, /v1/groups, /v1/events, /v1/parameters or \
-             /v1/command",
+            "use /v1/status, /v1/nodes, /v1/links, /v1/groups, /v1/events, /v1/parameters, \
+             /v1/command, /v1/reload or /v1/reexec",
         )
     }
 
     fn method(method: &Method, uri: &Uri) -> Self {
         let error = format!("{} does not take {method}", uri.path());
-        let remedy = if uri.path() == COMMAND_PATH { "use POST" } else { "use GET" };
+        let remedy = if *method == Method::GET { "use POST" } else { "use GET" };
         Self::new(StatusCode::METHOD_NOT_ALLOWED, error, remedy)
     }
 

@@ -6,9 +6,12 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -65,9 +68,51 @@ pub struct ControlSocket {
     /// Device and inode: whether the file at `path` is still ours.
     identity: (u64, u64),
     removed: bool,
+    kept: Arc<AtomicBool>,
+}
+
+/// Has the next program of this process go on with a control socket.
+#[derive(Debug)]
+pub struct Successor {
+    listener: UnixListener,
+    kept: Arc<AtomicBool>,
+}
+
+impl Successor {
+    /// The listener, open: who connects from here on is accepted by the next program. The file stays
+    /// when the [`ControlSocket`] is dropped.
+    #[must_use]
+    pub fn hand_over(self) -> OwnedFd {
+        self.kept.store(true, Ordering::Relaxed);
+        self.listener.into()
+    }
 }
 
 impl ControlSocket {
+    /// For when another program takes over.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn successor(&self) -> io::Result<Successor> {
+        Ok(Successor { listener: self.listener.try_clone()?, kept: Arc::clone(&self.kept) })
+    }
+
+    /// The socket of the program before.
+    ///
+    /// # Errors
+    /// Its file is gone.
+    pub fn resume(path: &Path, listener: OwnedFd) -> Result<Self, SocketError> {
+        let missing = failure(path, "find it again", "restart the daemon");
+        let found = fs::symlink_metadata(path).map_err(missing)?;
+        Ok(Self {
+            listener: UnixListener::from(listener),
+            path: path.to_owned(),
+            identity: (found.dev(), found.ino()),
+            removed: false,
+            kept: Arc::default(),
+        })
+    }
+
     /// Makes the socket, in place of one that a dead daemon left behind.
     ///
     /// # Errors
@@ -81,10 +126,11 @@ impl ControlSocket {
         socket.bind(&address).map_err(failed("bind it"))?;
         let made = fs::symlink_metadata(path).map_err(failed("find it after binding"))?;
         let socket = Self {
-            listener: UnixListener::from(std::os::fd::OwnedFd::from(socket)),
+            listener: UnixListener::from(OwnedFd::from(socket)),
             path: path.to_owned(),
             identity: (made.dev(), made.ino()),
             removed: false,
+            kept: Arc::default(),
         };
         // Nobody can connect before `listen`, so nobody gets in before the mode is right.
         fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))
@@ -123,7 +169,7 @@ impl ControlSocket {
     }
 
     fn unlink(&mut self) -> Result<(), SocketError> {
-        if std::mem::replace(&mut self.removed, true) {
+        if std::mem::replace(&mut self.removed, true) || self.kept.load(Ordering::Relaxed) {
             return Ok(());
         }
         let failed = |error| Err(failure(&self.path, "remove it", "remove it by hand")(error));

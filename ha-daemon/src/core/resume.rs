@@ -121,6 +121,23 @@ struct GroupMemory {
 }
 
 impl Memory {
+    /// What heartbeats of this node say until a driver runs again.
+    #[must_use]
+    pub fn advertised(&self) -> (u32, Phase) {
+        let phase = match Phase::from_wire(self.phase) {
+            Phase::Active => Phase::Restarting,
+            other @ (Phase::Starting | Phase::Leaving | Phase::Restarting) => other,
+        };
+        (self.generation, phase)
+    }
+
+    /// Whether it takes a resource to run here.
+    #[must_use]
+    pub fn runs(&self, group: &GroupName, resource: &Resource) -> bool {
+        let wanted = (identity(resource), ResourceState::Started);
+        self.groups.get(group).is_some_and(|it| it.resources.contains(&wanted))
+    }
+
     /// The incarnation that goes on.
     #[must_use]
     pub fn incarnation(&self) -> u64 {

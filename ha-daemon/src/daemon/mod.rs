@@ -1,14 +1,16 @@
 //! The daemon: puts the parts together, runs them, takes them down.
 
+pub mod handover;
 mod node;
+mod signals;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::{Config, NodeIndex, Realtime};
@@ -17,8 +19,10 @@ use crate::control::event_log::EventLog;
 use crate::control::parameters::Parameters;
 use crate::control::server;
 use crate::control::socket::ControlSocket;
-use crate::driver::{Driver, Parts, Reception, receives_heartbeats};
-use crate::io::address::{self, AddressCommand, AddressWorker};
+use crate::driver::{Driver, Parts, Reception, Resumption, receives_heartbeats};
+use crate::io::address::{self, AddressCommand, AddressWorker, HeldAddress};
+use crate::io::clock::monotonic_ns;
+use crate::io::connection::OpenConnections;
 use crate::io::keeper::{Keeper, KeeperOptions};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
@@ -30,8 +34,13 @@ use crate::io::serial::Lines;
 use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, process, realtime};
 use crate::logging::LoggedEvents;
-use crate::names::NodeName;
+use crate::names::{InterfaceName, NodeName};
+use handover::Handed;
+use handover::arrive::{self, Addresses};
+use handover::ask::{Asker, Source};
+use handover::depart::{self, Departure, Rest};
 use node::Node;
+use signals::{Signals, Word};
 
 /// Where the daemon keeps its socket and lock unless told otherwise.
 pub const RUN_DIRECTORY: &str = "/run/ha";
@@ -39,6 +48,9 @@ pub const RUN_DIRECTORY: &str = "/run/ha";
 pub const STATE_DIRECTORY: &str = "/var/lib/ha";
 /// Where maps and programs are pinned unless told otherwise.
 pub const BPF_DIRECTORY: &str = "/sys/fs/bpf/ha";
+
+/// How long clients may take to end before another program takes over.
+const CLIENTS_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -49,18 +61,68 @@ pub struct Options {
     pub bpf_directory: PathBuf,
     /// Level of the kernel side's log lines; 0 = none.
     pub kernel_log: u8,
+    /// Where the configuration is, for reading it anew.
+    pub source: Source,
 }
 
-/// Runs the node until it has left the cluster.
+/// Runs the node until it has left the cluster, or goes on from what the program before handed over.
 ///
 /// # Errors
 /// Why it could not start, or what it could not take down.
-pub fn run(config: Config, own: NodeIndex, options: &Options) -> Result<()> {
+pub fn run(
+    mut config: Config,
+    own: NodeIndex,
+    options: &Options,
+    mut handed: Option<Handed>,
+) -> Result<()> {
     let name = config.nodes[own.0].name.clone();
     fs::create_dir_all(&options.run_directory)
         .with_context(|| format!("cannot make {}", options.run_directory.display()))?;
-    let _lock = lock(&options.run_directory)?;
-    process::remember_limits();
+    let lock = lock(&options.run_directory, handed.as_mut().and_then(Handed::lock))?;
+    let executable = match &handed {
+        Some(handed) => handed.image.executable.clone(),
+        None => std::env::current_exe().context("cannot find this program's own file")?,
+    };
+    // exec(2) has named it after the link that it was found by.
+    let _ = nix::sys::prctl::set_name(c"ha-daemon");
+    process::remember_limits(handed.as_ref().map_or(&[], |it| &it.image.limits));
+    limits();
+    let memory = realtime::lock_memory(config.realtime);
+    if let Some(handed) = &handed {
+        config.keys = handed.keys(config.keys);
+    }
+    let config = Arc::new(config);
+    loop {
+        // Threads of the runtime leave signals to this one.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_start(realtime::leave_signals)
+            .build()?;
+        let start = Start {
+            config: Arc::clone(&config),
+            own,
+            name: &name,
+            options,
+            memory: memory.clone(),
+            executable: &executable,
+            lock: &lock,
+        };
+        let ended = runtime.block_on(serve(start, handed.take()))?;
+        drop(runtime);
+        match ended {
+            Ended::Left { finished, failures } => return left(finished, &failures),
+            Ended::HandsOver { departure, leave } => {
+                // The next program goes on from here; if there is none, this one does.
+                let (fd, reason) = departure.leave(leave)?;
+                let mut again = Handed::receive(fd)?;
+                again.failure = Some(reason);
+                handed = Some(again);
+            }
+        }
+    }
+}
+
+fn limits() {
     // Kernels before 5.11 count BPF maps against it.
     let infinity = nix::sys::resource::RLIM_INFINITY;
     let _ = nix::sys::resource::setrlimit(
@@ -75,11 +137,10 @@ pub fn run(config: Config, own: NodeIndex, options: &Options) -> Result<()> {
     if let Ok((_, hard)) = nix::sys::resource::getrlimit(core) {
         let _ = nix::sys::resource::setrlimit(core, 0, hard);
     }
-    let memory = realtime::lock_memory(config.realtime);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (finished, failures) =
-        runtime.block_on(serve(Arc::new(config), own, &name, options, memory))?;
-    for failure in &failures {
+}
+
+fn left(finished: Result<()>, failures: &[String]) -> Result<()> {
+    for failure in failures {
         tracing::error!("not taken down: {failure}");
     }
     finished?;
@@ -90,10 +151,13 @@ pub fn run(config: Config, own: NodeIndex, options: &Options) -> Result<()> {
     }
 }
 
-/// One daemon per run directory.
-fn lock(directory: &Path) -> Result<nix::fcntl::Flock<File>> {
+/// One daemon per run directory; `held` is the lock of the program before.
+fn lock(directory: &Path, held: Option<File>) -> Result<nix::fcntl::Flock<File>> {
     let path = directory.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    let file = match held {
+        Some(file) => file,
+        None => File::create(&path).with_context(|| format!("cannot make {}", path.display()))?,
+    };
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
         anyhow::anyhow!(
             "another daemon runs with run directory {}: stop it, or choose another --run-dir",
@@ -102,28 +166,53 @@ fn lock(directory: &Path) -> Result<nix::fcntl::Flock<File>> {
     })
 }
 
-type Finished = (Result<()>, Vec<String>);
-
-async fn serve(
+/// What a program of this node starts with.
+struct Start<'a> {
     config: Arc<Config>,
     own: NodeIndex,
-    name: &NodeName,
-    options: &Options,
+    name: &'a NodeName,
+    options: &'a Options,
     memory: String,
-) -> Result<Finished> {
+    executable: &'a Path,
+    lock: &'a File,
+}
+
+/// How it ends.
+enum Ended {
+    /// The node has left.
+    Left { finished: Result<()>, failures: Vec<String> },
+    /// Another program goes on; `leave`: it is to leave at once.
+    HandsOver { departure: Box<Departure>, leave: bool },
+}
+
+async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
+    let Start { config, own, name, options, memory, executable, lock } = start;
     let mut signals = Signals::new()?;
-    let events = Arc::new(EventLog::new().context("cannot make the event log")?);
-    let _logged = LoggedEvents::start(&events);
+    arrive::take_signals();
+    let log = Log::begin(handed.as_mut())?;
     // Whoever cannot be asked does not join.
-    let control = ControlSocket::bind(&options.run_directory.join("control.sock"))?;
-    let incarnation = node::take_incarnation(&config, name, options);
+    let control = control_socket(options, handed.as_mut())?;
+    let successor = control.successor().context("no descriptor is left")?;
+    let incarnation = match &handed {
+        Some(handed) => handed.image.core.incarnation(),
+        None => node::take_incarnation(&config, name, options),
+    };
     let keys = Arc::new(Keys::new(&config.keys)?);
-    let node = Node { config, own, incarnation, keys };
-    let Prepared { mut driver, sender, worker, pinger, mailbox } =
-        prepare(&node, name, options, memory, &events).await?;
-    let clients = node.clients(&events);
+    let mut node = Node { config, own, incarnation, keys, known: BTreeMap::new() };
+    let prepared = prepare(&mut node, name, options, memory, &log.events, handed).await?;
+    let Prepared { mut driver, sender, worker, pinger, mailbox, connections } = prepared;
+    let clients = node.clients(&log.events);
+    let asker = Asker {
+        source: options.source.clone(),
+        config: Arc::clone(&node.config),
+        own,
+        executable: executable.to_path_buf(),
+        mailbox: mailbox.clone(),
+        pending: Arc::default(),
+    };
     let (stop, stopped) = oneshot::channel::<()>();
-    let backend = backend(mailbox.clone(), &node.config, events);
+    let events = Arc::clone(&log.events);
+    let backend = backend(mailbox.clone(), &node.config, events, asker.clone());
     let server = tokio::spawn(async move {
         let served = server::serve_on(control, backend, async { drop(stopped.await) }).await;
         if let Err(error) = &served {
@@ -131,21 +220,104 @@ async fn serve(
         }
         served
     });
-    let parts = loop {
-        tokio::select! {
-            parts = &mut driver => break parts,
-            () = signals.stop() => {
-                mailbox.post(Letter::Shutdown);
-            }
-        }
-    };
-    clients.stop().await;
+    let parts = until_driver_ends(&mut driver, &mut signals, &mailbox, &asker).await;
     let parts = parts.context("the driver ended without a word").flatten();
+    let hands_over = parts.as_ref().is_ok_and(|parts| parts.resumption.is_some());
+    // The next program starts them anew. One that does not end in time is not waited for.
+    let patience = if hands_over { CLIENTS_WAIT_MAX } else { Duration::MAX };
+    if tokio::time::timeout(patience, clients.stop()).await.is_err() {
+        tracing::warn!("a client did not end within {CLIENTS_WAIT_MAX:?}; it was killed");
+    }
     let parts = parts.inspect_err(|_| discard(options))?;
+    if hands_over {
+        let pending = asker.pending().context("nobody asked for the hand-over")?;
+        depart::hold_signals();
+        if let Some(pinger) = pinger {
+            pinger.stop();
+        }
+        let rest = Rest {
+            cause: pending.cause,
+            asked_ns: pending.asked_ns,
+            executable: executable.to_path_buf(),
+            addresses: end_worker(worker, &parts)?,
+            connections: &connections,
+            control: successor.hand_over(),
+            lock: lock.try_clone().context("no descriptor is left")?.into(),
+            events: &log.events,
+            logged: log.logged.end(),
+        };
+        let departure = Box::new(depart::pack(parts, sender, rest)?);
+        return Ok(Ended::HandsOver { departure, leave: signals.leaves().await });
+    }
     let failures = take_down(parts, sender, worker, pinger);
     drop(stop);
     let served = server.await.context("the control socket's task failed")?;
-    Ok((served.map_err(Into::into), failures))
+    Ok(Ended::Left { finished: served.map_err(Into::into), failures })
+}
+
+/// Passes signals on until the driver gives its parts back.
+async fn until_driver_ends(
+    driver: &mut oneshot::Receiver<Result<Parts>>,
+    signals: &mut Signals,
+    mailbox: &Mailbox,
+    asker: &Asker,
+) -> Result<Result<Parts>, oneshot::error::RecvError> {
+    loop {
+        tokio::select! {
+            parts = &mut *driver => return parts,
+            word = signals.next() => match word {
+                Word::Leave => {
+                    mailbox.post(Letter::Shutdown);
+                }
+                Word::HandOver(cause) => {
+                    tokio::spawn(asker.clone().ask(cause, None));
+                }
+            }
+        }
+    }
+}
+
+/// Ends the address worker; its addresses stay, and are what it gives back.
+fn end_worker(worker: AddressWorker, parts: &Parts) -> Result<Vec<HeldAddress>> {
+    parts
+        .addresses
+        .send(AddressCommand::Shutdown)
+        .context("the address worker is not to be ended")?;
+    Ok(worker.join())
+}
+
+/// The event log, and how far it was logged.
+struct Log {
+    events: Arc<EventLog>,
+    logged: LoggedEvents,
+}
+
+impl Log {
+    fn begin(handed: Option<&mut Handed>) -> Result<Self> {
+        let (events, logged) = match handed {
+            Some(handed) => {
+                let image = &mut handed.image;
+                let events = std::mem::take(&mut image.events);
+                let log = EventLog::resume(events, image.last_event, image.events_dropped);
+                (log, image.logged)
+            }
+            None => (EventLog::new(), 0),
+        };
+        let events = Arc::new(events.context("cannot make the event log")?);
+        let logged = LoggedEvents::start(&events, logged);
+        Ok(Self { events, logged })
+    }
+}
+
+fn control_socket(options: &Options, handed: Option<&mut Handed>) -> Result<ControlSocket> {
+    let path = options.run_directory.join("control.sock");
+    match handed.and_then(Handed::control) {
+        // Without its file nobody finds it: made anew.
+        Some(listener) => {
+            Ok(ControlSocket::resume(&path, listener).or_else(|_| ControlSocket::bind(&path))?)
+        }
+        None => Ok(ControlSocket::bind(&path)?),
+    }
 }
 
 /// Everything that runs once a node is prepared.
@@ -155,39 +327,50 @@ struct Prepared {
     worker: AddressWorker,
     pinger: Option<Pinger>,
     mailbox: Mailbox,
+    connections: Arc<OpenConnections>,
 }
 
 /// Starts keeper, connections, address worker, sender and driver, in an order in which a start that
-/// fails leaves nothing behind.
+/// fails leaves nothing behind. One that goes on sends first: its peers wait for its heartbeats.
 async fn prepare(
-    node: &Node,
+    node: &mut Node,
     name: &NodeName,
     options: &Options,
     memory: String,
     events: &Arc<EventLog>,
+    mut handed: Option<Handed>,
 ) -> Result<Prepared> {
+    let (mailbox, inbox) = mailbox()?;
+    let paths = paths::of(&node.config, node.own)?;
+    let sockets = node.sockets(&paths, handed.as_mut())?;
+    let mut lines = Lines::start(&node.config, &paths, &mailbox)?;
+    let shared = Arc::new(Shared::new(paths.len()));
+    let mut sender = None;
+    if let Some(handed) = &handed {
+        handed.prime(&shared, &node.config, &paths, &node.keys);
+        sender = Some(node.sender(&paths, &sockets, &mut lines, &shared, &mailbox)?);
+        node.known = handed.records(&node.config, &paths);
+    }
+    let resumed_ns = monotonic_ns();
     let keeper_options = KeeperOptions {
         program: PathBuf::from("/proc/self/exe"),
         node: name.clone(),
         priority: node.config.realtime.enabled.then_some(realtime::ADDRESS_PRIORITY),
     };
-    let keeper = Keeper::spawn(keeper_options.clone())?;
-    let (mailbox, inbox) = mailbox()?;
-    let paths = paths::of(&node.config, node.own)?;
-    let sockets = node.sockets(&paths)?;
-    let lines = Lines::start(&node.config, &paths, &mailbox)?;
+    let resumed = handed.as_mut().and_then(|it| it.keeper(keeper_options.clone()));
+    let keeper = resumed.map_or_else(|| Keeper::spawn(keeper_options.clone()), Ok)?;
     let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
-    let shared = Arc::new(Shared::new(paths.len()));
-    node.connections(&paths, heard_by_connections, &shared, &mailbox).start()?;
-    // Who has the ports, or the serial lines, is the only daemon of this host: addresses and pins that are there now are
-    // an earlier one's. Before, they may be those of a daemon that runs.
-    for (address, interface) in address::purge(&node::floating_addresses(&node.config))? {
-        tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
-    }
-    let worker = node.address_worker(&mailbox)?;
+    let connections = node
+        .connections(&paths, heard_by_connections, &shared, &mailbox, handed.as_mut())
+        .start()?;
+    let mut keeper = keeper;
+    let held = purge(node, handed.as_ref(), &mut keeper)?;
+    let worker = node.address_worker(&mailbox, held)?;
     let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
+    let resumption = handed.as_ref().map(|it| it.resumption(&node.config, &paths));
+    let renewed = handed.as_ref().filter(|it| it.renews_keeper()).map(|_| keeper_options.clone());
     let started = Started {
         keeper_options,
         keeper,
@@ -197,11 +380,55 @@ async fn prepare(
         sockets,
         lines,
         heard,
-        shared,
         worker,
         pinger,
+        shared,
+        sender,
+        resumption,
+        connections,
     };
-    assemble(node, started, attached, options, memory, events).inspect_err(|_| discard(options))
+    let prepared = assemble(node, started, attached, options, memory, events)
+        .inspect_err(|_| discard(options))?;
+    if let Some(handed) = &handed {
+        handed.report(&node.config, &prepared.mailbox, resumed_ns);
+    }
+    if let Some(options) = renewed {
+        respawn(options, prepared.mailbox.clone())();
+    }
+    Ok(prepared)
+}
+
+/// Removes the configured addresses that an earlier daemon left, and those that the program before
+/// owned and this one does not have any more. Gives those that it goes on with.
+fn purge(node: &Node, handed: Option<&Handed>, keeper: &mut Keeper) -> Result<Vec<HeldAddress>> {
+    let floating = node::floating_addresses(&node.config);
+    let Some(Addresses { stay, go }) = handed.map(|it| it.addresses(&floating)) else {
+        // Who has the ports, or the serial lines, is the only daemon of this host: addresses and pins that are there now
+        // are an earlier one's. Before, they may be those of a daemon that runs.
+        for (address, interface) in address::purge(&floating)? {
+            tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
+        }
+        return Ok(Vec::new());
+    };
+    let held = |(address, interface): &(ipnet::IpNet, InterfaceName)| {
+        let text = address.to_string();
+        stay.iter().any(|it| it.address == text && it.interface == *interface)
+    };
+    let mut strays: Vec<_> = floating.into_iter().filter(|it| !held(it)).collect();
+    for it in go {
+        strays.extend(it.address.parse().ok().map(|address| (address, it.interface)));
+    }
+    // One that cannot be removed is told of and left to its lifetime: a node that goes on must not
+    // stop for it.
+    let removed = address::purge(&strays).unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        error.removed
+    });
+    for (address, interface) in removed {
+        tracing::warn!("removed {address} from {interface}: this node does not own it");
+        let _ = keeper.release(address, &interface);
+    }
+    Ok(stay)
 }
 
 /// What runs, or is open, before anything is attached.
@@ -214,9 +441,13 @@ struct Started {
     sockets: Vec<LinkSocket>,
     lines: Lines,
     heard: watch::Sender<Vec<u64>>,
-    shared: Arc<Shared>,
     worker: AddressWorker,
     pinger: Option<Pinger>,
+    shared: Arc<Shared>,
+    /// It sends already when this program goes on from another.
+    sender: Option<Sender>,
+    resumption: Option<Resumption>,
+    connections: Arc<OpenConnections>,
 }
 
 /// The rest of the way, with programs attached that a failure must take down.
@@ -228,26 +459,17 @@ fn assemble(
     memory: String,
     events: &Arc<EventLog>,
 ) -> Result<Prepared> {
-    let Started {
-        keeper_options,
-        keeper,
-        mailbox,
-        inbox,
-        paths,
-        sockets,
-        mut lines,
-        heard,
-        shared,
-        worker,
-        pinger,
-    } = started;
+    let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker, .. } =
+        started;
+    let Started { shared, sender, resumption, connections, pinger, mut lines, .. } = started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
     }
     node.put_keys_in_force(kernel.as_ref(), &receptions, &shared);
-    let sender = node.sender(&paths, &sockets, &mut lines, &shared, &mailbox)?;
+    let start_sender = || node.sender(&paths, &sockets, &mut lines, &shared, &mailbox);
+    let sender = sender.map_or_else(start_sender, Ok)?;
     let driver = Driver::new(Parts {
-        table: node.table(&paths),
+        table: node.table(&paths, &receptions),
         header: node.header(),
         beat: node.beat(&paths),
         pause: node.pause(&paths),
@@ -271,10 +493,10 @@ fn assemble(
         respawn_keeper: respawn(keeper_options, mailbox.clone()),
         memory,
         all_released: false,
-        resumption: None,
+        resumption,
     })?;
     let driver = start(driver, options.kernel_log, node.config.realtime, &mailbox)?;
-    Ok(Prepared { driver, sender, worker, pinger, mailbox })
+    Ok(Prepared { driver, sender, worker, pinger, mailbox, connections })
 }
 
 /// Detaches what a start or a driver that failed left attached: no daemon runs that would judge by
@@ -285,15 +507,20 @@ fn discard(options: &Options) {
     }
 }
 
-fn backend(mailbox: Mailbox, config: &Config, events: Arc<EventLog>) -> Backend {
+fn backend(mailbox: Mailbox, config: &Config, events: Arc<EventLog>, asker: Asker) -> Backend {
     let post = move |letter| if mailbox.post(letter) { Ok(()) } else { Err(Busy) };
     let post_command = post.clone();
+    let hand_over = move |cause, answer| {
+        tokio::spawn(asker.clone().ask(cause, Some(answer)));
+        Ok(())
+    };
     Backend {
         ask: Arc::new(move |answer| post(Letter::Snapshot(answer))),
         command: Arc::new(move |(command, answer)| {
             post_command(Letter::Command { command, answer })
         }),
         parameters: Arc::new(Parameters::of(config)),
+        hand_over: Arc::new(hand_over),
         events,
     }
 }
@@ -380,35 +607,4 @@ fn respawn(options: KeeperOptions, mailbox: Mailbox) -> Box<dyn Fn() + Send> {
             tracing::error!("cannot start another keeper: {error}");
         }
     })
-}
-
-/// The signals that the daemon answers.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for a signal to stop.
-    async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP: this version cannot reload; restart the daemon to take \
-                                    over a changed configuration");
-                }
-            }
-        }
-    }
 }

@@ -10,11 +10,12 @@ use ha_common::maps::NodeIdentity;
 use ha_common::wire::{Header, Kind, Phase};
 use tokio::sync::watch;
 
+use super::handover::Handed;
 use super::{Options, RUN_DIRECTORY, STATE_DIRECTORY};
 use crate::config::{Config, NodeIndex, Receive, Resource};
 use crate::control::event_log::{EventDraft, EventLog};
 use crate::driver::Reception;
-use crate::io::address::{AddressOptions, AddressWorker};
+use crate::io::address::{AddressOptions, AddressWorker, HeldAddress};
 use crate::io::clients::{ClientOptions, Clients};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::connection::Connections;
@@ -23,6 +24,7 @@ use crate::io::keys::Keys;
 use crate::io::mailbox::{Letter, Mailbox};
 use crate::io::paths::{Carrier, Network, Path as PeerPath};
 use crate::io::ping::{PingOptions, Pinger};
+use crate::io::records::RecordMemory;
 use crate::io::sender::{Exit, Plan, Sender, Shared, Target};
 use crate::io::serial::Lines;
 use crate::io::service::{ServiceOptions, ServiceSender};
@@ -38,6 +40,8 @@ pub(super) struct Node {
     pub(super) own: NodeIndex,
     pub(super) incarnation: u64,
     pub(super) keys: Arc<Keys>,
+    /// By slot, what the program before knew: the record in use, and the daemon's own.
+    pub(super) known: BTreeMap<u32, (RecordMemory, RecordMemory)>,
 }
 
 impl Node {
@@ -72,7 +76,12 @@ impl Node {
         }
     }
 
-    pub(super) fn sockets(&self, paths: &[PeerPath]) -> Result<Vec<LinkSocket>> {
+    /// One for each local endpoint, those of the program before where they fit.
+    pub(super) fn sockets(
+        &self,
+        paths: &[PeerPath],
+        mut handed: Option<&mut Handed>,
+    ) -> Result<Vec<LinkSocket>> {
         let mut sockets: Vec<LinkSocket> = Vec::new();
         for path in paths {
             let Some(network) = path.network() else { continue };
@@ -80,14 +89,25 @@ impl Node {
                 continue;
             }
             for entrance in &network.entrances {
-                sockets.push(LinkSocket::bind(path.link, network, entrance)?);
+                let kept = handed.as_mut().and_then(|it| it.socket(path.link, network, entrance));
+                let bind = || LinkSocket::bind(path.link, network, entrance);
+                sockets.push(kept.map_or_else(bind, Ok)?);
             }
         }
         Ok(sockets)
     }
 
-    pub(super) fn table(&self, paths: &[PeerPath]) -> Table {
-        Table::new(self.identity(), paths, Arc::clone(&self.keys))
+    pub(super) fn table(&self, paths: &[PeerPath], receptions: &[Reception]) -> Table {
+        let table = Table::new(self.identity(), paths, Arc::clone(&self.keys));
+        for (slot, reception) in (0..).zip(receptions) {
+            let Some((used, own)) = self.known.get(&slot) else { continue };
+            let known = match reception.via {
+                Via::Socket | Via::Serial => own.with_heartbeats_of(*used),
+                Via::XdpNative | Via::XdpGeneric | Via::Tc => *own,
+            };
+            table.restore(slot, &known);
+        }
+        table
     }
 
     /// Loads and attaches the kernel side; says for every path how it is received.
@@ -157,6 +177,7 @@ impl Node {
             link: path.key.link,
             interface: network.interface_index,
             silence_ns: path.silence_ns,
+            known: self.known.get(slot).map(|(used, _)| *used),
         };
         Tables {
             identity: self.identity(),
@@ -186,7 +207,11 @@ impl Node {
         }
     }
 
-    pub(super) fn address_worker(&self, mailbox: &Mailbox) -> Result<AddressWorker> {
+    pub(super) fn address_worker(
+        &self,
+        mailbox: &Mailbox,
+        held: Vec<HeldAddress>,
+    ) -> Result<AddressWorker> {
         let reports = mailbox.clone();
         let scheduled = mailbox.clone();
         let scheduling = self.config.realtime;
@@ -200,6 +225,7 @@ impl Node {
             report: Arc::new(move |report| {
                 reports.post(Letter::Address(report));
             }),
+            held,
         })?)
     }
 
@@ -262,7 +288,11 @@ impl Node {
         heard: watch::Receiver<Vec<u64>>,
         words: &Arc<Shared>,
         mailbox: &Mailbox,
+        handed: Option<&mut Handed>,
     ) -> Connections {
+        let (resumed, seen) = handed.map_or_else(Default::default, |it| {
+            (it.connections(&self.config, paths), it.introduced(&self.config, paths))
+        });
         Connections {
             paths: paths.to_vec(),
             own: self.own,
@@ -272,6 +302,8 @@ impl Node {
             words: Arc::clone(words),
             heard,
             mailbox: mailbox.clone(),
+            resumed,
+            seen,
         }
     }
 
@@ -357,7 +389,8 @@ fn receive_on(
     match attached {
         Ok(attachment) => Ok(Reception { via: attachment.via, reason: attachment.reason }),
         Err(error) if receive == Receive::Auto => {
-            Ok(Reception { via: Via::Socket, reason: format!("{error:#}") })
+            tracing::debug!("{error:#}");
+            Ok(Reception { via: Via::Socket, reason: brief(&format!("{error:#}")) })
         }
         Err(error) => Err(error).with_context(|| {
             format!(
@@ -404,4 +437,32 @@ pub(super) fn service_interfaces(config: &Config) -> Vec<InterfaceName> {
     interfaces.sort();
     interfaces.dedup();
     interfaces
+}
+
+/// Most of a reason that is shown, at either end of it.
+const REASON_BYTES_MAX: usize = 300;
+
+/// A reason without its middle when it is long: the kernel's verifier says thousands of lines, and
+/// what it objects to in the last ones. The whole of it is in the log at level debug.
+fn brief(reason: &str) -> String {
+    let (head, tail) = (REASON_BYTES_MAX, reason.len().saturating_sub(REASON_BYTES_MAX));
+    if tail <= head {
+        return reason.to_owned();
+    }
+    let (head, tail) = (reason.floor_char_boundary(head), reason.ceil_char_boundary(tail));
+    format!("{} [...] {}", &reason[..head], &reason[tail..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_keeps_its_two_ends() {
+        assert_eq!(brief("short"), "short");
+        let long = format!("begin {} end", "\u{e4}".repeat(1_000));
+        let shown = brief(&long);
+        assert!(shown.starts_with("begin ") && shown.ends_with(" end"), "{shown}");
+        assert!(shown.len() < 2 * REASON_BYTES_MAX + 20);
+    }
 }

@@ -33,7 +33,7 @@ use crate::core::message::{Message, MessageError};
 use crate::core::time::Moment;
 use crate::io::address::{AddressReport, AddressSender};
 use crate::io::clock::monotonic_ns;
-use crate::io::keeper::Keeper;
+use crate::io::keeper::{Keeper, KeeperError};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
 use crate::io::mailbox::{HandOverAnswer, Inbox, Letter};
@@ -473,11 +473,17 @@ impl Driver {
         (self.parts.respawn_keeper)();
     }
 
-    fn keeper_started(&mut self, keeper: Result<Keeper, crate::io::keeper::KeeperError>) {
-        let outcome = keeper.and_then(|keeper| self.parts.keeper.succeed(keeper));
-        if let Err(error) = outcome {
-            self.driver_note(Severity::Error, "keeper-failed", error.to_string());
-            return;
+    fn keeper_started(&mut self, keeper: Result<Keeper, KeeperError>) {
+        let failed = |error: KeeperError| (Severity::Error, "keeper-failed", error.to_string());
+        let keeper = match keeper.map_err(failed) {
+            Ok(keeper) => keeper,
+            Err((severity, kind, text)) => return self.driver_note(severity, kind, text),
+        };
+        // Closed, the old one's socket would still be watched for as long as a child that starts just
+        // now shares it. One that died is watched no more already.
+        let _ = self.epoll.delete(self.parts.keeper.as_fd());
+        if let Err((severity, kind, text)) = self.parts.keeper.succeed(keeper).map_err(failed) {
+            self.driver_note(severity, kind, text);
         }
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Keeper.number());
         let watched = self.epoll.add(self.parts.keeper.as_fd(), event);
@@ -503,7 +509,8 @@ pub fn receives_heartbeats(socket: &LinkSocket, paths: &[Path], receptions: &[Re
 }
 
 /// The record of a slot: the kernel's where a program is attached, else the daemon's own.
-fn record(parts: &Parts, slot: usize) -> Option<ha_common::record::Record<'_>> {
+#[must_use]
+pub fn record(parts: &Parts, slot: usize) -> Option<ha_common::record::Record<'_>> {
     let number = u32::try_from(slot).ok()?;
     match (&parts.kernel, parts.receptions.get(slot)?.via) {
         (_, Via::Socket | Via::Serial) | (None, _) => parts.table.record(number),

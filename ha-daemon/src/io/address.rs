@@ -27,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::config::AnnouncePlan;
@@ -171,6 +172,9 @@ pub struct AddressOptions {
     pub at_start: Option<Box<dyn FnOnce() + Send>>,
     /// Where reports go.
     pub report: ReportAddress,
+    /// What the worker of the program before owned: this one goes on with them, and announces
+    /// nothing that was announced already.
+    pub held: Vec<HeldAddress>,
 }
 
 impl fmt::Debug for AddressOptions {
@@ -242,7 +246,7 @@ impl AddressSender {
 #[derive(Debug)]
 pub struct AddressWorker {
     sender: AddressSender,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Vec<HeldAddress>>,
 }
 
 impl AddressWorker {
@@ -270,12 +274,39 @@ impl AddressWorker {
         self.sender.clone()
     }
 
-    /// Waits for its end, which [`AddressCommand::Shutdown`] asks for.
-    pub fn join(self) {
+    /// Waits for its end, which [`AddressCommand::Shutdown`] asks for. Gives what it still owned.
+    pub fn join(self) -> Vec<HeldAddress> {
         drop(self.sender);
-        if self.thread.join().is_err() {
+        self.thread.join().unwrap_or_else(|_| {
             tracing::error!("the address worker panicked");
-        }
+            Vec::new()
+        })
+    }
+}
+
+/// An address that a worker owns, as the next program's worker goes on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldAddress {
+    /// Address and prefix length, as text.
+    pub address: String,
+    /// The interface.
+    pub interface: InterfaceName,
+    /// When its lifetime was last set, `CLOCK_BOOTTIME` in nanoseconds.
+    renewed_boot_ns: u64,
+    /// Start of the plan of announcements.
+    announcing_since_ns: u64,
+    /// How many announcements were sent.
+    announced: u32,
+    /// When it was defended last.
+    defended_ns: Option<u64>,
+    /// What it has beside its prefix.
+    #[serde(default)]
+    details: AddressDetails,
+}
+
+impl HeldAddress {
+    fn floating(&self) -> Option<Floating> {
+        Some(Floating { address: self.address.parse().ok()?, interface: self.interface.clone() })
     }
 }
 

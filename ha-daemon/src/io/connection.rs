@@ -11,8 +11,10 @@
 //! any header that was seen before, and the answer repeats it. Its sequence number is zero and
 //! it has no body, so that no datagram passes for it, nor it for a datagram that is fresh.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -56,8 +58,54 @@ struct Shared {
     heard: watch::Receiver<Vec<u64>>,
     mailbox: Mailbox,
     strangers: AtomicUsize,
+    open: Arc<OpenConnections>,
+}
+
+/// The connections that are open, and what introduced itself: what the next program of this process
+/// goes on with. A connection stays open while a descriptor of it is here, so the peer notices
+/// nothing.
+#[derive(Debug, Default)]
+pub struct OpenConnections {
+    open: Mutex<Vec<Connection>>,
     /// By path: incarnation and clock of the peer's latest header that echoed this start.
     seen: Mutex<Vec<(u64, u64)>>,
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its path.
+    pub slot: usize,
+    /// Incarnation at its other end.
+    pub incarnation: u64,
+    /// A descriptor of it.
+    pub fd: OwnedFd,
+}
+
+impl OpenConnections {
+    /// What is open, and by path what was seen; here nothing is known of them any more.
+    #[must_use]
+    pub fn hand_over(&self) -> (Vec<Connection>, Vec<(u64, u64)>) {
+        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        (open, self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn add(&self, slot: usize, incarnation: u64, stream: &TcpStream) {
+        // Without a descriptor to spare, the peer sees it close, and hears this node go on.
+        if let Ok(fd) = stream.as_fd().try_clone_to_owned() {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.push(Connection { slot, incarnation, fd });
+        }
+    }
+
+    /// Of two connections of a path the older one ends first.
+    fn remove(&self, slot: usize, incarnation: u64) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = |it: &Connection| (it.slot, it.incarnation) == (slot, incarnation);
+        if let Some(position) = open.iter().position(ended) {
+            open.swap_remove(position);
+        }
+    }
 }
 
 /// How control connections are made.
@@ -78,6 +126,10 @@ pub struct Connections {
     pub heard: watch::Receiver<Vec<u64>>,
     /// Where ends are reported.
     pub mailbox: Mailbox,
+    /// Those of the program before.
+    pub resumed: Vec<Connection>,
+    /// By path, what it had seen.
+    pub seen: Vec<(u64, u64)>,
 }
 
 impl Connections {
@@ -86,10 +138,17 @@ impl Connections {
     ///
     /// # Errors
     /// An endpoint that cannot be bound.
-    pub fn start(self) -> Result<()> {
-        let Self { paths, own, header, receivers, keys, words, heard, mailbox } = self;
+    pub fn start(self) -> Result<Arc<OpenConnections>> {
+        let Self { paths, own, header, receivers, keys, words, heard, mailbox, .. } = self;
         let strangers = AtomicUsize::new(0);
-        let seen = Mutex::new(vec![(0, 0); paths.len()]);
+        let mut seen = self.seen;
+        seen.resize(paths.len(), (0, 0));
+        let open = Arc::new(OpenConnections { open: Mutex::default(), seen: Mutex::new(seen) });
+        let mut resumed: BTreeMap<usize, (u64, TcpStream)> = BTreeMap::new();
+        for Connection { slot, incarnation, fd } in self.resumed {
+            let stream = std::net::TcpStream::from(fd);
+            resumed.insert(slot, (incarnation, TcpStream::from_std(stream)?));
+        }
         let context = Arc::new(Shared {
             paths,
             own,
@@ -101,7 +160,7 @@ impl Connections {
             heard,
             mailbox,
             strangers,
-            seen,
+            open: Arc::clone(&open),
         });
         let mut bound: Vec<(u32, SocketAddr)> = Vec::new();
         for (slot, path) in context.paths.iter().enumerate() {
@@ -115,10 +174,13 @@ impl Connections {
                 }
             }
             if context.own < path.peer {
-                tokio::spawn(connect(Arc::clone(&context), slot));
+                tokio::spawn(connect(Arc::clone(&context), slot, resumed.remove(&slot)));
+            } else if let Some((incarnation, stream)) = resumed.remove(&slot) {
+                let context = Arc::clone(&context);
+                tokio::spawn(async move { watch_end(&context, slot, incarnation, stream).await });
             }
         }
-        Ok(())
+        Ok(open)
     }
 }
 
@@ -194,7 +256,7 @@ async fn welcome(
     }
     // Seen is seen, also when it comes too early to be welcomed: its peer tries again with a later
     // clock, and who recorded it must not have what is left of it.
-    let new = is_new(&context.seen, slot, &header);
+    let new = is_new(&context.open.seen, slot, &header);
     let known = context.heard.borrow()[slot] == header.incarnation;
     if !new || !known {
         return None;
@@ -218,8 +280,12 @@ fn is_new(seen: &Mutex<Vec<(u64, u64)>>, slot: usize, header: &Header) -> bool {
     new
 }
 
-async fn connect(context: Arc<Shared>, slot: usize) {
+async fn connect(context: Arc<Shared>, slot: usize, resumed: Option<(u64, TcpStream)>) {
     let mut heard = context.heard.clone();
+    if let Some((incarnation, stream)) = resumed {
+        watch_end(&context, slot, incarnation, stream).await;
+        sleep(RETRY_PAUSE).await;
+    }
     loop {
         let incarnation = heard.borrow_and_update()[slot];
         if incarnation == 0 {
@@ -299,7 +365,23 @@ async fn read_header(context: &Shared, stream: &mut TcpStream) -> Option<(Header
 
 /// Waits until the connection ends; reports it when it was the peer's kernel that ended it, and
 /// gives it up when the peer has started anew.
-async fn watch_end(context: &Shared, slot: usize, incarnation: u64, mut stream: TcpStream) {
+async fn watch_end(context: &Shared, slot: usize, incarnation: u64, stream: TcpStream) {
+    context.open.add(slot, incarnation, &stream);
+    let ended = wait_for_end(context, slot, incarnation, stream).await;
+    context.open.remove(slot, incarnation);
+    if ended {
+        let peer = context.paths[slot].peer;
+        context.mailbox.post(Letter::ConnectionClosed { peer, incarnation });
+    }
+}
+
+/// Whether it was the peer's kernel that ended it.
+async fn wait_for_end(
+    context: &Shared,
+    slot: usize,
+    incarnation: u64,
+    mut stream: TcpStream,
+) -> bool {
     let mut heard = context.heard.clone();
     let mut rest = [0; 64];
     loop {
@@ -307,19 +389,17 @@ async fn watch_end(context: &Shared, slot: usize, incarnation: u64, mut stream: 
             read = stream.read(&mut rest) => match read {
                 // Newer versions may say something here; this one has nothing to read.
                 Ok(1..) => {}
-                Ok(0) => break,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
-                Err(_) => return,
+                Ok(0) => return true,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return true,
+                Err(_) => return false,
             },
             changed = heard.changed() => {
                 if changed.is_err() || heard.borrow()[slot] != incarnation {
-                    return;
+                    return false;
                 }
             }
         }
     }
-    let peer = context.paths[slot].peer;
-    context.mailbox.post(Letter::ConnectionClosed { peer, incarnation });
 }
 
 #[cfg(test)]

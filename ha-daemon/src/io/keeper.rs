@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -28,6 +28,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, send, setsockopt, socketpair, sockopt,
 };
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 pub use message::{Datagram, Held, MessageError, Notice};
 pub use process::keeper_main;
@@ -95,7 +97,8 @@ pub enum KeeperError {
 pub struct Keeper {
     options: KeeperOptions,
     socket: OwnedFd,
-    child: Child,
+    /// A child of this process, also after it replaced its program.
+    pid: Pid,
     held: BTreeSet<Held>,
     obituary: Vec<Datagram>,
     notices: Vec<Notice>,
@@ -109,9 +112,9 @@ impl Keeper {
     /// [`KeeperError::Start`].
     pub fn spawn(options: KeeperOptions) -> Result<Self, KeeperError> {
         match start(&options) {
-            Ok((socket, child)) => {
+            Ok((socket, pid)) => {
                 let (held, obituary, notices) = (BTreeSet::new(), Vec::new(), Vec::new());
-                Ok(Self { options, socket, child, held, obituary, notices })
+                Ok(Self { options, socket, pid, held, obituary, notices })
             }
             Err(cause) => Err(KeeperError::Start { program: options.program, cause }),
         }
@@ -193,7 +196,7 @@ impl Keeper {
     /// The keeper's process.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid.as_raw().unsigned_abs()
     }
 
     /// Starts another keeper in place of one that died and tells it everything again. Blocks as
@@ -212,17 +215,42 @@ impl Keeper {
     /// # Errors
     /// As those of [`Keeper::hold`] and [`Keeper::obituary`].
     pub fn succeed(&mut self, successor: Self) -> Result<(), KeeperError> {
-        // The old one, should it live after all, must not take this for the daemon's death.
-        let _ = self.tell(&Message::Farewell);
-        self.options = successor.options;
-        self.socket = successor.socket;
-        reap(std::mem::replace(&mut self.child, successor.child));
+        // The old one, should it live after all, must not take this for the daemon's death; and while
+        // it lives there is no moment at which nobody holds the addresses.
+        let predecessor = std::mem::replace(self, successor);
+        self.held.clone_from(&predecessor.held);
         let held: Vec<Held> = self.held.iter().cloned().collect();
-        for part in held.chunks(HELD_PER_MESSAGE_MAX) {
-            self.tell(&Message::Hold(part.to_vec()))?;
-        }
-        self.obituary(self.obituary.clone())?;
-        self.notices(self.notices.clone())
+        let told = held
+            .chunks(HELD_PER_MESSAGE_MAX)
+            .try_for_each(|part| self.tell(&Message::Hold(part.to_vec())));
+        let obituary = self.obituary(predecessor.obituary.clone());
+        let notices = self.notices(predecessor.notices.clone());
+        let pid = predecessor.pid;
+        let _ = predecessor.farewell();
+        reap(pid);
+        told.and(obituary).and(notices)
+    }
+
+    /// What the next program of this process needs to go on with this keeper: its socket and its
+    /// process, and what it holds. Nothing closes, so the keeper notices nothing.
+    #[must_use]
+    pub fn hand_over(self) -> (OwnedFd, u32, Vec<Held>) {
+        let pid = self.pid();
+        (self.socket, pid, self.held.into_iter().collect())
+    }
+
+    /// The keeper of the program before. Its obituary and notices are the old ones until
+    /// [`Keeper::obituary`] and [`Keeper::notices`].
+    #[must_use]
+    pub fn resume(options: KeeperOptions, socket: OwnedFd, pid: u32, held: Vec<Held>) -> Self {
+        let pid = Pid::from_raw(pid.cast_signed());
+        let held = held.into_iter().collect();
+        Self { options, socket, pid, held, obituary: Vec::new(), notices: Vec::new() }
+    }
+
+    /// What it holds.
+    pub fn held(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter()
     }
 
     fn tell(&mut self, message: &Message) -> Result<(), KeeperError> {
@@ -244,7 +272,7 @@ impl AsFd for Keeper {
     }
 }
 
-fn start(options: &KeeperOptions) -> io::Result<(OwnedFd, Child)> {
+fn start(options: &KeeperOptions) -> io::Result<(OwnedFd, Pid)> {
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -257,7 +285,7 @@ fn start(options: &KeeperOptions) -> io::Result<(OwnedFd, Child)> {
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()?;
-    Ok((last_to_open(ours), child))
+    Ok((last_to_open(ours), Pid::from_raw(child.id().cast_signed())))
 }
 
 /// Gives the descriptor a high number. A dying process closes its files in the order of their
@@ -282,9 +310,10 @@ fn arguments(options: &KeeperOptions) -> Vec<OsString> {
 }
 
 /// Waits for a process that is gone or is about to be, elsewhere: a zombie otherwise stays.
-fn reap(mut child: Child) {
-    if matches!(child.try_wait(), Ok(None)) {
-        let _ = std::thread::Builder::new().name("ha-reap".to_owned()).spawn(move || child.wait());
+fn reap(pid: Pid) {
+    if matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive)) {
+        let wait = move || waitpid(pid, None);
+        let _ = std::thread::Builder::new().name("ha-reap".to_owned()).spawn(wait);
     }
 }
 

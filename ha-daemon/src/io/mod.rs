@@ -21,6 +21,7 @@ pub mod paths;
 pub mod ping;
 pub mod process;
 pub mod realtime;
+pub mod records;
 pub mod sender;
 pub mod serial;
 pub mod service;

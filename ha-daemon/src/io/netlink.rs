@@ -56,7 +56,7 @@ impl Removal {
 }
 
 /// What an IPv4 address may have beside its prefix.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct AddressDetails {
     /// Its label; `None`: the interface's name.
     pub label: Option<String>,

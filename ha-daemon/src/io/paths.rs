@@ -34,7 +34,7 @@ pub struct Path {
 }
 
 /// What carries a path.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Carrier {
     /// UDP on an interface.
     Network(Network),
@@ -43,7 +43,7 @@ pub enum Carrier {
 }
 
 /// A serial line to the peer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Serial {
     /// This node's character device.
     pub device: PathBuf,

@@ -101,11 +101,28 @@ pub struct Ended {
 
 static LIMITS: OnceLock<Vec<(Limit, rlim_t, rlim_t)>> = OnceLock::new();
 
-/// Takes note of the limits that this process was started with, before it changes its own.
-pub fn remember_limits() {
+/// Limits that this daemon changes for itself.
+const CHANGED: [Limit; 2] = [Limit::RLIMIT_CORE, Limit::RLIMIT_MEMLOCK];
+
+/// Takes note of the limits that this process was started with, before it changes its own; `before`
+/// is what the program that it replaced had noted ([`limits`]), if there was one.
+pub fn remember_limits(before: &[(rlim_t, rlim_t)]) {
     let limit = |limit| getrlimit(limit).ok().map(|(soft, hard)| (limit, soft, hard));
-    let limits = [Limit::RLIMIT_CORE, Limit::RLIMIT_MEMLOCK];
-    LIMITS.get_or_init(|| limits.into_iter().filter_map(limit).collect());
+    let noted =
+        || CHANGED.into_iter().zip(before).map(|(limit, (soft, hard))| (limit, *soft, *hard));
+    LIMITS.get_or_init(|| {
+        if before.len() == CHANGED.len() {
+            noted().collect()
+        } else {
+            CHANGED.into_iter().filter_map(limit).collect()
+        }
+    });
+}
+
+/// What [`remember_limits`] noted: soft and hard limits.
+#[must_use]
+pub fn limits() -> Vec<(rlim_t, rlim_t)> {
+    LIMITS.get().into_iter().flatten().map(|(_, soft, hard)| (*soft, *hard)).collect()
 }
 
 /// A program that runs.

@@ -1,6 +1,7 @@
 //! Real-time scheduling and locked memory, where they are permitted; reported where they are not.
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::signal::SigSet;
 
 use super::sys;
 use crate::config::Realtime;
@@ -16,9 +17,12 @@ pub const ADDRESS_PRIORITY: u8 = 60;
 /// The thread that pings: a late answer must not look like a lost one.
 pub const PING_PRIORITY: u8 = 59;
 
-/// Puts the calling thread under `SCHED_FIFO`, if that is wanted; says what was granted.
+/// Puts the calling thread under `SCHED_FIFO`, if that is wanted; says what was granted. Signals are
+/// left to the main thread from here on: one that comes while it hands over waits for the next
+/// program.
 #[must_use]
 pub fn take_fifo(realtime: Realtime, priority: u8) -> String {
+    leave_signals();
     if !realtime.enabled {
         return "SCHED_OTHER, as configured".to_owned();
     }
@@ -29,6 +33,12 @@ pub fn take_fifo(realtime: Realtime, priority: u8) -> String {
              real-time budget to the control group (cpu.rt_runtime_us)"
         ),
     }
+}
+
+/// Has signals go to other threads than the calling one.
+pub fn leave_signals() {
+    // It fails for no argument that is possible here.
+    let _ = SigSet::all().thread_block();
 }
 
 /// Locks this process's memory as it is touched, if that is wanted; says what was granted.

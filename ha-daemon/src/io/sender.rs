@@ -38,6 +38,8 @@ pub struct PathWords {
     pub hears: AtomicBool,
     /// Which key signs.
     pub signing: SharedSigning,
+    /// Number of the last heartbeat; the next program of this process goes on from it.
+    pub sequence: AtomicU64,
     /// Heartbeats sent.
     pub sent: AtomicU64,
     /// Heartbeats that the local kernel refused.
@@ -173,7 +175,13 @@ impl Sender {
         Ok(Self { shared, thread })
     }
 
-    /// Stops it after at most [`SLEEP_MAX`].
+    /// What it shares.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Stops it after at most [`SLEEP_MAX`], right after a heartbeat when one was due by then.
     pub fn stop(self) {
         self.shared.stop.store(true, Relaxed);
         let _ = self.thread.join();
@@ -184,7 +192,6 @@ impl Sender {
 struct Due {
     target: Target,
     beat: Beat,
-    sequence: u64,
 }
 
 /// A grid of moments on absolute time.
@@ -211,10 +218,7 @@ impl Beat {
 fn run(plan: &Plan, targets: Vec<Target>, shared: &Shared) {
     let pause_ns = plan.pause.as_nanos() as u64;
     let start_ns = monotonic_ns();
-    let due = |target: Target| {
-        let beat = Beat::new(start_ns, target.keepalive);
-        Due { target, beat, sequence: 0 }
-    };
+    let due = |target: Target| Due { beat: Beat::new(start_ns, target.keepalive), target };
     let mut targets: Vec<Due> = targets.into_iter().map(due).collect();
     // A sender without targets still is the node's sense of its own pauses.
     let mut idle = targets.is_empty().then(|| Beat::new(start_ns, plan.idle));
@@ -244,23 +248,23 @@ fn run(plan: &Plan, targets: Vec<Target>, shared: &Shared) {
 fn send_due(targets: &mut [Due], shared: &Shared, keys: &Keys, now_ns: u64) {
     let age_ns = monotonic_ns().saturating_sub(shared.driver_ran_ns.load(Relaxed));
     let daemon = if age_ns < DAEMON_LEASE.as_nanos() as u64 { layers::DAEMON } else { 0 };
-    for Due { target, beat, sequence } in targets {
+    for Due { target, beat } in targets {
         let Some(words) = shared.paths.get(target.slot) else { continue };
         if !beat.strike(now_ns) {
             continue;
         }
-        *sequence += 1;
+        let sequence = words.sequence.fetch_add(1, Relaxed) + 1;
         let link = if words.hears.load(Relaxed) { layers::LINK } else { 0 };
         let header = &mut target.header;
         header.kind = Kind::Heartbeat;
-        header.sequence = *sequence;
+        header.sequence = sequence;
         header.echo = words.echo.load(Relaxed);
         header.generation = shared.generation.load(Relaxed);
         header.phase = Phase::from_wire(shared.phase.load(Relaxed));
         header.layers = link | layers::KERNEL | daemon;
         header.lease_age_ms = u16::try_from(age_ns / 1_000_000).unwrap_or(u16::MAX);
         header.sent_ns = monotonic_ns();
-        let signer = keys.signer(words.signing.get(), *sequence);
+        let signer = keys.signer(words.signing.get(), sequence);
         header.key = signer.number;
         let mut fixed = header.encode();
         signer.key.sign(&mut fixed);

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use ha_common::maps::Audience;
@@ -128,6 +128,32 @@ impl LinkSocket {
             SockFilter::new(give, 0, 0, u32::MAX),
             SockFilter::new(give, 0, 0, 0),
         ])
+    }
+
+    /// The socket of the program before, which is bound already.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn resume(
+        fd: OwnedFd,
+        link: LinkIndex,
+        network: &Network,
+        entrance: &Entrance,
+    ) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        // What it refused depends on the programs that were attached; it is decided anew.
+        match socket.detach_filter() {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+            _ => {}
+        }
+        let (local, audience) = (entrance.address, entrance.audience);
+        Ok(Self { socket, link, interface_index: network.interface_index, local, audience })
+    }
+
+    /// Gives the socket to the next program, open.
+    #[must_use]
+    pub fn hand_over(self) -> OwnedFd {
+        self.socket.into()
     }
 
     /// Another handle of the same socket, for another thread.

@@ -30,6 +30,20 @@ pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Keeps an open file descriptor over the next exec(2).
+///
+/// # Errors
+/// The descriptor is not open.
+pub fn keep_over_exec(fd: RawFd) -> io::Result<()> {
+    if fd < 0 {
+        return Err(Errno::EBADF.into());
+    }
+    // SAFETY: fd is not negative; fcntl reports EBADF if it is not open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
 /// Lets the calling thread's runtime wait for a socket, which must be non-blocking.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ use ha_common::wire::{BODY_BYTES_MAX, FIXED_BYTES, Fixed, Header, Kind, TAG_BYTE
 
 use super::keys::Keys;
 use super::paths::Path;
+use super::records::RecordMemory;
 
 /// What became of a datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +66,13 @@ impl Table {
             records: paths.iter().map(record).collect(),
             counters: BTreeMap::new(),
             now_ns: Cell::new(0),
+        }
+    }
+
+    /// Gives a slot what the program before knew of its path.
+    pub fn restore(&self, slot: u32, known: &RecordMemory) {
+        if let Some(record) = self.record(slot) {
+            known.store(record);
         }
     }
 

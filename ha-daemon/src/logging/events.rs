@@ -20,10 +20,10 @@ pub struct LoggedEvents {
 }
 
 impl LoggedEvents {
-    /// Begins with the first event. Called, and dropped, in tokio's one thread.
+    /// Begins after that event, 0 = with the first. Called, and dropped, in tokio's one thread.
     #[must_use]
-    pub fn start(events: &Arc<EventLog>) -> Self {
-        let (logged, mut follower) = (Arc::new(AtomicU64::new(0)), events.follow(0));
+    pub fn start(events: &Arc<EventLog>, after: u64) -> Self {
+        let (logged, mut follower) = (Arc::new(AtomicU64::new(after)), events.follow(after));
         let last = Arc::clone(&logged);
         let task = tokio::spawn(async move {
             loop {
@@ -32,6 +32,16 @@ impl LoggedEvents {
             }
         });
         Self { events: Arc::clone(events), logged, task }
+    }
+}
+
+impl LoggedEvents {
+    /// Logs what is there; gives the number of the last event that was logged.
+    #[must_use]
+    pub fn end(self) -> u64 {
+        let logged = Arc::clone(&self.logged);
+        drop(self);
+        logged.load(Ordering::Relaxed)
     }
 }
 
@@ -46,6 +56,7 @@ impl Drop for LoggedEvents {
             let Some(newest) = rest.last() else { return };
             last = newest.id;
             rest.iter().for_each(log);
+            self.logged.store(last, Ordering::Relaxed);
         }
     }
 }
@@ -95,7 +106,7 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).finish();
         let _default = tracing::subscriber::set_default(subscriber);
         let events = Arc::new(EventLog::new().unwrap());
-        let logged = LoggedEvents::start(&events);
+        let logged = LoggedEvents::start(&events, 0);
         for number in 0..200 {
             events.push(EventDraft {
                 monotonic_ns: 0,

@@ -38,6 +38,7 @@ pub fn start(plan: AnnouncePlan, lifetime_s: u64) -> Running {
         plan,
         address_lifetime: Duration::from_secs(lifetime_s),
         at_start: None,
+        held: Vec::new(),
         report: Arc::new(move |report| {
             let _ = reported.lock().unwrap().send(report);
         }),

@@ -67,6 +67,7 @@ impl Daemon {
             ask: Arc::new(ask),
             command: Arc::new(obey),
             parameters: Arc::new(Parameters::default()),
+            hand_over: Arc::new(|_, _| Err(Busy)),
             events: Arc::clone(&events),
         };
         let bound = ControlSocket::bind(&socket)?;

@@ -171,16 +171,16 @@ impl Node {
         self.start_program(&program("ha-daemon")?, environment)
     }
 
-    /// Starts another program in the daemon's place, which takes the same arguments.
+    /// Starts the daemon from that file, which may be a copy to be replaced.
     ///
     /// # Errors
     /// As [`Node::start`].
-    pub fn start_program(&mut self, path: &Path, environment: &[(&str, &str)]) -> Result<()> {
+    pub fn start_program(&mut self, program: &Path, environment: &[(&str, &str)]) -> Result<()> {
         if self.is_running() {
             bail!("the daemon of {} runs already", self.name);
         }
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = self.netns.command(path)?;
+        let mut command = self.netns.command(program)?;
         command
             .arg("run")
             .arg("--config")

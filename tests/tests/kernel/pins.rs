@@ -122,6 +122,33 @@ fn teardown_leaves_what_is_not_ours() -> Result<()> {
     Ok(())
 }
 
+/// With an empty record in its new slot, a path would believe a recording of this start.
+#[test]
+#[ignore = "needs root: loads BPF programs"]
+fn a_path_that_gets_another_slot_keeps_what_it_has_heard() -> Result<()> {
+    let place = BpfFs::mount()?;
+    let mut kernel = bpf::load(&place, &world())?;
+    heartbeat(&mut kernel, 6)?;
+    let before = record(&kernel, SLOT_ALPHA)?;
+    let slot = SLOT_GAMMA + 10;
+    let mut tables = bpf::tables(&world());
+    for path in tables.paths.iter_mut().filter(|(_, it)| *it == SLOT_ALPHA) {
+        path.1 = slot;
+    }
+    for it in tables.slots.iter_mut().filter(|it| it.slot == SLOT_ALPHA) {
+        it.slot = slot;
+    }
+    kernel.configure(&tables)?;
+    ensure!(record(&kernel, slot)? == before, "{:?}", record(&kernel, slot)?);
+    ensure!(record(&kernel, SLOT_ALPHA)? == LinkRecord::default(), "the old slot is not empty");
+    heartbeat(&mut kernel, 5)?;
+    heartbeat(&mut kernel, 6)?;
+    ensure!(record(&kernel, slot)?.last_seen_ns == before.last_seen_ns, "a recording was believed");
+    heartbeat(&mut kernel, 7)?;
+    ensure!(record(&kernel, slot)?.received == before.received + 1, "the next one was not");
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root: loads BPF programs"]
 fn the_next_instance_goes_on_with_the_records_and_brings_its_own_program() -> Result<()> {

@@ -63,10 +63,10 @@ proptest! {
         }
         sim.run(ms(1_500));
         prop_assert_eq!(trouble(&sim, from), vec![]);
-        for group in 0..2 {
+        for (group, before) in terms.iter().enumerate() {
             prop_assert_eq!(sim.since(group, from), vec![]);
             for node in 0..nodes {
-                prop_assert_eq!(sim.core(node).group(GroupIndex(group)).term, terms[group]);
+                prop_assert_eq!(&sim.core(node).group(GroupIndex(group)).term, before);
             }
         }
         let letters = sim.letters;
@@ -172,7 +172,7 @@ fn a_changed_group_changes_where_it_is() {
             label: None,
             broadcast: None,
         };
-        sim.files = vec![Arc::new(changed); 2];
+        sim.files = [0, 1].map(|_| Arc::new(changed.clone())).to_vec();
         sim.hand_over(0);
         sim.run(ms(100));
         assert_eq!(handed_over(&sim, 0, from), 1);
@@ -213,9 +213,8 @@ fn what_cannot_be_stopped_ends_the_hand_over_and_nothing_else() {
     sim.hand_over(0);
     sim.run(ms(100));
     assert_eq!(handed_over(&sim, 0, from), 0);
-    let failed = sim.log.iter().find_map(|(_, _, action)| match action {
-        Action::HandOverFailed(reason) => Some(reason.clone()),
-        _ => None,
+    let failed = sim.log.iter().find_map(|(_, _, action)| {
+        if let Action::HandOverFailed(reason) = action { Some(reason.clone()) } else { None }
     });
     assert!(failed.unwrap().contains("198.51.0.2/24 of group g0"));
     assert_eq!(sim.state(1, 0), NodeState::Up);
@@ -259,7 +258,7 @@ fn a_new_link_is_used_and_an_old_one_forgotten() {
     (0..2).for_each(|node| sim.start(node));
     sim.run(SETTLE + INITDEAD);
     let from = sim.now;
-    sim.files = vec![Arc::new(config(2, 2, 1)); 2];
+    sim.files = [0, 1].map(|_| with_groups(1)).to_vec();
     for node in 0..2 {
         sim.hand_over(node);
         sim.run(ms(100));

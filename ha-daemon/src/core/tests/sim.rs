@@ -4,22 +4,23 @@
 //! the messages, then letters. After every call of a core the invariants that need no context are
 //! checked: its next deadline lies in the future, and no term that it tells ever decreases.
 
+mod handover;
 mod outside;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ha_common::wire::{Phase, layers};
+use ha_common::wire::layers;
 
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::core::Core;
 use crate::core::io::{Action, Input, Note, Observation, Presence, Sighting};
 use crate::core::message::{Message, State};
-use crate::core::resume::plan;
 use crate::core::time::Moment;
 use crate::snapshot::{NodeState, ResourceState};
+use ha_common::wire::Phase;
 
 /// A resource as it stands on a host, whatever the core believes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -320,50 +321,6 @@ impl Sim {
         }
     }
 
-    /// The node's daemon reads its file anew and hands over to another program.
-    pub(super) fn hand_over(&mut self, node: usize) {
-        let Some(daemon) = self.hosts[node].daemon.as_ref().filter(|it| it.away.is_none()) else {
-            return;
-        };
-        let kept = plan(daemon.core.config(), &self.files[node]);
-        self.letter(node, Input::HandOver(kept));
-    }
-
-    /// The old program is gone: it has told of it in its last heartbeats.
-    fn go_away(&mut self, node: usize) {
-        let (now, gap) = (self.now, self.gap);
-        let Some(daemon) = &mut self.hosts[node].daemon else { return };
-        daemon.away = Some(serde_json::to_string(&daemon.core.remember()).unwrap());
-        if daemon.core.phase() == Phase::Active {
-            daemon.phase = Phase::Restarting as u8;
-        }
-        daemon.paused = Some(now);
-        daemon.wake = None;
-        let incarnation = daemon.incarnation;
-        self.beat_all(node);
-        self.after(gap, Happening::Resumed { node, incarnation });
-    }
-
-    /// The new program runs.
-    fn resumed(&mut self, node: usize, incarnation: u64) {
-        let now = self.now;
-        let file = Arc::clone(&self.files[node]);
-        let Some(daemon) = &mut self.hosts[node].daemon else { return };
-        if daemon.incarnation != incarnation {
-            return;
-        }
-        let Some(memory) = daemon.away.take() else { return };
-        let memory = serde_json::from_str(&memory).unwrap();
-        daemon.core = Core::resume(file, NodeIndex(node), memory, now);
-        let (generation, phase) = daemon.core.advertised();
-        (daemon.generation, daemon.phase) = (generation, phase as u8);
-        daemon.paused = None;
-        daemon.told.clear();
-        let waiting = std::mem::take(&mut daemon.waiting);
-        self.beat_all(node);
-        self.turn(node, waiting);
-    }
-
     /// Cuts, or joins, every link between two nodes, in both directions.
     pub(super) fn cut(&mut self, a: usize, b: usize, cut: bool) {
         for link in 0..self.config.links.len() {
@@ -630,7 +587,6 @@ impl Sim {
         let now = self.now;
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
         if daemon.away.is_some() {
-            // The next program's business; it looks at the records itself.
             if !matches!(input, Input::Observed(_)) {
                 daemon.waiting.push(input);
             }

@@ -80,6 +80,18 @@ impl Announcements {
         announcements
     }
 
+    /// Goes on with a plan that was started earlier.
+    pub(super) fn resume(plan: &AnnouncePlan, start_ns: u64, now_ns: u64) -> Self {
+        let mut announcements = Self { start_ns, due_ns: None };
+        announcements.advance(plan, now_ns);
+        announcements
+    }
+
+    /// When it was started.
+    pub(super) fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
     /// When the next one is due.
     pub(super) fn due_ns(&self) -> Option<u64> {
         self.due_ns

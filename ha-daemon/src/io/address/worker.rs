@@ -18,7 +18,7 @@ use super::packet::{Claim, FrameSender, Heard, Hearing, Listeners};
 use super::schedule::{Agenda, Announcements, Task, nanoseconds};
 use super::{
     AddressCommand, AddressOptions, AddressReport, CONFLICT_WINDOW, DEFEND_INTERVAL, Floating,
-    RENEW_INTERVAL, ReportAddress, StartError,
+    HeldAddress, RENEW_INTERVAL, ReportAddress, StartError,
 };
 use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
@@ -35,7 +35,7 @@ pub(super) fn run(
     mut options: AddressOptions,
     commands: Receiver<AddressCommand>,
     ready: &SyncSender<Result<(), StartError>>,
-) {
+) -> Vec<HeldAddress> {
     if let Some(at_start) = options.at_start.take() {
         at_start();
     }
@@ -43,20 +43,26 @@ pub(super) fn run(
         Ok(runtime) => runtime,
         Err(cause) => {
             let _ = ready.send(Err(StartError { what: "no runtime", cause }));
-            return;
+            return Vec::new();
         }
     };
+    let held = std::mem::take(&mut options.held);
     runtime.block_on(async {
         match Worker::open(options) {
             Ok(mut worker) => {
                 let _ = ready.send(Ok(()));
+                for address in held {
+                    worker.go_on(&address).await;
+                }
                 worker.serve(commands).await;
+                worker.hand_over()
             }
             Err(error) => {
                 let _ = ready.send(Err(error));
+                Vec::new()
             }
         }
-    });
+    })
 }
 
 struct Worker {
@@ -325,6 +331,45 @@ impl Worker {
             defended_ns,
         };
         self.owned.insert(floating, owned);
+    }
+
+    /// Owns what the program before owned, without a word to the network.
+    async fn go_on(&mut self, held: &HeldAddress) {
+        let Some(floating) = held.floating() else { return };
+        let now_ns = monotonic_ns();
+        let Ok(link) = link_named(&self.netlink, &floating.interface).await else {
+            let silent_ns = boottime_ns().saturating_sub(held.renewed_boot_ns);
+            return self.lapse(&floating, silent_ns).await;
+        };
+        let announcements = Announcements::resume(&self.plan, held.announcing_since_ns, now_ns);
+        let announce_ns = announcements.due_ns().filter(|_| link.mac.is_some());
+        self.agenda.set(&floating, Task::Announce, announce_ns);
+        self.agenda.set(&floating, Task::Renew, Some(now_ns));
+        let owned = Owned {
+            link,
+            renewed_boot_ns: held.renewed_boot_ns,
+            details: held.details.clone(),
+            renewal: Renewal::Works,
+            announcements,
+            announced: held.announced,
+            claimants: None,
+            defended_ns: held.defended_ns,
+        };
+        self.owned.insert(floating, owned);
+    }
+
+    /// What the next program's worker goes on with.
+    fn hand_over(&self) -> Vec<HeldAddress> {
+        let held = |(floating, owned): (&Floating, &Owned)| HeldAddress {
+            address: floating.address.to_string(),
+            interface: floating.interface.clone(),
+            renewed_boot_ns: owned.renewed_boot_ns,
+            details: owned.details.clone(),
+            announcing_since_ns: owned.announcements.start_ns(),
+            announced: owned.announced,
+            defended_ns: owned.defended_ns,
+        };
+        self.owned.iter().map(held).collect()
     }
 
     fn forget(&mut self, floating: &Floating) {

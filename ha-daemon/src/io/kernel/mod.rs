@@ -21,6 +21,8 @@ use ha_common::reason::Reason;
 use ha_common::record::Record;
 use ha_common::wire::by_arrival;
 
+use crate::io::records::RecordMemory;
+
 pub use attach::Attachment;
 pub use mapped::read_change;
 use mapped::{MappedRecords, Plain};
@@ -80,6 +82,8 @@ pub struct Slot {
     pub interface: u32,
     /// Silence after which a return is reported, nanoseconds.
     pub silence_ns: u64,
+    /// What the program before knew of the path, for when its record is not among the pinned ones.
+    pub known: Option<RecordMemory>,
 }
 
 impl Slot {
@@ -167,11 +171,18 @@ impl Kernel {
     pub fn configure(&mut self, tables: &Tables) -> Result<()> {
         // First, so that no packet of a path that goes is stamped into the next path's record.
         retain_entries(&mut self.ebpf, "paths", &tables.paths)?;
+        // A path may get another slot; its record goes with it.
+        let before: BTreeMap<(u32, u32), RecordMemory> = (0..self.records.len())
+            .filter_map(|slot| self.records.get(slot))
+            .filter(|record| record.peer() != 0)
+            .map(|record| ((record.peer(), record.link()), RecordMemory::of(record)))
+            .collect();
         let wanted: BTreeMap<u32, &Slot> = tables.slots.iter().map(|it| (it.slot, it)).collect();
         for slot in 0..self.records.len() {
             let Some(record) = self.records.get(slot) else { continue };
+            let mut moved = true;
             match wanted.get(&slot) {
-                Some(it) if it.is_in(record) => {}
+                Some(it) if it.is_in(record) => moved = false,
                 _ if record.peer() == 0 && !wanted.contains_key(&slot) => continue,
                 _ => self.records.clear(slot),
             }
@@ -180,6 +191,10 @@ impl Kernel {
                 record.set_link(it.link);
                 record.set_interface(it.interface);
                 record.set_silence_ns(it.silence_ns);
+                let known = before.get(&(it.peer, it.link)).or(it.known.as_ref());
+                if let Some(known) = known.filter(|_| moved) {
+                    known.store(record);
+                }
             }
         }
         // A key that moves from one entry of its number to the other is in one of them all the while:

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use ha_daemon::config::{authkeys, check, load};
+use ha_daemon::daemon::handover::ask::Source;
 use ha_daemon::daemon::{self, Options};
 use ha_daemon::names::NodeName;
 
@@ -48,8 +49,10 @@ fn main() -> Result<()> {
             config.keys = config.keys.after(&before);
             let own = check::own_node(&config, Some(&node));
             let own = own.map_err(|finding| anyhow::anyhow!("{finding}"))?;
-            let options = Options { run_directory: run_dir, bpf_directory: bpffs, kernel_log: 0 };
-            daemon::run(config, own, &options)
+            let source = Source::default();
+            let (run_directory, bpf_directory) = (run_dir, bpffs);
+            let options = Options { run_directory, bpf_directory, kernel_log: 0, source };
+            daemon::run(config, own, &options, None)
         }
         Command::Keeper { node, fd, priority } => {
             Ok(ha_daemon::io::keeper::keeper_main(fd, &node, priority)?)
