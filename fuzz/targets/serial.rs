@@ -13,7 +13,11 @@ use libfuzzer_sys::fuzz_target;
 /// The frame of a content, with its borders.
 fn sealed(content: &[u8]) -> Vec<u8> {
     let plain = [content, &crc32fast::hash(content).to_be_bytes()].concat();
-    [&[0][..], &cobs::encode_vec(&plain), &[0]].concat()
+    // Byte stuffing adds one byte for each 254, and the two borders.
+    let mut stuffed = vec![0; plain.len() + plain.len() / 254 + 3];
+    let length = cobs::try_encode_including_sentinels(&plain, &mut stuffed).expect("it fits");
+    stuffed.truncate(length);
+    stuffed
 }
 
 /// Contents of the input, at most as many as its bytes.

@@ -82,6 +82,7 @@ pub(super) struct Reader<'w> {
 pub(super) fn read<'w>(text: &str, path: &Path, world: &'w dyn World) -> Reader<'w> {
     let mut reader = Reader { draft: Draft::default(), findings: Findings::new(path), world };
     for (index, text) in text.lines().enumerate() {
+        reader.findings.refuse_nul(index + 1, text);
         if text.len() > LINE_BYTES_MAX {
             let message = format!("the line is longer than {LINE_BYTES_MAX} bytes");
             let position = Position { line: index + 1, column: 1 };

@@ -538,6 +538,13 @@ fn the_cluster_has_one_name_on_every_node_whatever_nodes_there_are() {
 }
 
 #[test]
+fn a_nul_is_refused_where_it_is() {
+    let expected = |file: &str| format!("{file}:1:6: error: the line contains a NUL; remove it");
+    assert!(read(&format!("debug\0 1\n{CLEAN}"), RESOURCES).1.contains(&expected("ha.cf")));
+    assert!(read(CLEAN, "alpha\0httpd\n").1.contains(&expected("haresources")));
+}
+
+#[test]
 fn hostile_texts_are_refused_in_bounds() {
     let long = format!("node {}", "x".repeat(6_000));
     assert_eq!(
