@@ -14,7 +14,7 @@ use crate::process::{output, run, workspace};
 
 /// All targets; `fuzz/Cargo.toml` has the same.
 pub const TARGETS: &[&str] =
-    &["ha_cf", "haresources", "authkeys", "config_toml", "wire", "message"];
+    &["ha_cf", "haresources", "authkeys", "config_toml", "wire", "message", "serial"];
 /// Longest input, in bytes. The limits of lines, groups and frames are below.
 const INPUT_BYTES_MAX: u32 = 8_192;
 /// An input that takes longer is a finding, in seconds.

@@ -107,7 +107,10 @@ impl Toml {
         self.cluster(config, key_file);
         self.logging(config);
         self.announce(&config.announce);
-        self.connectivity(&config.connectivity);
+        let cluster = &config.cluster;
+        if config.connectivity != Connectivity::none(cluster.keepalive, cluster.deadtime) {
+            self.connectivity(&config.connectivity);
+        }
         for (index, link) in config.links.iter().enumerate() {
             self.link(config, LinkIndex(index), link);
         }

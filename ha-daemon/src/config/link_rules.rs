@@ -8,7 +8,7 @@ use ha_common::wire::by_arrival;
 use humantime::format_duration;
 
 use super::finding::{Finding, quoted};
-use super::{Config, Endpoint, Link, LinkIdentity, LinkIndex, LinkKind, NodeIndex};
+use super::{Config, Endpoint, Link, LinkIdentity, LinkIndex, LinkKind, NodeIndex, serial};
 
 /// Something about a link, or about a node on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub fn link_findings(config: &Config) -> Vec<LinkFinding> {
     for node in 0..config.nodes.len() {
         rules.node(NodeIndex(node));
     }
+    let lines = serial::findings(config).into_iter();
+    rules.findings.extend(lines.map(|(link, finding)| LinkFinding { link, node: None, finding }));
     rules.findings
 }
 
@@ -130,7 +132,7 @@ impl Rules<'_> {
                     quoted(link.name.as_str()),
                     link.kind.word()
                 );
-                let remedy = "keep one of them, or name links (identity = \"name\")";
+                let remedy = "keep one of them, or name links (in TOML, identity = \"name\")";
                 self.error(*index, Some(node), message, remedy);
             }
         }

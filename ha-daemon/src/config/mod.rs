@@ -428,6 +428,11 @@ impl Connectivity {
         }
     }
 
+    /// All addresses that are asked.
+    pub fn members(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.targets.iter().flat_map(|target| target.members.iter().copied())
+    }
+
     /// No ping nodes, in a cluster of this timing.
     #[must_use]
     pub fn none(keepalive: Duration, deadtime: Duration) -> Self {

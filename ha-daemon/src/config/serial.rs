@@ -63,6 +63,15 @@ pub fn findings(config: &Config) -> Vec<(LinkIndex, Finding)> {
     findings
 }
 
+/// What to say of a line that all of so many nodes name, and its remedy.
+#[must_use]
+pub fn too_many_for_a_line(nodes: usize) -> (String, &'static str) {
+    let message = format!(
+        "a serial line reaches one other node, and there are {nodes}: heartbeats are not forwarded"
+    );
+    (message, "give every two nodes a network path as well")
+}
+
 /// What is wrong with a device of this machine, if anything. A warning: an adapter may be plugged in
 /// later.
 #[must_use]

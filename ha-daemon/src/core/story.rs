@@ -1,5 +1,5 @@
 //! What the log says, and when: at the moments at which Heartbeat's log speaks, in sentences that
-//! keep the terms that operators search for (docs/from-heartbeat-tools.md lists both).
+//! keep the terms that operators search for (docs/from-heartbeat.md lists both).
 //!
 //! Here are the moments that no input or decision marks by itself: they are seen by comparing what
 //! is with what was told last.

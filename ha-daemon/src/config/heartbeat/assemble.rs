@@ -15,10 +15,11 @@ use super::lines::Findings;
 use super::media::{Device, Medium};
 use crate::config::finding::{Finding, Position, quoted};
 use crate::config::load::{Places, announce_default};
+use crate::config::serial::too_many_for_a_line;
 use crate::config::{
     Cluster, Config, Connectivity, DURATION_MAX, Endpoint, Failback, IsolatedOwner, KeyRing, Link,
-    LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDoubt, PING_INTERVAL_MIN,
-    ProbeBeforeTake, Realtime, Receive, SCRIPT_TIMEOUT_DEFAULT,
+    LinkFinding, LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDoubt,
+    PING_INTERVAL_MIN, ProbeBeforeTake, Realtime, Receive, SCRIPT_TIMEOUT_DEFAULT, link_findings,
 };
 
 /// Name of the cluster unless `cluster` says otherwise; the original has the same. It does not
@@ -47,6 +48,7 @@ pub(super) fn assemble(
     keys: Option<KeyRing>,
     directory: &Path,
 ) -> (Option<Config>, Places) {
+    let readable_keys = keys.is_some();
     let timing = timing(&reader.draft, &mut reader.findings);
     check_nodes(&reader.draft, &mut reader.findings);
     check_media(&reader.draft, &mut reader.findings);
@@ -69,10 +71,9 @@ pub(super) fn assemble(
         .iter()
         .filter_map(|at| nodes.iter().position(|node| node.name == at.value).map(NodeIndex))
         .collect();
-    let scene =
-        groups::Scene { nodes: &nodes, order: &order, failback, remotes: remotes(draft), world };
+    let (remotes, pinged) = (remotes(draft), connectivity.members().collect());
+    let scene = groups::Scene { nodes: &nodes, order: &order, failback, remotes, pinged, world };
     let groups = groups::assemble(groups_of_file, &scene, resource_findings, &mut places);
-    let Some(keys) = keys else { return (None, places) };
     let name = draft.cluster.as_ref().map_or(CLUSTER_NAME_DEFAULT, |at| &at.value).to_owned();
     let config = Config {
         cluster: Cluster {
@@ -88,7 +89,7 @@ pub(super) fn assemble(
             script_timeout: SCRIPT_TIMEOUT_DEFAULT,
             state_dir: None,
         },
-        keys,
+        keys: keys.unwrap_or_default(),
         announce: announce_default(),
         connectivity,
         clients: draft.clients.clone(),
@@ -99,7 +100,23 @@ pub(super) fn assemble(
         nodes,
         groups,
     };
-    (Some(config), places)
+    check_links(&config, &places, &mut reader.findings);
+    (readable_keys.then_some(config), places)
+}
+
+/// What holds for links of any file: all nodes have the same, so the first one stands for all.
+fn check_links(config: &Config, places: &Places, findings: &mut Findings) {
+    for LinkFinding { link, node, finding } in link_findings(config) {
+        if node.is_some_and(|node| node != NodeIndex(0)) {
+            continue;
+        }
+        let position = places.endpoints.get(&(NodeIndex(0), link));
+        let finding = finding.in_file(findings.path());
+        findings.add(match position {
+            Some(position) => finding.at(*position),
+            None => finding,
+        });
+    }
 }
 
 fn value<T: Clone>(at: &Option<At<T>>) -> Option<T> {
@@ -257,15 +274,8 @@ fn check_media(draft: &Draft, findings: &mut Findings) {
     }
     if draft.nodes.len() > 2 {
         for medium in media.iter().filter(|medium| matches!(medium.device, Device::Serial(_))) {
-            let message = format!(
-                "a serial line reaches one other node, and there are {}: heartbeats are not forwarded",
-                draft.nodes.len()
-            );
-            findings.warning(
-                medium.position,
-                message,
-                "give every two nodes a network path as well",
-            );
+            let (message, remedy) = too_many_for_a_line(draft.nodes.len());
+            findings.warning(medium.position, message, remedy);
         }
     }
 }
@@ -295,6 +305,10 @@ fn connectivity(draft: &Draft, findings: &mut Findings, timing: &Timing) -> Conn
     {
         let message = "ipfail compares what the nodes reach, and there are no ping nodes";
         findings.warning(ipfail.position, message, "add ping or ping_group, or remove the line");
+    }
+    let default = Connectivity::none(timing.keepalive, timing.deadtime);
+    if draft.targets.is_empty() {
+        return Connectivity { deadping, ..default };
     }
     let mut targets = draft.targets.clone();
     targets.sort_by(|one, other| one.name.cmp(&other.name));

@@ -23,6 +23,8 @@ pub(super) struct Scene<'s> {
     pub(super) failback: Failback,
     /// Addresses that nodes have of their own.
     pub(super) remotes: Vec<IpAddr>,
+    /// Addresses of ping nodes.
+    pub(super) pinged: Vec<IpAddr>,
     pub(super) world: &'s dyn World,
 }
 
@@ -34,6 +36,7 @@ pub(super) fn assemble(
     places: &mut Places,
 ) -> Vec<Group> {
     check_addresses(drafts, scene, findings);
+    check_source_addresses(drafts, findings);
     let mut names = BTreeSet::new();
     let mut groups: Vec<(Group, Vec<Position>)> = Vec::new();
     let finder = Finder::new(drafts, scene.world);
@@ -122,6 +125,32 @@ fn check_addresses(drafts: &[DraftGroup], scene: &Scene<'_>, findings: &mut Find
         if scene.remotes.contains(&host) {
             let message = format!("{host} is a node's own address: ha.cf sends heartbeats to it");
             findings.error(*position, message, "give the group an address of its own");
+        }
+        if scene.pinged.contains(&host) {
+            let message = format!("{host} is pinged: it moves or dies with what it is to judge");
+            let remedy = "name a ping node outside of the cluster in ha.cf";
+            findings.error(*position, message, remedy);
+        }
+    }
+}
+
+/// A source address is an address that the group has by then.
+fn check_source_addresses(drafts: &[DraftGroup], findings: &mut Findings) {
+    for draft in drafts {
+        let mut before = Vec::new();
+        for (resource, position) in &draft.resources {
+            match resource {
+                DraftResource::Address(address) => before.push(address.host),
+                DraftResource::SourceAddress(address) if !before.contains(address) => {
+                    let message = format!("the group does not have {address} before it uses it");
+                    findings.error(
+                        *position,
+                        message,
+                        format!("write IPaddr::{address} before it"),
+                    );
+                }
+                DraftResource::SourceAddress(_) | DraftResource::Script { .. } => {}
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use super::media::Media;
 use super::times;
 use super::world::World;
 use crate::config::finding::{Position, did_you_mean, quoted};
+use crate::config::load::{is_target_name, unpingable};
 use crate::config::{
     Client, DURATION_MAX, Failback, KEEPALIVE_MIN, NODES_MAX, PING_TARGETS_MAX, PingTarget,
 };
@@ -81,6 +82,7 @@ pub(super) struct Reader<'w> {
 pub(super) fn read<'w>(text: &str, path: &Path, world: &'w dyn World) -> Reader<'w> {
     let mut reader = Reader { draft: Draft::default(), findings: Findings::new(path), world };
     for (index, text) in text.lines().enumerate() {
+        reader.findings.refuse_nul(index + 1, text);
         if text.len() > LINE_BYTES_MAX {
             let message = format!("the line is longer than {LINE_BYTES_MAX} bytes");
             let position = Position { line: index + 1, column: 1 };
@@ -360,7 +362,14 @@ impl Reader<'_> {
     }
 
     fn target(&mut self, word: &Word<'_>, target: PingTarget) {
-        if self.draft.targets.iter().any(|other| other.name == target.name) {
+        let useless = target.members.iter().find_map(|it| Some((*it, unpingable(*it)?)));
+        if let Some((address, (why, remedy))) = useless {
+            self.findings.error(word.position, format!("{address} is {why}"), remedy);
+        } else if !is_target_name(&target.name) {
+            let message = format!("{} is no name of a ping node", quoted(word.text));
+            let remedy = "use up to 64 letters, digits, -, _ and ., or an address";
+            self.findings.error(word.position, message, remedy);
+        } else if self.draft.targets.iter().any(|other| other.name == target.name) {
             let message = format!("the ping node {} is there already", quoted(word.text));
             self.findings.error(word.position, message, "name it once");
         } else if self.draft.targets.len() == PING_TARGETS_MAX {

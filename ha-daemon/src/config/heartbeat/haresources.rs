@@ -48,6 +48,7 @@ pub(super) fn read(text: &str, path: &Path) -> (Vec<DraftGroup>, Findings) {
     let mut bytes = 0;
     let mut lines = text.lines().enumerate().peekable();
     while let Some((index, text)) = lines.next() {
+        reader.findings.refuse_nul(index + 1, text);
         let (text, goes_on) = continued(text);
         bytes += text.len();
         let found = split(index + 1, without_comment(text), |c| c.is_ascii_whitespace());

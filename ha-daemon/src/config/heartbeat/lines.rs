@@ -102,7 +102,16 @@ impl Findings {
         self.add(finding.in_file(&self.path));
     }
 
-    fn add(&mut self, finding: Finding) {
+    /// Refuses a line with a NUL: programs and the kernel would take what is before it.
+    pub(super) fn refuse_nul(&mut self, line: usize, text: &str) {
+        if let Some(before) = text.chars().position(|character| character == '\0') {
+            let position = Position { line, column: before + 1 };
+            self.error(position, "the line contains a NUL", "remove it");
+        }
+    }
+
+    /// Adds a finding that has its file.
+    pub(super) fn add(&mut self, finding: Finding) {
         if self.list.len() < FINDINGS_MAX {
             self.list.push(finding);
         } else {

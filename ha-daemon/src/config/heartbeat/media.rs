@@ -13,11 +13,10 @@ use super::lines::{Line, Word};
 use super::world::NoDevice;
 use crate::config::finding::{Position, quoted};
 use crate::config::load::unusable_host;
+use crate::config::serial::BAUD_DEFAULT;
 use crate::config::{LINKS_MAX, LinkKind, PORT_DEFAULT};
 use crate::names::InterfaceName;
 
-/// Bits per second of a serial line unless `baud` says otherwise.
-pub(super) const BAUD_DEFAULT: u32 = 19_200;
 /// Rates that termios(3) has and the original takes.
 const BAUDS: &[u32] = &[9_600, 19_200, 38_400, 57_600, 115_200, 230_400, 460_800];
 /// Most remotes of one link: one for each node.

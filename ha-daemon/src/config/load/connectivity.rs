@@ -39,7 +39,7 @@ pub(super) fn read(
     };
     let mut table = reader.table(value, "[connectivity]".to_owned())?;
     let times = read_times(reader, &mut table, timing);
-    let moves_groups = read_moves_groups(reader, &mut table);
+    let moves_groups = table.boolean(reader, "moves_groups");
     let probe_before_take = table.choice(reader, "probe_before_take", PROBE);
     let isolated_owner = table.choice(reader, "isolated_owner", ISOLATED);
     let targets = read_targets(reader, &mut table, &taken_addresses(nodes, groups));
@@ -50,7 +50,7 @@ pub(super) fn read(
         interval,
         deadping,
         damping,
-        moves_groups: moves_groups?,
+        moves_groups: moves_groups.or_default(true)?,
         probe_before_take: probe_before_take.or_default(ProbeBeforeTake::Auto)?,
         isolated_owner: isolated_owner.or_default(IsolatedOwner::Release)?,
     })
@@ -112,18 +112,6 @@ fn read_times(
     Some((interval, deadping?, damping?))
 }
 
-fn read_moves_groups(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<bool> {
-    let Some(value) = table.take("moves_groups") else {
-        return Some(true);
-    };
-    let moves_groups = value.get_ref().as_bool();
-    if moves_groups.is_none() {
-        let message = format!("moves_groups has the type {}", value.get_ref().type_str());
-        reader.error(&value.span(), message, "write true or false");
-    }
-    moves_groups
-}
-
 /// Addresses that say nothing about the network: those of the nodes and those of the groups.
 fn taken_addresses(
     nodes: &[nodes::Draft],
@@ -159,17 +147,29 @@ fn read_targets(
     let mut targets = Some(Vec::new());
     for (key, value) in entries {
         let label = reader::label(&["connectivity", "targets", key.get_ref()]);
-        // The rule for names of nodes keeps it fit for log lines and tables.
-        let name = reader.name::<NodeName>(&key, "the name of the ping target");
+        let name = target_name(reader, &key);
         let members = read_members(reader, value, &label, taken, &mut seen);
         match (name, members, &mut targets) {
             (Some(name), Some(members), Some(targets)) => {
-                targets.push(PingTarget { name: String::from(name), members });
+                targets.push(PingTarget { name, members });
             }
             _ => targets = None,
         }
     }
     targets
+}
+
+/// An address, or what may be the name of a node, so that it fits into log lines and tables.
+fn target_name(reader: &mut Reader<'_>, key: &Spanned<String>) -> Option<String> {
+    if is_target_name(key.get_ref()) {
+        return Some(key.get_ref().clone());
+    }
+    reader.name::<NodeName>(key, "the name of the ping target").map(String::from)
+}
+
+/// Whether a ping target may have this name.
+pub(in crate::config) fn is_target_name(name: &str) -> bool {
+    name.parse::<IpAddr>().is_ok() || name.parse::<NodeName>().is_ok()
 }
 
 /// The addresses of one target.
@@ -222,20 +222,8 @@ fn read_member(
         reader.error(&text.span(), message, remedy);
         return None;
     };
-    let link_local = match address {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    if let Some(why) = unusable_host(address) {
-        reader.error(&text.span(), format!("{shown} is {why}"), "name a host that answers pings");
-        None
-    } else if link_local {
-        let message = format!("{shown} is link-local: it does not say on which interface");
-        reader.error(&text.span(), message, "give the host's global or unique local address");
-        None
-    } else if address.is_loopback() {
-        let message = format!("{shown} is this node itself: it answers whatever happens");
-        reader.error(&text.span(), message, "name a host beside or behind the service network");
+    if let Some((why, remedy)) = unpingable(address) {
+        reader.error(&text.span(), format!("{shown} is {why}"), remedy);
         None
     } else if let Some(what) = taken.get(&address) {
         let message = format!("{shown} is {what}: it moves or dies with what it is to judge");
@@ -243,5 +231,24 @@ fn read_member(
         None
     } else {
         Some(address)
+    }
+}
+
+/// Why an answer of that address says nothing, and what to do, if so.
+pub(in crate::config) fn unpingable(address: IpAddr) -> Option<(&'static str, &'static str)> {
+    let link_local = match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    if let Some(why) = unusable_host(address) {
+        Some((why, "name a host that answers pings"))
+    } else if link_local {
+        let why = "link-local: it does not say on which interface";
+        Some((why, "give the host's global or unique local address"))
+    } else if address.is_loopback() {
+        let why = "this node itself: it answers whatever happens";
+        Some((why, "name a host beside or behind the service network"))
+    } else {
+        None
     }
 }

@@ -28,7 +28,6 @@ const IDENTITY: &[(&str, LinkIdentity)] =
     &[("name", LinkIdentity::Name), ("arrival", LinkIdentity::Arrival)];
 /// Kinds that this version knows.
 const KINDS: &[&str] = &["ucast", "mcast", "bcast", "serial"];
-/// Kinds that this version knows by name only.
 /// TTL of multicast packets unless configured otherwise: they stay on their network.
 const TTL_DEFAULT: u32 = 1;
 

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use toml::Spanned;
-
 use super::reader::{Field, Reader, Table};
 use crate::config::finding::{did_you_mean, quoted};
 use crate::config::heartbeat::FACILITIES;
@@ -18,7 +16,7 @@ pub(super) fn read_logging(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Opt
     let file = absolute(reader, &mut table, "file");
     let debug_file = absolute(reader, &mut table, "debug_file");
     let syslog_facility = facility(reader, &mut table);
-    let debug = boolean(reader, &mut table, "debug");
+    let debug = table.boolean(reader, "debug");
     table.finish(reader);
     Some(Logging {
         file: file?,
@@ -34,7 +32,7 @@ pub(super) fn read_realtime(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Op
         return Some(Realtime { enabled: true });
     };
     let mut table = reader.table(value, "[realtime]".to_owned())?;
-    let enabled = boolean(reader, &mut table, "enabled");
+    let enabled = table.boolean(reader, "enabled");
     table.finish(reader);
     Some(Realtime { enabled: enabled.or_default(true)? })
 }
@@ -72,18 +70,4 @@ fn absolute(
     let message = format!("{key} {} is not an absolute path", quoted(given.get_ref()));
     reader.error(&given.span(), message, "start it with /");
     None
-}
-
-fn boolean(reader: &mut Reader<'_>, table: &mut Table<'_>, key: &'static str) -> Field<bool> {
-    let Some(value) = table.take(key) else {
-        return Field::Absent;
-    };
-    let span = value.span();
-    if let Some(given) = value.get_ref().as_bool() {
-        return Field::Given(Spanned::new(span, given));
-    }
-    let kind = value.get_ref().type_str();
-    let message = format!("{key} has the type {kind}");
-    reader.error(&span, message, format!("write {key} = true, or {key} = false"));
-    Field::Refused
 }

@@ -31,6 +31,7 @@ use super::{
 };
 
 pub(super) use self::cluster::announce_default;
+pub(super) use self::connectivity::{is_target_name, unpingable};
 pub(super) use self::nodes::unusable_host;
 
 /// Longest configuration file, in bytes.
@@ -165,6 +166,9 @@ fn read_sections(
     let clients = clients::read(reader, &mut root);
     let timing = cluster.as_ref().map(|(cluster, ..)| (cluster.keepalive, cluster.deadtime));
     let connectivity = connectivity::read(reader, &mut root, timing, &nodes, &groups);
+    // Where targets were refused, the finding about them is enough.
+    let arbiter = connectivity.as_ref().map(|it| !it.targets.is_empty());
+    nodes::check_pairs(reader, &links, &nodes, arbiter.unwrap_or(cluster.is_some()));
     root.finish(reader);
     places.links = links.iter().map(|link| reader.position(link.span.start)).collect();
     places.nodes = nodes.first().map(|node| reader.position(node.span.start));
@@ -194,9 +198,7 @@ fn read_sections(
         nodes: nodes.into_iter().map(nodes::Draft::finish).collect::<Option<_>>()?,
         groups: groups.into_iter().map(groups::Draft::finish).collect::<Option<_>>()?,
     };
-    let lines = super::serial::findings(&config).into_iter();
-    let lines = lines.map(|(link, finding)| LinkFinding { link, node: None, finding });
-    for LinkFinding { link, node, finding } in link_findings(&config).into_iter().chain(lines) {
+    for LinkFinding { link, node, finding } in link_findings(&config) {
         let endpoint = node.and_then(|node| places.endpoints.get(&(node, link)));
         let position = endpoint.or_else(|| places.links.get(link.0)).copied();
         let finding = finding.in_file(path);

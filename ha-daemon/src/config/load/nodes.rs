@@ -94,9 +94,6 @@ pub(super) fn read(
     for (index, link) in links.iter().enumerate() {
         check_link(reader, LinkIndex(index), link, &nodes);
     }
-    if nodes.len() <= NODES_MAX {
-        check_pairs(reader, links, &nodes);
-    }
     nodes
 }
 
@@ -301,8 +298,16 @@ fn check_link(reader: &mut Reader<'_>, index: LinkIndex, link: &links::Draft, no
     }
 }
 
-/// Every two nodes need a path, and should have two.
-fn check_pairs(reader: &mut Reader<'_>, links: &[links::Draft], nodes: &[Draft]) {
+/// Every two nodes need a path, and should have two, unless ping nodes tell which of them is cut off.
+pub(super) fn check_pairs(
+    reader: &mut Reader<'_>,
+    links: &[links::Draft],
+    nodes: &[Draft],
+    arbiter: bool,
+) {
+    if nodes.len() > NODES_MAX {
+        return;
+    }
     // Only path of a pair -> the pairs, so that one cable is one finding and not one per pair.
     let mut single: BTreeMap<(LinkIndex, bool), Vec<String>> = BTreeMap::new();
     for (index, node) in nodes.iter().enumerate() {
@@ -319,7 +324,7 @@ fn check_pairs(reader: &mut Reader<'_>, links: &[links::Draft], nodes: &[Draft])
                 .collect();
             match shared.first() {
                 None => unreachable.push(peer.key.as_str()),
-                Some(first) if paths(node, peer, &shared) == 1 => {
+                Some(first) if !arbiter && paths(node, peer, &shared) == 1 => {
                     let pair = format!("{} and {}", node.key, peer.key);
                     single.entry((*first, shared.len() > 1)).or_default().push(pair);
                 }
@@ -349,7 +354,8 @@ fn check_pairs(reader: &mut Reader<'_>, links: &[links::Draft], nodes: &[Draft])
                 quoted(&link.key)
             )
         };
-        reader.warning(&link.span, message, "add a link over another interface");
+        let remedy = "add a link over another interface, a serial line, or ping targets";
+        reader.warning(&link.span, message, remedy);
     }
 }
 

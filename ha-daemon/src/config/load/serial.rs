@@ -8,8 +8,8 @@ use super::links;
 use super::nodes::{Draft as NodeDraft, DraftEndpoint};
 use super::reader::{Field, Reader, Span, Table, Value, label};
 use crate::config::finding::{list, quoted};
-use crate::config::serial::{BAUD_DEFAULT, BAUD_RANGE};
-use crate::config::{LinkIndex, LinkKind};
+use crate::config::serial::{BAUD_DEFAULT, BAUD_RANGE, too_many_for_a_line};
+use crate::config::{LinkIdentity, LinkIndex, LinkKind};
 
 /// Longest path that the kernel takes, in bytes (`PATH_MAX` with its zero).
 const PATH_BYTES_MAX: usize = 4_095;
@@ -96,13 +96,13 @@ pub(super) fn endpoint(span: Span) -> DraftEndpoint {
 }
 
 /// A line that names its device connects the two nodes of a cluster that has no more, whether they
-/// name it or not.
+/// name it or not; by arrival, every node may have one, as in Heartbeat's files.
 pub(super) fn connect(links: &[links::Draft], nodes: &mut [NodeDraft]) {
-    if nodes.len() != ENDS {
-        return;
-    }
     for (index, link) in links.iter().enumerate() {
         let Some(Draft { device }) = &link.serial else { continue };
+        if nodes.len() != ENDS && !by_arrival(link) {
+            continue;
+        }
         let device = match device {
             Field::Absent => continue,
             Field::Refused => None,
@@ -116,7 +116,11 @@ pub(super) fn connect(links: &[links::Draft], nodes: &mut [NodeDraft]) {
     }
 }
 
-/// A line has two ends.
+fn by_arrival(link: &links::Draft) -> bool {
+    link.link.as_ref().is_some_and(|link| link.identity == LinkIdentity::Arrival)
+}
+
+/// A line has two ends. Of links by arrival the file does not say which node is at the other one.
 pub(super) fn check(
     reader: &mut Reader<'_>,
     index: LinkIndex,
@@ -132,6 +136,10 @@ pub(super) fn check(
         return;
     }
     let name = quoted(&link.key);
+    if by_arrival(link) && users.len() > ENDS {
+        let (message, remedy) = too_many_for_a_line(users.len());
+        return reader.warning(&link.span, message, remedy);
+    }
     let message = if users.is_empty() {
         format!("the serial line {name} connects no nodes")
     } else {

@@ -326,6 +326,16 @@ fn the_ready_configuration_for_three_nodes_is_clean() {
     assert_eq!(findings, []);
 }
 
+#[test]
+fn the_ready_configuration_with_other_links_is_clean() {
+    let (config, findings) = load_ready("serial-and-ping.toml");
+    let kinds: Vec<&str> = config.links.iter().map(|link| link.kind.word()).collect();
+    assert_eq!(kinds, ["mcast", "serial"]);
+    assert_eq!((config.nodes.len(), config.connectivity.targets.len()), (2, 1));
+    assert!(config.nodes.iter().all(|node| node.endpoints.len() == 2));
+    assert_eq!(findings, []);
+}
+
 /// Fragments that turn up in configurations, to get deeper than random characters would.
 const FRAGMENTS: &[&str] = &[
     "[",

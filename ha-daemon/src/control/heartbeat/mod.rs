@@ -1,6 +1,6 @@
 //! Heartbeat's small programs, by their own names: `hactl`, called through a link that is named
 //! `cl_status`, `hb_standby` or `hb_takeover`, behaves as that program of Linux-HA Heartbeat 3.0.6
-//! (docs/from-heartbeat-tools.md says where it does not).
+//! (docs/from-heartbeat.md says where it does not).
 
 mod cl_status;
 mod hand_over;

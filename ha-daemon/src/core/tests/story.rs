@@ -1,5 +1,5 @@
 //! The log tells what Heartbeat's told, at the same moments: every term that operators search for.
-//! `docs/from-heartbeat-tools.md` has the same table.
+//! `docs/from-heartbeat.md` has the same table.
 
 use super::sim::{Death, Sim};
 use super::*;

@@ -159,7 +159,6 @@ fn read_dir(dir: &TempDir) -> Reading {
 }
 
 #[test]
-#[ignore = "until authkeys reads crc, md5 and sha1"]
 fn the_key_files_of_the_scenarios_are_read() {
     for authkeys in [
         "auth 1\n1 crc\n",

@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::*;
 use crate::config::{Failback, LinkKind, Resource};
 
-/// The times of the clean file with other lines for them.
+/// The times of the clean file with other lines for them, without the serial line, which is slow.
 #[track_caller]
 fn times(lines: &str) -> (Option<Config>, Vec<String>) {
-    read(&CLEAN.replace("keepalive 1\ndeadtime 10\ninitdead 60\n", lines), RESOURCES)
+    let text = CLEAN.replace("keepalive 1\ndeadtime 10\ninitdead 60\n", lines);
+    read(&text.replace("serial /dev/ttyS0", "bcast eth2"), RESOURCES)
 }
 
 fn millis(duration: Duration) -> u128 {
@@ -118,6 +119,67 @@ fn times_have_the_units_of_the_original_and_unambiguous_others() {
 }
 
 #[test]
+fn a_keepalive_that_the_serial_line_cannot_carry_is_refused_with_the_arithmetic() {
+    assert_eq!(
+        after("keepalive 1\n", "keepalive 40ms\n"),
+        [
+            "ha.cf:8:8: error: link \"ttyS0\": a line of 38400 baud does not carry a heartbeat every \
+             40ms: 96 bytes x 10 bits / 38400 baud = 25.0 ms, which is 62% of its time, and more than \
+             half leaves too little for control messages; set keepalive to 50ms or more, or baud to \
+             57600 or more on both nodes"
+        ]
+    );
+    assert_eq!(after("keepalive 1\n", "keepalive 50ms\n"), [""; 0]);
+}
+
+#[test]
+fn links_that_packets_could_not_tell_apart_are_refused() {
+    let remedy = "and packets do not name them; keep one of them, or name links (in TOML, identity = \
+                  \"name\")";
+    for (lines, at, names, word) in [
+        (
+            "ucast eth2 198.51.100.2\nucast6 eth2 2001:db8::2",
+            "9:8",
+            "\"eth2\" and \"eth2-ucast6\"",
+            "ucast",
+        ),
+        (
+            "mcast eth2 239.192.0.42 694 1 0\nmcast eth2 239.192.0.43 694 1 0",
+            "9:7",
+            "\"eth2\" and \"eth2-mcast\"",
+            "mcast",
+        ),
+    ] {
+        let findings = after("serial /dev/ttyS0\n", &format!("{lines}\n"));
+        let what = format!("the links {names} are both {word} on eth2 of alpha");
+        assert_eq!(findings, [format!("ha.cf:{at}: error: {what}, {remedy}")]);
+    }
+}
+
+#[test]
+fn what_answers_pings_whatever_happens_is_no_ping_node() {
+    for (host, why) in [
+        (
+            "127.0.0.1",
+            "this node itself: it answers whatever happens; name a host beside or behind",
+        ),
+        ("fe80::1", "link-local: it does not say on which interface; give the host's global"),
+        ("224.0.0.1", "a multicast address; name a host that answers pings"),
+    ] {
+        let findings = after("node alpha\n", &format!("ping {host}\nnode alpha\n"));
+        let start = format!("ha.cf:9:6: error: {host} is {why}");
+        assert!(findings.len() == 1 && findings[0].starts_with(&start), "{findings:#?}");
+    }
+    assert_eq!(
+        after("node alpha\n", "ping_group a/b 192.0.2.254\nnode alpha\n"),
+        [
+            "ha.cf:9:12: error: \"a/b\" is no name of a ping node; use up to 64 letters, digits, -, _ and \
+          ., or an address"
+        ]
+    );
+}
+
+#[test]
 fn of_two_lines_the_later_one_counts_and_a_warning_says_so() {
     let (config, findings) = times("keepalive 1\nkeepalive 2\n");
     assert_eq!(
@@ -172,8 +234,8 @@ fn a_rate_after_the_serial_line_is_for_it_all_the_same() {
 #[test]
 fn all_peers_of_one_device_and_family_are_one_link() {
     let lines = "bcast eth1 eth2\nucast eth1 198.51.100.2\nucast eth1 198.51.100.3\n\
-                 ucast6 eth1 2001:db8::2%eth1\nmcast eth1 239.192.0.42 694 1 1\n\
-                 mcast eth1 239.192.0.43 694 1 0\nserial /dev/pts/3 /dev/ttyS0";
+                 ucast6 eth3 2001:db8::2%eth3\nmcast eth1 239.192.0.42 694 1 1\n\
+                 serial /dev/pts/3 /dev/ttyS0";
     let config = clean(&CLEAN.replace("bcast eth1\nserial /dev/ttyS0", lines), RESOURCES);
     let links: Vec<_> =
         config.links.iter().map(|link| (link.name.as_str(), link.kind.word())).collect();
@@ -182,15 +244,14 @@ fn all_peers_of_one_device_and_family_are_one_link() {
         [
             ("eth1", "bcast"),
             ("eth1-mcast", "mcast"),
-            ("eth1-mcast-2", "mcast"),
             ("eth1-ucast", "ucast"),
-            ("eth1-ucast6", "ucast"),
             ("eth2", "bcast"),
+            ("eth3", "ucast"),
             ("pts-3", "serial"),
             ("ttyS0", "serial"),
         ]
     );
-    let LinkKind::Ucast { remotes } = &config.links[3].kind else { panic!() };
+    let LinkKind::Ucast { remotes } = &config.links[2].kind else { panic!() };
     assert_eq!(remotes.len(), 2);
     // Names are made of what a name may have, whatever the device is called.
     let config = clean(&CLEAN.replace("/dev/ttyS0", "/ /dev /a/serial@x:y"), RESOURCES);
@@ -451,12 +512,36 @@ fn unknown_nodes_and_addresses_twice_are_refused() {
 }
 
 #[test]
+fn a_source_address_and_a_ping_node_are_judged_by_the_addresses_of_the_groups() {
+    assert_eq!(
+        read(CLEAN, "alpha IPsrcaddr::192.0.2.10 192.0.2.10\n").1,
+        ["haresources:1:7: error: the group does not have 192.0.2.10 before it uses it; write \
+          IPaddr::192.0.2.10 before it"]
+    );
+    clean(CLEAN, "alpha 192.0.2.10 IPsrcaddr::192.0.2.10\n");
+    assert_eq!(
+        after("node alpha\n", "ping 192.0.2.10\nnode alpha\n"),
+        [
+            "haresources:1:7: error: 192.0.2.10 is pinged: it moves or dies with what it is to judge; name \
+          a ping node outside of the cluster in ha.cf"
+        ]
+    );
+}
+
+#[test]
 fn the_cluster_has_one_name_on_every_node_whatever_nodes_there_are() {
     let others = CLEAN.replace("beta", "gamma").replace("bcast eth1", "bcast eth3");
     let (one, other) = (clean(CLEAN, RESOURCES), clean(&others, RESOURCES));
     assert_eq!(one.cluster.id, other.cluster.id);
     let named = clean(&CLEAN.replace("node alpha", "cluster shop\nnode alpha"), RESOURCES);
     assert_eq!(named.cluster.name, "shop");
+}
+
+#[test]
+fn a_nul_is_refused_where_it_is() {
+    let expected = |file: &str| format!("{file}:1:6: error: the line contains a NUL; remove it");
+    assert!(read(&format!("debug\0 1\n{CLEAN}"), RESOURCES).1.contains(&expected("ha.cf")));
+    assert!(read(CLEAN, "alpha\0httpd\n").1.contains(&expected("haresources")));
 }
 
 #[test]

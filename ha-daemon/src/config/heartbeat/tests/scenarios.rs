@@ -99,7 +99,7 @@ fn h1_is_one_broadcast_link_and_one_group() {
     };
     let script = Resource::Script { name: "httpd".to_owned(), arguments: Vec::new() };
     assert_eq!(group.resources, [address, script]);
-    assert!(config.connectivity.targets.is_empty() && !config.connectivity.moves_groups);
+    assert!(config.connectivity.targets.is_empty());
     assert_eq!(config.script_directory, Path::new("resource.d"));
 }
 
@@ -168,4 +168,22 @@ fn h3_pings_and_moves_groups_by_what_is_reached() {
         panic!()
     };
     assert_eq!((interface.as_str(), label.as_deref()), ("eth0", Some("eth0:0")));
+}
+
+#[test]
+fn the_ready_directory_is_clean() {
+    let files = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/ha.d"));
+    let text = |name: &str| std::fs::read_to_string(files.join(name)).unwrap();
+    let world = interfaces(&[("eth0", &["198.51.100.1/24"]), ("eth1", &["192.0.2.1/24"])]);
+    let (config, findings) = read_on(&world, &text("ha.cf"), &text("haresources"));
+    assert_eq!(findings, [""; 0]);
+    let config = config.unwrap();
+    assert_eq!((config.nodes.len(), config.links.len(), config.groups.len()), (2, 2, 1));
+    assert!(config.connectivity.moves_groups && config.clients.is_empty());
+    let place = tempfile::tempdir().unwrap();
+    let key_file = place.path().join("authkeys");
+    std::fs::copy(files.join("authkeys.example"), &key_file).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&key_file, open).unwrap();
+    assert_eq!(crate::config::authkeys::load(&key_file).unwrap().active, 1);
 }

@@ -95,7 +95,9 @@ fn times_that_do_not_fit_each_other_are_refused_or_warned_about() {
     );
     assert_eq!(
         times("moves_groups = \"yes\""),
-        ["error: moves_groups has the type string; write true or false"]
+        [
+            "error: moves_groups has the type string; write moves_groups = true or moves_groups = false"
+        ]
     );
     assert_eq!(
         times("probe_before_take = \"alway\""),
@@ -138,6 +140,21 @@ fn what_says_nothing_about_the_network_is_no_ping_target() {
     );
     assert_eq!(member("0.0.0.0").len(), 1);
     assert_eq!(member("224.0.0.1").len(), 1);
+}
+
+#[test]
+fn a_single_path_is_no_finding_where_ping_targets_tell_who_is_cut_off() {
+    let text = CLEAN.replace("interface = \"eth1\"", "interface = \"eth0\"");
+    assert_eq!(Place::new().findings(&text).len(), 1);
+    let targets = "\n[connectivity.targets]\ngateway = [\"198.51.100.254\"]\n";
+    assert_eq!(Place::new().findings(&format!("{text}{targets}")), [""; 0]);
+}
+
+#[test]
+fn a_target_may_be_named_by_its_address() {
+    let text = format!("{CLEAN}\n[connectivity.targets]\n\"2001:db8::fe\" = [\"2001:db8::fe\"]\n");
+    assert_eq!(Place::new().parse(&text).unwrap().connectivity.targets[0].name, "2001:db8::fe");
+    assert_eq!(findings("targets = { \"a:b\" = [\"192.0.2.254\"] }").len(), 1);
 }
 
 #[test]

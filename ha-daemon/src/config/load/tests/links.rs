@@ -259,7 +259,7 @@ fn two_links_by_arrival_of_one_kind_on_one_interface_are_refused() {
     let expected = |node: &str| {
         format!(
             "ha.toml:17:8: error: the links \"x\" and \"y\" are both mcast on eth2 of {node}, and packets \
-             do not name them; keep one of them, or name links (identity = \"name\")"
+             do not name them; keep one of them, or name links (in TOML, identity = \"name\")"
         )
     };
     assert_eq!(with_link(text), ["alpha", "beta"].map(expected));

@@ -48,7 +48,7 @@ fn what_is_wrong_is_refused_at_its_place() {
         ),
         (
             "[logging]\ndebug = 1",
-            "26:9: error: debug has the type integer; write debug = true, or debug = false",
+            "26:9: error: debug has the type integer; write debug = true or debug = false",
         ),
         (
             "[realtime]\nenable = true",

@@ -128,7 +128,7 @@ svc = "198.51.100.2"
 fn a_single_path_between_two_nodes_is_warned_about() {
     let expected = [
         r#"ha.toml:5:8: warning: the link "hb0" connects no two nodes; give two nodes an address on it, or remove it"#,
-        r#"ha.toml:8:8: warning: the link "svc" is the only path between alpha and beta: no arbiter can tell its failure from a dead peer; add a link over another interface"#,
+        r#"ha.toml:8:8: warning: the link "svc" is the only path between alpha and beta: no arbiter can tell its failure from a dead peer; add a link over another interface, a serial line, or ping targets"#,
     ];
     assert_eq!(
         findings(
@@ -143,7 +143,7 @@ fn a_single_path_between_two_nodes_is_warned_about() {
 #[test]
 fn two_links_over_one_interface_are_warned_about_as_a_single_path() {
     let expected = [
-        "ha.toml:5:8: warning: all links between alpha and beta use one interface: no arbiter can tell its failure from a dead peer; add a link over another interface",
+        "ha.toml:5:8: warning: all links between alpha and beta use one interface: no arbiter can tell its failure from a dead peer; add a link over another interface, a serial line, or ping targets",
     ];
     assert_eq!(findings(r#"interface = "eth1""#, r#"interface = "eth0""#), expected);
 }

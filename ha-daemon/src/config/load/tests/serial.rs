@@ -105,6 +105,20 @@ fn a_third_node_on_a_line_is_refused() {
 }
 
 #[test]
+fn by_arrival_every_node_may_have_a_line_and_needs_another_path() {
+    let text = with_line("device = \"/dev/ttyS0\"\nidentity = \"arrival\"", "", "")
+        + "[nodes.gamma]\nhb0 = \"192.0.2.3\"\nsvc = \"198.51.100.3\"\n";
+    assert_eq!(
+        Place::new().findings(&text),
+        [
+            "ha.toml:14:8: warning: a serial line reaches one other node, and there are 3: heartbeats are \
+          not forwarded; give every two nodes a network path as well"
+        ]
+    );
+    assert_eq!(devices(&text), ["/dev/ttyS0"; 3]);
+}
+
+#[test]
 fn a_keepalive_that_a_line_cannot_carry_is_refused_with_the_arithmetic() {
     let text = with_line("device = \"/dev/ttyS0\"\nbaud = 19200", "", "")
         .replace("keepalive = \"250ms\"", "keepalive = \"50ms\"");
