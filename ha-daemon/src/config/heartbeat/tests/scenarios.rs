@@ -185,5 +185,5 @@ fn the_ready_directory_is_clean() {
     std::fs::copy(files.join("authkeys.example"), &key_file).unwrap();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&key_file, open).unwrap();
-    assert_eq!(crate::config::authkeys::load(&key_file).unwrap().active, 1);
+    assert_eq!(authkeys::load(&key_file).unwrap().active, 1);
 }
