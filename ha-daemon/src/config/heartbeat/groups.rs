@@ -10,7 +10,7 @@ use super::haresources::{DraftAddress, DraftGroup, DraftResource};
 use super::lines::Findings;
 use super::world::{Interfaces, World};
 use crate::config::finding::{Position, did_you_mean, list, quoted};
-use crate::config::load::Places;
+use crate::config::load::{Places, unusable_in_network};
 use crate::config::{Failback, GROUPS_MAX, Group, GroupIndex, Node, NodeIndex, Resource};
 use crate::names::{GroupName, InterfaceName, NAME_BYTES_MAX};
 
@@ -207,6 +207,11 @@ impl Finder {
         };
         // The reader of the line judged the length.
         let address = IpNet::new(draft.host, bits).ok()?;
+        if let Some(why) = unusable_in_network(address) {
+            let message = format!("{address} is {why}, not a host's address");
+            findings.error(position, message, "give the address that clients connect to");
+            return None;
+        }
         Some(Resource::Address {
             address,
             interface,

@@ -12,7 +12,7 @@ use super::ha_cf::{At, Reader};
 use super::lines::{Line, Word};
 use super::world::NoDevice;
 use crate::config::finding::{Position, quoted};
-use crate::config::load::unusable_host;
+use crate::config::load::{no_device_path, unusable_host};
 use crate::config::serial::BAUD_DEFAULT;
 use crate::config::{LINKS_MAX, LinkKind, PORT_DEFAULT};
 use crate::names::InterfaceName;
@@ -293,8 +293,8 @@ impl Reader<'_> {
         let baud = self.draft.media.baud.as_ref().map_or(BAUD_DEFAULT, |baud| baud.value);
         for word in self.some(line, "serial /dev/ttyS0...") {
             let path = PathBuf::from(word.text);
-            if !path.is_absolute() {
-                let message = format!("the device {} is not an absolute path", quoted(word.text));
+            if let Some(wrong) = no_device_path(word.text) {
+                let message = format!("{} {wrong}", quoted(word.text));
                 self.findings.error(word.position, message, "start it with /dev/");
                 continue;
             }

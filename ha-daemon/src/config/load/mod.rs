@@ -33,6 +33,8 @@ use super::{
 pub(super) use self::cluster::announce_default;
 pub(super) use self::connectivity::{is_target_name, unpingable};
 pub(super) use self::nodes::unusable_host;
+pub(super) use self::resources::unusable_in_network;
+pub(super) use self::serial::no_device_path;
 
 /// Longest configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;

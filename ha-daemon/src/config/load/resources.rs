@@ -248,23 +248,27 @@ fn read_floating(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<Span
         reader.error(&text.span(), message, remedy);
         return None;
     };
-    let host = network.addr();
-    let wide = network.prefix_len() < network.max_prefix_len() - 1;
-    let why = if network.prefix_len() == 0 {
-        Some("a network without any prefix")
-    } else if wide && network.addr().is_ipv4() && host == network.network() {
-        Some("the address of the network itself")
-    } else if wide && network.addr().is_ipv4() && host == network.broadcast() {
-        Some("the broadcast address of its network")
-    } else {
-        unusable_host(host)
-    };
-    match why {
+    match unusable_in_network(network) {
         None => Some(Spanned::new(text.span(), network)),
         Some(why) => {
             let message = format!("{shown} is {why}, not a host's address");
             reader.error(&text.span(), message, "give the address that clients connect to");
             None
         }
+    }
+}
+
+/// Why no host of that network can have the address, if so.
+pub(in crate::config) fn unusable_in_network(network: IpNet) -> Option<&'static str> {
+    let host = network.addr();
+    let wide = network.prefix_len() < network.max_prefix_len() - 1;
+    if network.prefix_len() == 0 {
+        Some("a network without any prefix")
+    } else if wide && host.is_ipv4() && host == network.network() {
+        Some("the address of the network itself")
+    } else if wide && host.is_ipv4() && host == network.broadcast() {
+        Some("the broadcast address of its network")
+    } else {
+        unusable_host(host)
     }
 }

@@ -42,17 +42,24 @@ fn read_device(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<PathBuf>
 }
 
 fn device(reader: &mut Reader<'_>, text: &Spanned<String>) -> Option<PathBuf> {
-    let path = Path::new(text.get_ref());
-    let wrong = if !path.is_absolute() || path.file_name().is_none() {
-        "is not the full path of a device"
-    } else if text.get_ref().len() > PATH_BYTES_MAX || text.get_ref().contains('\0') {
-        "is no path"
-    } else {
-        return Some(path.to_owned());
+    let Some(wrong) = no_device_path(text.get_ref()) else {
+        return Some(PathBuf::from(text.get_ref()));
     };
     let message = format!("{} {wrong}", quoted(text.get_ref()));
     reader.error(&text.span(), message, "write it as in device = \"/dev/ttyS0\"");
     None
+}
+
+/// Why this cannot be the path of a device, if so.
+pub(in crate::config) fn no_device_path(text: &str) -> Option<&'static str> {
+    let path = Path::new(text);
+    if !path.is_absolute() || path.file_name().is_none() {
+        Some("is not the full path of a device")
+    } else if text.len() > PATH_BYTES_MAX || text.contains('\0') {
+        Some("is no path")
+    } else {
+        None
+    }
 }
 
 /// `LINK = "/dev/ttyS0"`, `LINK = { device = "/dev/ttyS0" }` or `LINK = {}`: a node's device on a

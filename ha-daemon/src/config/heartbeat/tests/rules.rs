@@ -254,9 +254,9 @@ fn all_peers_of_one_device_and_family_are_one_link() {
     let LinkKind::Ucast { remotes } = &config.links[2].kind else { panic!() };
     assert_eq!(remotes.len(), 2);
     // Names are made of what a name may have, whatever the device is called.
-    let config = clean(&CLEAN.replace("/dev/ttyS0", "/ /dev /a/serial@x:y"), RESOURCES);
+    let config = clean(&CLEAN.replace("/dev/ttyS0", "/dev /a/serial@x:y"), RESOURCES);
     let names: Vec<_> = config.links.iter().map(|link| link.name.as_str()).collect();
-    assert_eq!(names, ["a-serial-x-y", "eth1", "serial", "serial-serial"]);
+    assert_eq!(names, ["a-serial-x-y", "eth1", "serial"]);
     assert!(config.nodes.iter().all(|node| node.endpoints.len() == config.links.len()));
 }
 
@@ -296,7 +296,7 @@ fn media_that_cannot_be_are_refused_at_the_wrong_word() {
         ),
         (
             "serial ttyS1",
-            "7:8: error: the device \"ttyS1\" is not an absolute path; start it with /dev/",
+            "7:8: error: \"ttyS1\" is not the full path of a device; start it with /dev/",
         ),
     ] {
         assert_eq!(after("bcast eth1", line), [format!("ha.cf:{finding}")], "{line}");
@@ -535,6 +535,17 @@ fn the_cluster_has_one_name_on_every_node_whatever_nodes_there_are() {
     assert_eq!(one.cluster.id, other.cluster.id);
     let named = clean(&CLEAN.replace("node alpha", "cluster shop\nnode alpha"), RESOURCES);
     assert_eq!(named.cluster.name, "shop");
+}
+
+#[test]
+fn the_network_and_its_broadcast_address_are_no_floating_addresses() {
+    for (address, why) in [
+        ("192.0.2.255", "the broadcast address of its network"),
+        ("192.0.2.0/24/eth0", "the address of the network itself"),
+    ] {
+        let findings = read(CLEAN, &format!("alpha {address}\n")).1;
+        assert!(findings.len() == 1 && findings[0].contains(why), "{findings:#?}");
+    }
 }
 
 #[test]
