@@ -8,7 +8,8 @@ use aya_ebpf::macros::btf_map;
 use ha_common::auth::{KEY_ENTRIES, Key, Scratch, Workspace};
 use ha_common::judge::Tables;
 use ha_common::maps::{
-    Audience, CHANGES_BYTES, Change, ENDPOINTS_MAX, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX,
+    Audience, CHANGES_BYTES, Change, ENDPOINTS_MAX, Endpoint, LinkRecord, NodeIdentity, Path,
+    SLOTS_MAX,
 };
 use ha_common::reason::{REASONS, Reason};
 use ha_common::record::Record;
