@@ -46,7 +46,7 @@ pub fn build(check: bool) -> Result<()> {
 
 fn compile(sysroot: &Path) -> Result<PathBuf> {
     let root = workspace();
-    let manifest = root.join("ha-ebpf");
+    let manifest = arrange(&root)?;
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
@@ -63,7 +63,7 @@ fn compile(sysroot: &Path) -> Result<PathBuf> {
         format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
         format!("--remap-path-prefix={}=/rust", sysroot.display()),
     ];
-    let target = manifest.join("target");
+    let target = root.join("ha-ebpf/target");
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(&manifest)
@@ -79,6 +79,56 @@ fn compile(sysroot: &Path) -> Result<PathBuf> {
     // Quiet: the compiler warns of the unstable feature on every build.
     output(&mut cargo)?;
     Ok(target.join("bpfel-unknown-none/release/ha-ebpf"))
+}
+
+/// Puts the sources of both crates into one directory with one workspace. The compiler's names for
+/// what is not inlined have a hash of the crate's place in them, which cargo counts from the root of the
+/// workspace when the crate is below it, and from the root of the file system when it is not.
+fn arrange(root: &Path) -> Result<PathBuf> {
+    let place = root.join("target/ebpf-sources");
+    match fs::remove_dir_all(&place) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot empty {}", place.display()));
+        }
+        _ => {}
+    }
+    let read = |path: &str| {
+        fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))
+    };
+    copy(&root.join("ha-ebpf/src"), &place.join("src"))?;
+    copy(&root.join("ha-common/src"), &place.join("ha-common/src"))?;
+    let main = read("Cargo.toml")?;
+    let pinned = main.lines().find(|line| line.starts_with("siphasher ="));
+    let pinned = pinned.context("Cargo.toml does not pin siphasher")?;
+    let kernel_side = read("ha-ebpf/Cargo.toml")?.replace("\"../ha-common\"", "\"ha-common\"");
+    let manifest = format!("{kernel_side}\n[workspace.dependencies]\n{pinned}\n");
+    // The tests of the shared crate are not built here, and the lints are those of the main workspace.
+    let shared = read("ha-common/Cargo.toml")?;
+    let shared = shared.split("[dev-dependencies]").next().unwrap_or_default();
+    let files = [
+        ("Cargo.toml", manifest.as_str()),
+        ("Cargo.lock", &read("ha-ebpf/Cargo.lock")?),
+        ("ha-common/Cargo.toml", shared),
+    ];
+    for (name, text) in files {
+        let path = place.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(place)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+        let from = entry.context("cannot read a directory")?.path();
+        let to = to.join(from.file_name().context("a file without a name")?);
+        if from.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Drops the DWARF sections: they are nine tenths of the object, and only BTF is loaded.

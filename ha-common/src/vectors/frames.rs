@@ -391,15 +391,15 @@ fn not_ours() -> Vec<Vector> {
 fn shared() -> Vec<Vector> {
     let to = |destination, packet| Packet { destination, ..packet };
     let by_arrival = |sequence| with(sequence, |it| it.link = by_arrival::MCAST);
-    let for_gamma = || with(899, |it| it.receiver = name_id("gamma"));
+    let for_gamma = || with(99, |it| it.receiver = name_id("gamma"));
     let other = |name, packet| vector(name, &packet, Reason::ForAnother);
     let accepted = |name, packet| vector(name, &packet, Reason::Accepted);
     let (group, network) = (Destination::Group, Destination::Network);
     vec![
-        accepted("to the group", to(group, Packet::heartbeat(826))),
-        accepted("to the IPv6 group", to(group, v6(827))),
-        accepted("to the broadcast address", to(network, Packet::heartbeat(828))),
-        accepted("to every host", to(Destination::Everybody, Packet::heartbeat(829))),
+        accepted("to the group", to(group, Packet::heartbeat(52))),
+        accepted("to the IPv6 group", to(group, v6(53))),
+        accepted("to the broadcast address", to(network, Packet::heartbeat(54))),
+        accepted("to every host", to(Destination::Everybody, Packet::heartbeat(55))),
         other("for another at the group", to(group, for_gamma())),
         other("for another at the IPv6 group", Packet { v6: true, ..to(group, for_gamma()) }),
         other("for another at the broadcast address", to(network, for_gamma())),
@@ -414,7 +414,7 @@ fn shared() -> Vec<Vector> {
         ),
         vector(
             "forged at the group",
-            &Packet { key: key(3), ..to(group, Packet::heartbeat(899)) },
+            &Packet { key: key(3), ..to(group, Packet::heartbeat(99)) },
             Reason::BadTag,
         ),
         changed(

@@ -358,9 +358,19 @@ impl Core {
                 format!("an interface is down {place} or a start failed: see hactl events there"),
             )
         };
+        let reaches_fewer = || {
+            refused(
+                format!("{name} reaches fewer ping targets than the owner"),
+                "see hactl status; with moves_groups = false they do not count",
+            )
+        };
         let Some(peer) = self.peers.get(&node) else {
             let able = self.ranked(group).iter().any(|it| it.node == node && it.eligible);
-            return if able { Ok(()) } else { not_able("here") };
+            return match able {
+                true if self.reaches_fewer(group, node) => reaches_fewer(),
+                true => Ok(()),
+                false => not_able("here"),
+            };
         };
         let said = peer.claim(self.config.groups[group.0].id);
         if !peer.synced() {
@@ -372,10 +382,7 @@ impl Core {
             Phase::Restarting => refused(format!("{name} replaces its program"), "ask again"),
             Phase::Leaving => refused(format!("{name} leaves the cluster"), "start it again"),
             Phase::Active if !said.is_some_and(|said| said.eligible) => not_able("there"),
-            Phase::Active if self.reaches_fewer(node) => refused(
-                format!("{name} reaches fewer ping targets than the owner's side"),
-                "see hactl status; with moves_groups = false they do not count",
-            ),
+            Phase::Active if self.reaches_fewer(group, node) => reaches_fewer(),
             Phase::Active => Ok(()),
         }
     }

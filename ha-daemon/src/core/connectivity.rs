@@ -224,34 +224,48 @@ impl Core {
     /// Puts who reaches more first where nobody owns the group; where this node does, leaves out
     /// those to which it does not give it back for now.
     pub(super) fn weigh_connectivity(&self, candidates: &mut [Candidate], now: Moment) {
-        let Some(own) = self.reached().filter(|_| self.config.connectivity.moves_groups) else {
+        if self.reached().is_none() || !self.config.connectivity.moves_groups {
             return;
-        };
-        let count = |node: NodeIndex| {
-            if node == self.own {
-                Some(own)
-            } else {
-                self.peers.get(&node).and_then(|peer| peer.reached)
-            }
-        };
-        if candidates.iter().any(|it| it.node == self.own && it.claim.is_some()) {
+        }
+        let mine = candidates.iter().any(|it| it.node == self.own && it.claim.is_some());
+        if mine && !self.standby {
             let damping = self.config.connectivity.damping;
             for it in candidates.iter_mut().filter(|it| it.node != self.own) {
                 let steady = self.reach.steady(it.node, damping, now);
-                it.eligible &=
-                    count(it.node).is_none() || steady.is_some_and(|(own, theirs)| theirs >= own);
+                it.eligible &= self.count_of(it.node).is_none()
+                    || steady.is_some_and(|(own, theirs)| theirs >= own);
             }
-        } else if candidates.iter().all(|it| !it.eligible || count(it.node).is_some()) {
-            // Stable: among equals the preference stays.
-            candidates.sort_by_key(|it| Reverse(count(it.node).filter(|_| it.eligible)));
+        } else {
+            self.most_connected_first(candidates);
         }
     }
 
-    /// Whether a peer reaches fewer targets than this node, so that a group would not stay there.
-    pub(super) fn reaches_fewer(&self, node: NodeIndex) -> bool {
-        let theirs = self.peers.get(&node).and_then(|peer| peer.reached);
-        let counts = self.reached().zip(theirs);
-        self.config.connectivity.moves_groups && counts.is_some_and(|(own, theirs)| theirs < own)
+    /// Puts who reaches more first, if that is known of all that could own the group.
+    pub(super) fn most_connected_first(&self, candidates: &mut [Candidate]) {
+        let known = |it: &Candidate| !it.eligible || self.count_of(it.node).is_some();
+        if self.config.connectivity.moves_groups && candidates.iter().all(known) {
+            // Stable: among equals the preference stays.
+            candidates.sort_by_key(|it| Reverse(self.count_of(it.node).filter(|_| it.eligible)));
+        }
+    }
+
+    /// How many targets a node reaches, as far as this one knows.
+    fn count_of(&self, node: NodeIndex) -> Option<u8> {
+        if node == self.own {
+            self.reached()
+        } else {
+            self.peers.get(&node).and_then(|peer| peer.reached)
+        }
+    }
+
+    /// Whether a node reaches fewer targets than the group's owner, so that it would not stay there. An
+    /// owner on standby gives it away all the same.
+    pub(super) fn reaches_fewer(&self, group: GroupIndex, node: NodeIndex) -> bool {
+        let owner = self.group(group).owner.unwrap_or(self.own);
+        let counts = self.count_of(owner).zip(self.count_of(node));
+        self.config.connectivity.moves_groups
+            && !self.on_standby(owner)
+            && counts.is_some_and(|(owners, theirs)| theirs < owners)
     }
 
     /// Lets a group go that is better off elsewhere, or that a peer may have taken because this node

@@ -385,6 +385,7 @@ impl Core {
         let mut candidates = self.candidates(index);
         // Sorting is stable: what comes later weighs more.
         self.wished_first(index, &mut candidates);
+        self.most_connected_first(&mut candidates);
         self.standby_last(index, &mut candidates);
         candidates
     }

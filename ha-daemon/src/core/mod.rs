@@ -203,6 +203,7 @@ impl Core {
         self.tell_active_peers();
         self.run_groups(now);
         self.tell_story();
+        self.begin_leaving();
         self.publish(now);
         self.send_states(now);
         self.run_errands(now);
@@ -595,6 +596,14 @@ impl Core {
 
     // ---- leaving ---------------------------------------------------------------------------
 
+    /// Says goodbye with the last claim that goes: a peer learns both at once, and knows why a group is
+    /// free before it takes it.
+    fn begin_leaving(&mut self) {
+        if self.leaving.is_some() && !self.exited && self.groups.all_stopped() {
+            self.phase = Phase::Leaving;
+        }
+    }
+
     /// Leaves when everything is released and the peers know, or the wait is over.
     fn finish_leaving(&mut self, now: Moment) {
         let Some(mut until) = self.leaving else { return };
@@ -604,11 +613,6 @@ impl Core {
         if self.services_at_work() {
             until = now.after(LEAVE_WAIT_MAX);
             self.leaving = Some(until);
-        }
-        if self.groups.all_stopped() && self.phase != Phase::Leaving {
-            self.phase = Phase::Leaving;
-            self.publish(now);
-            self.send_states(now);
         }
         let told = self
             .peers

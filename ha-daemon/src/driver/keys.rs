@@ -29,7 +29,10 @@ impl Driver {
         let peers: BTreeSet<NodeIndex> = self.parts.paths.iter().map(|path| path.peer).collect();
         let peers: Vec<(NodeIndex, Option<PeerKeys>)> =
             peers.into_iter().map(|peer| (peer, self.peer_keys(peer))).collect();
-        let offers: Vec<Option<PeerKeys>> = peers.iter().map(|(_, keys)| *keys).collect();
+        // Who was heard once and is not heard now may come back with the earlier key file.
+        let known = |peer: NodeIndex| self.was_heard(peer).then_some(PeerKeys::UNKNOWN);
+        let offers: Vec<Option<PeerKeys>> =
+            peers.iter().map(|(peer, keys)| keys.or_else(|| known(*peer))).collect();
         if self.parts.keys.may_settle(&offers) {
             self.settle_keys();
         }
@@ -57,12 +60,19 @@ impl Driver {
         self.parts.keys.of_peer(&heard)
     }
 
+    /// Whether any start of a peer was heard since this node knows of it.
+    fn was_heard(&self, peer: NodeIndex) -> bool {
+        let slots = (0..self.parts.paths.len()).filter(|slot| self.parts.paths[*slot].peer == peer);
+        let mut records = slots.filter_map(|slot| record(&self.parts, slot));
+        records.any(|record| record.heard() != 0)
+    }
+
     fn settle_keys(&mut self) {
         let kernel = self.parts.kernel.as_mut().map(|kernel| kernel.forget_retained_keys());
         self.parts.keys.settle();
         let active = self.parts.keys.active_number();
         let text = format!(
-            "every node that is heard offers key {active} and signs with a key of this key file; keys \
+            "every node that was heard offers key {active} and signs with a key of this key file; keys \
              of the earlier one are not accepted any more"
         );
         self.driver_note(Severity::Info, "keys-changed", text);

@@ -70,6 +70,11 @@ pub struct PeerKeys {
     pub has_moved: bool,
 }
 
+impl PeerKeys {
+    /// Those of a peer that is not heard at the moment: nothing of the earlier file can go.
+    pub const UNKNOWN: Self = Self { offered: 0, has_moved: false };
+}
+
 /// The keys of a running node.
 #[derive(Debug)]
 pub struct Keys {
@@ -208,7 +213,7 @@ impl Keys {
         }
     }
 
-    /// Whether every peer that is heard, and there is one, offers the active key and signs with a key of
+    /// Whether every peer that was heard, and there is one, offers the active key and signs with a key of
     /// the present file: then a change has come to its end.
     #[must_use]
     pub fn may_settle(&self, peers: &[Option<PeerKeys>]) -> bool {

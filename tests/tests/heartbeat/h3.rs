@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ha_tests::bed::Cut;
 
 use crate::support::{FLOATING, ROUTER, ROUTER_ADDRESS, Times, World};
@@ -55,23 +55,15 @@ fn wait_reached(world: &World, times: Times) -> Result<()> {
     Ok(())
 }
 
-/// ICMP between `node` and the ping node, dropped or not; everything else goes on.
+/// The ping node answers pings of `node` no more, or again; everything else goes on.
 fn icmp(world: &World, node: &str, dropped: bool) -> Result<()> {
-    let netns = world.node(node)?.netns();
-    let nft = |arguments: &[&str]| -> Result<()> {
-        let status = netns
-            .command(ha_tests::web::find_program("nft").unwrap_or_default())?
-            .args(arguments)
-            .status()?;
-        ensure!(status.success(), "nft {arguments:?} exits with {status}");
-        Ok(())
-    };
-    if !dropped {
-        return nft(&["delete", "table", "inet", "icmp"]);
-    }
-    nft(&["add", "table", "inet", "icmp"])?;
-    nft(&["add", "chain", "inet", "icmp", "in", "{ type filter hook input priority 0; }"])?;
-    nft(&["add", "rule", "inet", "icmp", "in", "icmp", "type", "echo-reply", "drop"])
+    let addresses = NODES.iter().zip(["198.51.100.11", "198.51.100.12"]);
+    let (_, address) =
+        addresses.into_iter().find(|(name, _)| **name == node).context("no such node")?;
+    let operation = if dropped { "add" } else { "del" };
+    let rule = ["-4", "rule", operation, "to", address, "ipproto", "icmp", "blackhole"];
+    world.bed.netns(ROUTER)?.ip(&rule)?;
+    Ok(())
 }
 
 /// Step 1: the active node loses the ping node, its peer does not; then it heals.

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use ha_tests::bed::{Bed, Node, Turn, turn_with_others};
+use ha_tests::bed::{Bed, End, Node, NullModem, Turn, turn_with_others};
 use ha_tests::clock::monotonic_ns;
 use ha_tests::observe::{AddressMonitor, both_held_ns};
 use ha_tests::web;
@@ -44,6 +44,8 @@ pub struct World {
     services: Vec<Service>,
     monitors: Vec<(String, AddressMonitor)>,
     started_ns: u64,
+    /// The cable between the first two nodes' serial ports, once it was laid.
+    modem: Option<NullModem>,
     /// Takes the namespaces with it.
     pub bed: Bed,
     /// The last: others may go on when everything is gone.
@@ -73,7 +75,21 @@ impl World {
             bed.host(host)?;
             bed.plug(host, "eth0", "svc", &[address])?;
         }
-        Ok(Self { nodes, services, monitors, started_ns: monotonic_ns(), bed, turn })
+        let started_ns = monotonic_ns();
+        Ok(Self { nodes, services, monitors, started_ns, modem: None, bed, turn })
+    }
+
+    /// Lays a null modem between the serial ports ([`serial_port`]) of the two nodes.
+    pub fn lay_serial_line(&mut self, baud: u32) -> Result<()> {
+        let [first, second] = &*self.nodes else { bail!("a serial line has two ends") };
+        let ports = [first, second].map(serial_port);
+        self.modem = Some(NullModem::start([&ports[0], &ports[1]], baud)?);
+        Ok(())
+    }
+
+    /// The cable of the serial line.
+    pub fn modem(&self) -> Result<&NullModem> {
+        self.modem.as_ref().context("no serial line was laid")
     }
 
     /// Writes a node's files; `httpd` serves a page with the node's name.
@@ -218,6 +234,12 @@ impl World {
     /// services and address gone with it.
     pub fn power_off(&mut self, name: &str) -> Result<()> {
         self.bed.cut_all(name, ha_tests::bed::Cut::Middle)?;
+        if let Some(modem) = &self.modem {
+            // What is sent to a machine without power is lost as well.
+            for end in [End::First, End::Second] {
+                modem.cut(end);
+            }
+        }
         let node = self.node_mut(name)?;
         node.kill_daemon_and_keeper()?;
         node.wait_exit(Duration::from_secs(10))?;
@@ -230,6 +252,11 @@ impl World {
     /// The machine comes back.
     pub fn power_on(&mut self, name: &str) -> Result<()> {
         self.bed.heal_all(name)?;
+        if let Some(modem) = &self.modem {
+            for end in [End::First, End::Second] {
+                modem.heal(end);
+            }
+        }
         self.node_mut(name)?.start()
     }
 
@@ -242,11 +269,16 @@ impl World {
             ensure!(!node.has_address(FLOATING.parse()?)?, "{} keeps the address", node.name());
             ensure!(!serves(node.directory()), "httpd still runs on {}", node.name());
         }
-        drop((self.nodes, self.services, self.monitors));
+        drop((self.nodes, self.services, self.monitors, self.modem));
         let removed = self.bed.finish();
         drop(self.turn);
         removed
     }
+}
+
+/// A node's serial port, which Heartbeat's users call `/dev/ttyS0`.
+pub fn serial_port(node: &Node) -> PathBuf {
+    node.directory().join("ttyS0")
 }
 
 /// The `httpd` of a node's directory.
@@ -287,7 +319,9 @@ fn httpd(directory: &Path, page: &str) -> Result<String> {
         r#"#!/bin/sh
 # chkconfig: 345 85 15
 pidfile={home}/nginx.pid
-running() {{ [ -s "$pidfile" ] && kill -0 "$(cat "$pidfile")" 2>/dev/null; }}
+# Where no init reaps it at once, an ended process stays as a zombie.
+alive() {{ grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }}
+running() {{ [ -s "$pidfile" ] && alive "$(cat "$pidfile")"; }}
 case "$1" in
 start)
     running || {nginx} -p {home} -c {home}/nginx.conf -e {home}/error.log
@@ -296,7 +330,7 @@ stop)
     running || exit 0
     pid=$(cat "$pidfile")
     kill -TERM "$pid"
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+    while alive "$pid"; do sleep 0.05; done
     ;;
 status)
     if running; then echo "httpd (pid $(cat "$pidfile")) is running..."; else echo "httpd is stopped"; exit 3; fi
@@ -316,7 +350,10 @@ fn httpd_pid(directory: &Path) -> Option<nix::unistd::Pid> {
 }
 
 fn serves(directory: &Path) -> bool {
-    httpd_pid(directory).is_some_and(|pid| nix::sys::signal::kill(pid, None).is_ok())
+    let Some(pid) = httpd_pid(directory) else { return false };
+    // Where no init reaps it at once, an ended process stays as a zombie.
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains(['Z', 'X']))
 }
 
 fn end_httpd(directory: &Path) {

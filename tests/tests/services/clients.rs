@@ -39,7 +39,7 @@ fn a_client_runs_as_its_user_is_started_again_and_ends_with_the_daemon() -> Resu
     let first = wait_lives(node, 1)?;
     let log = fs::read_to_string(node.log_path())?;
     ensure!(log.contains("of nobody:nogroup in alpha"), "{log}");
-    let start = log.find("this node takes part").context("it does not take part")?;
+    let start = log.find("This node takes part").context("it does not take part")?;
     ensure!(log.find("I am ").is_some_and(|client| client > start), "it started too early");
 
     kill(Pid::from_raw(first), Signal::SIGKILL)?;

@@ -11,7 +11,7 @@ use crate::snapshot::NodeState;
 
 /// Longest time from a change of connectivity until the group is where it belongs: an interval,
 /// damping, and what telling and starting take.
-const MOVE: Duration = ms(500);
+pub(super) const MOVE: Duration = ms(500);
 
 pub(super) fn pinged(mut config: Config, targets: usize) -> Config {
     config.connectivity.targets = (0..targets)

@@ -9,6 +9,7 @@ mod network;
 mod operators;
 mod partitions;
 mod pauses;
+mod precedence;
 mod properties;
 mod resources;
 mod resume;

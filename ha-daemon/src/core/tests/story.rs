@@ -74,6 +74,20 @@ fn the_owner_stops_and_returns() {
     );
 }
 
+/// The last claim goes with the goodbye, so that no peer takes the group of a node that is still there.
+#[test]
+fn the_notice_of_a_shutdown_comes_before_the_takeover_whatever_the_network_does() {
+    for seed in 0..40 {
+        let mut sim = Sim::settled(config_services(2, 1, 1), seed);
+        let from = sim.now;
+        sim.leave(0);
+        sim.run(SETTLE * 5);
+        assert_eq!(sim.serving(0), [1], "seed {seed}");
+        let story = ["Received shutdown notice from 'n0'.", "Resources being acquired from n0."];
+        expect_in_order(&log(&sim, 1, from), &story);
+    }
+}
+
 /// Scenario H2: one machine is killed outright, and started again.
 #[test]
 fn a_killed_machine_is_started_again() {

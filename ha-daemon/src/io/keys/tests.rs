@@ -102,7 +102,9 @@ impl Node {
 
     fn turn(&mut self) {
         let peers = (0..self.records.len() as u32).filter(|peer| *peer != self.id);
-        let offers: Vec<_> = peers.map(|peer| self.peer_keys(peer)).collect();
+        let known = |peer| (self.record(peer).unwrap().heard() != 0).then_some(PeerKeys::UNKNOWN);
+        let offers: Vec<_> =
+            peers.map(|peer| self.peer_keys(peer).or_else(|| known(peer))).collect();
         if self.keys.may_settle(&offers) {
             self.keys.settle();
         }
@@ -141,7 +143,8 @@ impl Node {
 /// Nodes, and heartbeats on their way.
 struct Net {
     nodes: Vec<Node>,
-    in_flight: VecDeque<(usize, Fixed)>,
+    in_flight: VecDeque<(usize, Fixed, Signing)>,
+    /// Of heartbeats whose sender knew which key its receiver accepts.
     refused: Vec<Reason>,
 }
 
@@ -163,17 +166,19 @@ impl Net {
             self.nodes[sender].sequence += 1;
             for receiver in (0..self.nodes.len()).filter(|receiver| *receiver != sender) {
                 let heartbeat = self.nodes[sender].heartbeat(receiver as u32);
-                self.in_flight.push_back((receiver, heartbeat));
+                let signing = self.nodes[sender].signing[receiver];
+                self.in_flight.push_back((receiver, heartbeat, signing));
             }
         }
-        for (number, (receiver, heartbeat)) in arriving.into_iter().enumerate() {
+        for (number, (receiver, heartbeat, signing)) in arriving.into_iter().enumerate() {
             if is_lost(number) {
                 continue;
             }
             let node = &self.nodes[receiver];
             let Judgement { reason, .. } =
                 judge_payload(node, &heartbeat, FIXED_BYTES, 0, Audience::One);
-            if !matches!(reason, Reason::Accepted | Reason::Greeting) {
+            let accepted = matches!(reason, Reason::Accepted | Reason::Greeting);
+            if !accepted && signing != Signing::InTurn {
                 self.refused.push(reason);
             }
         }
@@ -340,6 +345,27 @@ fn nothing_is_forgotten_while_nobody_is_heard() {
 }
 
 #[test]
+fn who_is_cut_off_during_a_change_is_heard_again_with_the_earlier_file() {
+    for new in new_files() {
+        let mut net = Net::new(3, &file(1, [old()]));
+        // What goes to node 2 and comes from it: 1, 3, 4, 5 of the six heartbeats of a turn.
+        let cut =
+            |net: &mut Net| (0..20).for_each(|_| net.turn(|number| [1, 3, 4, 5].contains(&number)));
+        cut(&mut net);
+        net.nodes[0].reload(&new);
+        net.nodes[1].reload(&new);
+        cut(&mut net);
+        assert!(!net.is_settled());
+        net.run(6);
+        assert!(net.all_hear());
+        assert_eq!(net.refused, []);
+        net.nodes[2].reload(&new);
+        net.run(6);
+        assert!(net.all_hear() && net.is_settled());
+    }
+}
+
+#[test]
 fn what_is_sent_once_is_signed_with_every_key_that_may_be_right() {
     let [new, ..] = new_files();
     let keys = Keys::new(&new.clone().after(&file(1, [old()]))).unwrap();
@@ -381,6 +407,7 @@ proptest! {
             }
             prop_assert_eq!(&net.refused, &[]);
             prop_assert!(net.is_settled(), "change {} has no end", change);
+            prop_assert!(net.all_hear(), "change {} silenced somebody", change);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The benchmarks: how fast a failure is judged (`detect`), how long a client waits (`failover`), what
-//! a settled node costs (`idle`), what the kernel side takes for a packet (`xdp`). Run them as
+//! a settled node costs (`idle`), how silent a reload is (`reload`), what the kernel side takes for a packet (`xdp`). Run them as
 //! `cargo xtask bench BENCHMARK`.
 //!
 //! Every figure of a cluster is given twice: of all runs, and of those during which no CPU of this
@@ -13,6 +13,7 @@ mod machine;
 mod pair;
 mod quiet;
 mod random;
+mod reload;
 mod report;
 mod sample;
 mod xdp;
@@ -45,6 +46,8 @@ enum Benchmark {
     Failover(failover::Options),
     /// CPU time, context switches and memory of a settled node
     Idle(idle::Options),
+    /// Silence of a node that takes a configuration, a key or a program over, and its peer's verdicts
+    Reload(reload::Options),
     /// Time that the kernel side takes for one packet, by kind of packet
     Xdp(xdp::Options),
 }
@@ -71,6 +74,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Benchmark::Detect(options) => detect::run(options)?,
         Benchmark::Failover(options) => failover::run(options)?,
         Benchmark::Idle(options) => idle::run(options)?,
+        Benchmark::Reload(options) => reload::run(options)?,
         Benchmark::Xdp(options) => xdp::run(options)?,
     };
     print!("{}", report.text());
