@@ -1,5 +1,5 @@
 //! What operators tell a node to do, and what becomes of it: refused with a reason, or decided. The
-//! decision is a wish ([`super::wishes`]) or a node's standby; carrying it out is the groups' usual
+//! decision is a wish (`core::wishes`) or a node's standby; carrying it out is the groups' usual
 //! way, told by events.
 
 use std::collections::BTreeMap;

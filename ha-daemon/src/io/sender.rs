@@ -181,7 +181,7 @@ impl Sender {
         Arc::clone(&self.shared)
     }
 
-    /// Stops it after at most [`SLEEP_MAX`], right after a heartbeat when one was due by then.
+    /// Stops it after at most `SLEEP_MAX`, right after a heartbeat when one was due by then.
     pub fn stop(self) {
         self.shared.stop.store(true, Relaxed);
         let _ = self.thread.join();

@@ -225,7 +225,7 @@ fn trial_word() -> String {
     format!("ha-daemon reads hand-over format {FORMAT}\n")
 }
 
-/// What a new program answers to [`try_program`], for its standard output.
+/// What a new program answers to `try_program`, for its standard output.
 ///
 /// # Errors
 /// It does not read what it would be handed, or not the configuration.

@@ -193,7 +193,7 @@ pub fn seal(mut file: File, tail: &Tail) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Reads what [`write`] and [`seal`] wrote.
+/// Reads what [`fn@write`] and [`seal`] wrote.
 ///
 /// # Errors
 /// It is of another version, or damaged.

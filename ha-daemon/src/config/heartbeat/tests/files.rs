@@ -73,6 +73,19 @@ fn a_serial_device_may_appear_later_but_must_not_be_something_else() {
 }
 
 #[test]
+fn a_start_is_refused_too_when_the_line_cannot_carry_the_keepalive() {
+    let ha_cf = format!("keepalive 50ms\ndeadtime 1\n{LOCAL}");
+    let dir = etc_ha_d(&ha_cf, "", AUTHKEYS);
+    let error = load(dir.path()).unwrap_err().to_string();
+    for part in ["ha.cf:4:8: ", "96 bytes x 10 bits / 19200 baud = 50.0 ms"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // Whatever else is wrong, all of it is found at once.
+    fs::remove_file(dir.path().join("authkeys")).unwrap();
+    assert_eq!(check(dir.path()).len(), 2);
+}
+
+#[test]
 fn a_missing_file_is_an_error_that_names_it() {
     let dir = etc_ha_d(LOCAL, "", AUTHKEYS);
     fs::remove_file(dir.path().join("haresources")).unwrap();
