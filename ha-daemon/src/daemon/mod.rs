@@ -2,13 +2,14 @@
 
 pub mod handover;
 mod node;
+mod respawn;
 mod signals;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::{oneshot, watch};
@@ -40,6 +41,7 @@ use handover::arrive::{self, Addresses};
 use handover::ask::{Asker, Source};
 use handover::depart::{self, Departure, Rest};
 use node::Node;
+use respawn::respawn;
 use signals::{Signals, Word};
 
 /// Where the daemon keeps its socket and lock unless told otherwise.
@@ -576,35 +578,4 @@ fn take_down(
         failures.extend(parts.keeper.farewell().err().map(|error| error.to_string()));
     }
     failures
-}
-
-/// Pause before a keeper is started again that died young, or could not be started.
-const RESPAWN_PAUSE: Duration = Duration::from_secs(1);
-
-/// Starts another keeper on a thread of its own, and goes on trying until one runs. A keeper that dies
-/// at once is not started again at once.
-fn respawn(options: KeeperOptions, mailbox: Mailbox) -> Box<dyn Fn() + Send> {
-    let last = Arc::new(Mutex::new(None::<Instant>));
-    Box::new(move || {
-        let (options, mailbox, last) = (options.clone(), mailbox.clone(), Arc::clone(&last));
-        let spawn = move || {
-            let started =
-                last.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
-            if started.is_some_and(|started| started.elapsed() < RESPAWN_PAUSE) {
-                std::thread::sleep(RESPAWN_PAUSE);
-            }
-            loop {
-                let keeper = Keeper::spawn(options.clone());
-                let failed = keeper.is_err();
-                mailbox.post(Letter::Keeper(keeper));
-                if !failed {
-                    return;
-                }
-                std::thread::sleep(RESPAWN_PAUSE);
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("ha-respawn".to_owned()).spawn(spawn) {
-            tracing::error!("cannot start another keeper: {error}");
-        }
-    })
 }

@@ -6,6 +6,7 @@
 
 mod handover;
 mod outside;
+mod wires;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -459,67 +460,6 @@ impl Sim {
         }
     }
 
-    fn keepalives(&self) -> BTreeSet<Duration> {
-        let links = (0..self.config.links.len()).map(LinkIndex);
-        links.map(|link| self.config.times(link).keepalive).collect()
-    }
-
-    /// A heartbeat on every link.
-    pub(super) fn beat_all(&mut self, node: usize) {
-        self.keepalives().into_iter().for_each(|keepalive| self.beat(node, keepalive));
-    }
-
-    fn beat(&mut self, node: usize, keepalive: Duration) {
-        let mut wires = self.wires_from(node);
-        wires.retain(|wire| self.config.times(LinkIndex(wire.2)).keepalive == keepalive);
-        let Some(daemon) = &mut self.hosts[node].daemon else { return };
-        daemon.beats += 1;
-        let packets: Vec<_> = wires
-            .into_iter()
-            .map(|wire| {
-                let peer = &daemon.core.peers()[&NodeIndex(wire.1)];
-                let layers = if peer.hears(LinkIndex(wire.2)) { layers::LINK } else { 0 };
-                let sequence = daemon.beats;
-                (wire, Header { sequence, layers, ..header(daemon, wire.1) })
-            })
-            .collect();
-        for (wire, header) in packets {
-            self.send(wire, Packet::Heartbeat(header));
-        }
-    }
-
-    fn send(&mut self, wire: Wire, packet: Packet) {
-        let control = matches!(packet, Packet::Control(..));
-        if let Some(delay) = self.net.carry(wire, control) {
-            self.after(delay, Happening::Arrival { wire, packet });
-        }
-    }
-
-    fn arrive(&mut self, wire: Wire, packet: Packet) {
-        let (from, node, link) = wire;
-        if self.net.cut(wire) {
-            return;
-        }
-        let (now, silence) = (self.now, self.config.times(LinkIndex(link)).warntime);
-        let Host { daemon: Some(daemon), records, .. } = &mut self.hosts[node] else { return };
-        let record = records.entry((from, link)).or_default();
-        match packet {
-            Packet::Heartbeat(header) => {
-                let woken = record.heartbeat(header, daemon.incarnation, now, silence);
-                if woken && daemon.paused.is_none() {
-                    self.turn(node, Vec::new());
-                }
-            }
-            Packet::Control(header, message) => {
-                if record.believes(header, daemon.incarnation) {
-                    let (incarnation, phase) = (header.incarnation, header.phase);
-                    let peer = NodeIndex(from);
-                    self.letter(node, Input::Control { peer, incarnation, phase, message });
-                }
-            }
-        }
-    }
-
     /// A resource was started or stopped, or something else became known to the driver.
     pub(super) fn report(&mut self, node: usize, incarnation: u64, input: Input) {
         let host = &mut self.hosts[node];
@@ -642,32 +582,6 @@ impl Sim {
         let incarnation = daemon.incarnation;
         let delay = self.net.random.between(Duration::from_micros(20), super::ms(2));
         self.after(delay, Happening::Report { node, incarnation, input });
-    }
-
-    fn send_state(&mut self, node: usize, peer: NodeIndex, state: &State) {
-        for link in 0..self.config.links.len() {
-            self.letters += 1;
-            let Some(daemon) = &mut self.hosts[node].daemon else { return };
-            for claim in &state.claims {
-                let before = daemon.terms.insert(claim.group, claim.term).unwrap_or(0);
-                assert!(claim.term >= before, "n{node} told term {} after {before}", claim.term);
-            }
-            self.send_on(node, peer, link, Message::State(state.clone()));
-        }
-    }
-
-    fn send_message(&mut self, node: usize, peer: NodeIndex, message: &Message) {
-        for link in 0..self.config.links.len() {
-            self.letters += 1;
-            self.send_on(node, peer, link, message.clone());
-        }
-    }
-
-    fn send_on(&mut self, node: usize, peer: NodeIndex, link: usize, message: Message) {
-        let Some(daemon) = &mut self.hosts[node].daemon else { return };
-        daemon.letters += 1;
-        let header = Header { sequence: daemon.letters, ..header(daemon, peer.0) };
-        self.send((node, peer.0, link), Packet::Control(header, message));
     }
 
     /// The process ends; what it could not stop is its keeper's business.

@@ -1,0 +1,122 @@
+//! Membership: who is late, dead, gone or has left, by the silence of its links and by what is told.
+
+use super::*;
+
+impl Core {
+    /// Judges the silence of every link, and from that every peer.
+    pub(super) fn judge(&mut self, now: Moment) {
+        let nodes: Vec<NodeIndex> = self.peers.keys().copied().collect();
+        for node in nodes {
+            self.judge_links(node, now);
+            self.judge_directions(node, now);
+            self.judge_peer(node, now);
+            // A verdict ends what excused the silence of its links.
+            self.judge_links(node, now);
+        }
+    }
+
+    pub(super) fn judge_links(&mut self, node: NodeIndex, now: Moment) {
+        let config = Arc::clone(&self.config);
+        let Some(window_from) = self.peers.get(&node).map(|peer| self.window_of(peer)) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let judged = peer.links.iter_mut().filter_map(|(link, it)| {
+            let Times { warntime, deadtime, .. } = config.times(*link);
+            Some((*link, it.judge(now, window_from, Thresholds { warntime, deadtime })?))
+        });
+        let transitions: Vec<_> = judged.collect();
+        for (link, transition) in transitions {
+            self.link_transition(node, link, transition);
+        }
+    }
+
+    pub(super) fn judge_peer(&mut self, node: NodeIndex, now: Moment) {
+        let initdead_at = self.initdead_at();
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.state == NodeState::Unknown {
+            if now >= initdead_at {
+                peer.state = NodeState::Dead;
+                let held = match self.config.cluster.on_doubt {
+                    OnDoubt::Take => "",
+                    OnDoubt::Hold => "; nobody takes what it might own (on_doubt = hold)",
+                };
+                let name = self.node_name(node);
+                let text = format!("node {name}: is dead: not heard within initdead{held}");
+                self.node_note(Severity::Warning, "node-dead", node, text);
+            }
+            return;
+        }
+        if !peer.alive() || peer.any_link(LinkState::Up) && peer.closing.is_none() {
+            return;
+        }
+        let silence = peer.last_seen().map_or(0, |last| now.since(last));
+        if let Some(closing) = peer.closing.filter(|closing| now >= closing.verdict_at) {
+            self.end_unless_heard(node, NodeState::DaemonGone);
+            let text = format!(
+                "the daemon of {} is gone: its connection closed {} ago and no heartbeat came since; \
+                 nobody confirmed that its addresses are off",
+                self.node_name(node),
+                milliseconds(now.since(closing.at))
+            );
+            self.node_note(Severity::Error, "daemon-gone", node, text);
+        } else if !peer.any_link(LinkState::Up) && !peer.any_link(LinkState::Late) {
+            let restart = peer.restart.map_or("", |_| "; it did not come back from its restart");
+            self.end_unless_heard(node, NodeState::Dead);
+            let (name, silence) = (self.node_name(node), milliseconds(silence));
+            let text = format!("node {name}: is dead: silent on every link for {silence}{restart}");
+            self.node_note(Severity::Error, "node-dead", node, text);
+        } else if peer.state == NodeState::Up && !peer.any_link(LinkState::Up) {
+            peer.state = NodeState::Late;
+            let (name, silence) = (self.node_name(node), milliseconds(silence));
+            let text = format!("node {name} is late: silent on every link for {silence}");
+            self.node_note(Severity::Warning, "node-late", node, text);
+        }
+    }
+
+    /// A verdict on a peer that may be heard again with the same incarnation.
+    pub(super) fn end_unless_heard(&mut self, node: NodeIndex, state: NodeState) {
+        let hold = self.config.cluster.on_doubt == OnDoubt::Hold;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.state = state;
+        peer.fall_silent();
+        if !hold {
+            peer.claims.clear();
+        } else if peer.claims.iter().any(|claim| claim.state.owns()) {
+            let text = format!(
+                "nobody takes what {} owns (on_doubt = hold): nothing tells whether it still has it",
+                self.node_name(node)
+            );
+            self.node_note(Severity::Error, "groups-held", node, text);
+        }
+    }
+
+    /// A peer ended this incarnation for good.
+    pub(super) fn end(&mut self, node: NodeIndex, state: NodeState) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.end(state);
+        }
+    }
+
+    pub(super) fn left(&mut self, node: NodeIndex) {
+        self.end(node, NodeState::Left);
+        let name = self.node_name(node);
+        let text = format!("Received shutdown notice from '{name}'. It left cleanly");
+        self.node_note(Severity::Info, "node-left", node, text);
+    }
+
+    /// Ends the starting phase when every node is accounted for, or `initdead` has passed.
+    pub(super) fn settle(&mut self, now: Moment) {
+        self.patient = now < self.patience_ends_at();
+        let accounted = self
+            .peers
+            .values()
+            .all(|peer| !matches!(peer.state, NodeState::Unknown | NodeState::Joining))
+            && self.connectivity_is_known();
+        if self.phase == Phase::Starting && (accounted || now >= self.initdead_at()) {
+            self.phase = Phase::Active;
+            let text = "Local status now set to: 'active'. This node takes part in the cluster";
+            self.note(Severity::Info, "active", text.to_owned());
+        }
+    }
+}
