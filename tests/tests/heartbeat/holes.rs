@@ -114,7 +114,10 @@ fn a_healed_partition_costs_no_outage() -> Result<()> {
         })?;
     }
     println!("one owner, {owner}: after healing, the address was on both for {both:?}");
-    ensure!(both < Duration::from_secs(5), "the address was on both nodes for {both:?} after healing");
+    ensure!(
+        both < Duration::from_secs(5),
+        "the address was on both nodes for {both:?} after healing"
+    );
     world.finish()
 }
 
