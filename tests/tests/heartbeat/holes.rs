@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ha_tests::bed::{Cut, Status};
-use ha_tests::clock::{monotonic_ns, ms};
+use ha_tests::clock::monotonic_ns;
 use ha_tests::rogue::{Tap, open_for_sending};
 use nix::sys::signal::Signal;
 
@@ -107,13 +107,17 @@ fn a_healed_partition_costs_no_outage() -> Result<()> {
     ensure!(longest < Duration::from_secs(5), "no page for {longest:?} after the partition healed");
     let owner = world.page()?.context("nobody serves the page")?;
     world.expect_page(&owner, PATIENCE)?;
-    let since = ms(monotonic_ns() - healed_ns);
+    let both = Duration::from_nanos(world.both_held_ns(healed_ns)?);
     for node in NODES {
         world.node(node)?.wait_until("one owner", PATIENCE, |status| {
             status.groups.iter().all(|group| group.owner.as_deref() == Some(&*owner))
         })?;
     }
-    println!("one owner, {owner}, {since} ms after healing");
+    println!("one owner, {owner}: after healing, the address was on both for {both:?}");
+    ensure!(
+        both < Duration::from_secs(5),
+        "the address was on both nodes for {both:?} after healing"
+    );
     world.finish()
 }
 

@@ -182,15 +182,20 @@ impl World {
 
     /// Fails when the address was ever on two nodes at once.
     pub fn expect_never_double(&self) -> Result<()> {
+        let double_ns = self.both_held_ns(self.started_ns)?;
+        ensure!(double_ns == 0, "{FLOATING} was on two nodes for {double_ns} ns");
+        Ok(())
+    }
+
+    /// For how long the address was on two nodes since then; the longest of all pairs.
+    pub fn both_held_ns(&self, from_ns: u64) -> Result<u64> {
         let address = FLOATING.parse()?;
         let now_ns = monotonic_ns();
-        for (at, (name, one)) in self.monitors.iter().enumerate() {
-            for (other_name, other) in &self.monitors[at + 1..] {
-                let double_ns = both_held_ns(one, other, address, self.started_ns, now_ns);
-                ensure!(double_ns == 0, "{FLOATING} on {name} and {other_name} for {double_ns} ns");
-            }
-        }
-        Ok(())
+        let pairs = self.monitors.iter().enumerate().flat_map(|(at, (_, one))| {
+            self.monitors[at + 1..].iter().map(move |(_, other)| (one, other))
+        });
+        let held = pairs.map(|(one, other)| both_held_ns(one, other, address, from_ns, now_ns));
+        Ok(held.max().unwrap_or(0))
     }
 
     /// Waits until a node's log has all of `terms`, in this order, after `from` bytes.
