@@ -13,7 +13,7 @@ use super::media::Media;
 use super::times;
 use super::world::World;
 use crate::config::finding::{Position, did_you_mean, quoted};
-use crate::config::load::{is_target_name, unpingable};
+use crate::config::load::{is_target_name, is_user_name, unpingable};
 use crate::config::{
     Client, DURATION_MAX, Failback, KEEPALIVE_MIN, NODES_MAX, PING_TARGETS_MAX, PingTarget,
 };
@@ -408,6 +408,10 @@ impl Reader<'_> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name == "ipfail" {
             return self.set(|draft| &mut draft.ipfail, line, ());
+        }
+        if !is_user_name(user.text) {
+            let message = format!("{} is not the name of a user", quoted(user.text));
+            return self.findings.error(user.position, message, SYNTAX);
         }
         if CLIENTS_OF_HEARTBEAT.contains(&name) {
             let message = format!(

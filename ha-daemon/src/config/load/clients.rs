@@ -41,7 +41,7 @@ fn read_client(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Client>
     let program = required(reader, "program", "\"/...\", the path of a program");
     let arguments = read_arguments(reader, table);
     let (user, program) = (user?, program?);
-    if user.get_ref().is_empty() || user.get_ref().contains(['\0', ':', '/']) {
+    if !is_user_name(user.get_ref()) {
         let message = format!("{} is not the name of a user", quoted(user.get_ref()));
         reader.error(&user.span(), message, "write it as getent passwd shows it");
         return None;
@@ -53,4 +53,9 @@ fn read_client(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Client>
         return None;
     }
     Some(Client { user: user.into_inner(), program: path, arguments: arguments? })
+}
+
+/// Whether a user may have this name (passwd(5)).
+pub(in crate::config) fn is_user_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['\0', ':', '/'])
 }

@@ -30,6 +30,7 @@ use super::{
     Config, GroupIndex, LinkFinding, LinkIndex, NodeIndex, file, heartbeat, link_findings,
 };
 
+pub(super) use self::clients::is_user_name;
 pub(super) use self::cluster::announce_default;
 pub(super) use self::connectivity::{is_target_name, unpingable};
 pub(super) use self::nodes::unusable_host;

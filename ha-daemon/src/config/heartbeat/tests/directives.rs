@@ -116,6 +116,17 @@ fn a_directive_without_effect_warns_at_its_place_and_changes_nothing() {
 }
 
 #[test]
+fn a_client_runs_as_somebody() {
+    assert_eq!(
+        after("node alpha\n", "respawn /root /bin/sh\nnode alpha\n"),
+        [
+            "ha.cf:9:9: error: \"/root\" is not the name of a user; write respawn USER /PATH/PROGRAM \
+          ARGUMENTS..."
+        ]
+    );
+}
+
+#[test]
 fn a_directive_that_would_be_unsafe_to_ignore_is_refused_at_its_place() {
     for directive in DIRECTIVES {
         let Treatment::Refused { why, remedy } = &directive.treatment else { continue };
