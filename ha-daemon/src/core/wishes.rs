@@ -12,6 +12,7 @@
 use super::Core;
 use super::message::Wish;
 use super::ownership::{Candidate, LocalGroup};
+use super::peer::Peer;
 use crate::config::{Failback, GroupIndex, NodeIndex};
 use crate::snapshot::Severity;
 
@@ -123,7 +124,12 @@ impl Core {
 
     /// A new wish, made here.
     pub(super) fn wish_for(&mut self, index: GroupIndex, wish: Wish) {
-        self.groups.local_mut(index).raise(wish);
+        let local = self.groups.local_mut(index);
+        local.raise(wish);
+        // Nobody else has an ownership of the term that this node has just made.
+        if local.claim_state().owns() {
+            local.adopt();
+        }
     }
 
     /// A new wish: the node owns the group, while it can.
@@ -152,8 +158,12 @@ impl Core {
             self.wish_for(index, Wish::None);
             self.note(Severity::Warning, "wish-ended", text).group = Some(index);
         }
+        // A higher term with the same wish is somebody's ownership, and so may one be with another wish
+        // while a candidate is not heard: who takes it for its own is no later owner than that one.
+        let mut others = self.config.groups[index.0].nodes.iter().filter(|node| **node != self.own);
+        let all_heard = others.all(|node| self.peers.get(node).is_some_and(Peer::synced));
         let local = self.groups.local_mut(index);
-        if (local.term, local.own_wish) != (local.highest_term, local.wish) {
+        if all_heard && local.own_wish != local.wish {
             local.adopt();
         }
     }

@@ -112,6 +112,24 @@ fn a_wish_for_a_node_that_is_silent_before_the_group_moved_ends() {
     }
 }
 
+/// Whoever hears of a later ownership before its owner must not take its term for its own.
+#[test]
+fn an_owner_that_was_isolated_gives_way_to_the_later_one_whoever_is_heard_first() {
+    for seed in 0..20 {
+        let mut sim = Sim::settled(config_manual(3, 1), seed);
+        for peer in [1, 2] {
+            sim.cut(0, peer, true);
+        }
+        sim.run(SETTLE);
+        assert_eq!(sim.holders(0), [0, 1], "seed {seed}");
+        sim.cut(0, 2, false);
+        sim.run(ms(5));
+        sim.cut(0, 1, false);
+        sim.run(ms(2000));
+        assert_eq!(sim.serving(0), [1], "seed {seed}");
+    }
+}
+
 #[test]
 fn what_the_target_cannot_do_is_refused_and_changes_nothing() {
     let mut config = config(3, 2, 1);
