@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::{Cluster, Cut, GROUP, Plan, turn};
+use ha_tests::bed::{Cluster, Cut, GROUP, Plan, turn_with_others};
 use ha_tests::clock::monotonic_ns;
 
 use support::{ALPHA, BETA, CALM, STEP, Watch, events, finish, plan, takeovers, wait_node};
@@ -70,7 +70,7 @@ fn expect_no_takeover(cluster: &mut Cluster, watch: &Watch, from_ns: u64) -> Res
 
 /// H3, step 1.
 fn moves_and(members: &[&str], of: &str, failback: bool) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(members, |plan| plan.failback = failback)?;
     let at_ns = answer_pings(&cluster, of, false)?;
     watch.expect_only(&mut cluster, BETA)?;
@@ -117,7 +117,7 @@ fn a_ping_group_is_reached_by_its_only_member_that_answers() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_ping_node_that_dies_moves_nothing() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(&[ROUTER_V4], |_| {})?;
     let at_ns = cluster.bed.cut(ROUTER, "eth0", Cut::Middle)?;
     for node in [ALPHA, BETA] {
@@ -138,7 +138,7 @@ fn a_ping_node_that_dies_moves_nothing() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_dead_owner_is_replaced_once_its_host_answers_no_more() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(&[ROUTER_V4], |_| {})?;
     let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
     watch.monitor(BETA)?.wait(watch.address, true, STEP)?;
@@ -159,7 +159,7 @@ fn a_dead_owner_is_replaced_once_its_host_answers_no_more() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_node_that_is_cut_off_from_everything_takes_nothing() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(&[ROUTER_V4], |_| {})?;
     let at_ns = cluster.bed.cut_all(BETA, Cut::Middle)?;
     wait_node(&cluster, BETA, ALPHA, "dead")?;
@@ -175,7 +175,7 @@ fn a_node_that_is_cut_off_from_everything_takes_nothing() -> Result<()> {
 /// H3, step 3: heartbeats over a network of their own, whose interfaces go down on both nodes. Both
 /// reach the ping node; the service network tells that the owner lives.
 fn heartbeat_interface_down(failback: bool, floating_v6: bool, cut: Cut) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(&[ROUTER_V4], |plan| {
         plan.link_svc = false;
         plan.failback = failback;
@@ -215,7 +215,7 @@ fn a_broken_heartbeat_network_leaves_one_owner_of_both_addresses() -> Result<()>
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn an_owner_that_dies_while_nobody_hears_it_is_replaced() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(&[ROUTER_V4], |plan| plan.link_svc = false)?;
     let at_ns = cluster.bed.cut(ALPHA, "hb0", Cut::Middle)?;
     cluster.node(BETA)?.wait_event("address-still-held", at_ns, STEP)?;
@@ -243,7 +243,7 @@ fn an_owner_that_dies_while_nobody_hears_it_is_replaced() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_pair_that_starts_without_hearing_each_other_has_one_owner() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(&[ROUTER_V4], |plan| plan.link_svc = false)?;
     for node in [ALPHA, BETA] {
         cluster.node_mut(node)?.stop()?;

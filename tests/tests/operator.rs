@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{Cluster, GROUP, Plan, turn};
+use ha_tests::bed::{Cluster, GROUP, Plan, turn_with_others};
 use ha_tests::clock::monotonic_ns;
 use support::{
     ALPHA, BETA, GAMMA, STEP, Watch, events, finish, plan, started, takeovers, wait_node, wait_runs,
@@ -58,7 +58,7 @@ fn expect_moved(cluster: &mut Cluster, watch: &Watch, to: &str, from_ns: u64) ->
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_group_is_relocated_from_any_node_and_stays() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(plan())?;
     for (asked, to) in [(ALPHA, BETA), (ALPHA, ALPHA), (BETA, BETA)] {
         let from_ns = monotonic_ns();
@@ -89,7 +89,7 @@ fn a_group_is_relocated_from_any_node_and_stays() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn what_cannot_be_done_is_refused_and_changes_nothing() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(plan())?;
     let from_ns = monotonic_ns();
     for (words, reason) in [
@@ -118,7 +118,7 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_disabled_group_runs_nowhere_until_it_is_enabled() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(plan())?;
     done(&cluster, BETA, &["disable", GROUP, "--wait"])?;
     for node in [ALPHA, BETA] {
@@ -149,7 +149,7 @@ fn a_disabled_group_runs_nowhere_until_it_is_enabled() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_node_on_standby_hands_over_and_still_owns_what_nobody_else_can() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(active_active(true))?;
     let from_ns = monotonic_ns();
     done(&cluster, ALPHA, &["standby", "--wait"])?;
@@ -179,7 +179,7 @@ fn a_node_on_standby_hands_over_and_still_owns_what_nobody_else_can() -> Result<
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn where_failback_is_not_automatic_groups_stay_until_an_operator_moves_them() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(active_active(false))?;
     wait_runs(&mut cluster, OTHER_GROUP, BETA)?;
     let names = Names::install(&cluster)?;
@@ -200,7 +200,7 @@ fn where_failback_is_not_automatic_groups_stay_until_an_operator_moves_them() ->
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn heartbeats_programs_move_groups_and_answer_as_the_originals() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, watch) = started(active_active(true))?;
     wait_runs(&mut cluster, OTHER_GROUP, BETA)?;
     let names = Names::install(&cluster)?;
@@ -249,7 +249,7 @@ fn heartbeats_programs_move_groups_and_answer_as_the_originals() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_command_during_a_failover_ends_with_one_owner() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let nodes = vec![ALPHA.to_owned(), BETA.to_owned(), GAMMA.to_owned()];
     let (mut cluster, watch) = started(Plan { nodes, ..plan() })?;
     let from_ns = cluster.node(ALPHA)?.kill_daemon_and_keeper()?;
@@ -275,7 +275,7 @@ fn a_command_during_a_failover_ends_with_one_owner() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces, another user"]
 fn only_root_gives_commands_whoever_may_ask() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (cluster, watch) = started(plan())?;
     let names = Names::install(&cluster)?;
     let socket = cluster.node(ALPHA)?.socket_path();

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use ha_tests::bed::{Node, turn};
+use ha_tests::bed::{Node, turn_with_others};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -32,7 +32,7 @@ fn wait_lives(node: &Node, count: usize) -> Result<i32> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_client_runs_as_its_user_is_started_again_and_ends_with_the_daemon() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[], |plan| plan.more.push_str(CLIENT))?;
     cluster.start()?;
     let node = cluster.node(ALPHA)?;
@@ -56,7 +56,7 @@ fn a_client_runs_as_its_user_is_started_again_and_ends_with_the_daemon() -> Resu
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_client_ends_with_a_killed_daemon_so_that_no_two_run_after_the_next_start() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[], |plan| plan.more.push_str(CLIENT))?;
     cluster.start()?;
     let first = wait_lives(cluster.node(ALPHA)?, 1)?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use ha_tests::bed::{Cluster, turn};
+use ha_tests::bed::{Cluster, turn_with_others};
 
 use crate::support::{
     ALPHA, BETA, SITE, behave, calls, events, finish, misbehave, moves, pair, wait_for, wait_site,
@@ -21,7 +21,7 @@ fn unplug(cluster: &Cluster, state: &str) -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_start_that_fails_stops_the_group_and_it_goes_to_the_other_node() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[FIRST, SECOND], |_| {})?;
     misbehave(&cluster, ALPHA, "second-start-fails")?;
     cluster.start()?;
@@ -40,7 +40,7 @@ fn a_start_that_fails_stops_the_group_and_it_goes_to_the_other_node() -> Result<
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_start_that_always_fails_is_tried_less_and_less_often() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[FIRST], |_| {})?;
     misbehave(&cluster, ALPHA, "first-start-fails")?;
     cluster.start()?;
@@ -58,7 +58,7 @@ fn a_start_that_always_fails_is_tried_less_and_less_often() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_stop_that_fails_ten_times_keeps_the_group_where_it_is_until_it_succeeds() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[FIRST], |_| {})?;
     cluster.start()?;
     wait_site(&mut cluster, ALPHA)?;
@@ -83,7 +83,7 @@ fn a_stop_that_fails_ten_times_keeps_the_group_where_it_is_until_it_succeeds() -
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_script_that_hangs_or_spins_is_killed_and_delays_no_heartbeat() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     for how in ["hangs", "spins"] {
         let mut cluster = pair(&[FIRST], |_| {})?;
         cluster.start()?;
@@ -120,7 +120,7 @@ fn a_script_that_hangs_or_spins_is_killed_and_delays_no_heartbeat() -> Result<()
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_script_that_is_not_there_leaves_the_group_to_the_other_node() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[FIRST], |_| {})?;
     let path = cluster.node(ALPHA)?.directory().join("resource.d/first");
     std::fs::remove_file(path)?;

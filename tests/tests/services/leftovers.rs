@@ -1,7 +1,7 @@
 //! What a killed daemon leaves running.
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::turn;
+use ha_tests::bed::turn_with_others;
 use ha_tests::clock::monotonic_ns;
 
 use crate::support::{
@@ -15,7 +15,7 @@ const FIRST: &str = r#"{ kind = "script", name = "first" }"#;
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn services_outlive_a_killed_daemon_until_its_next_start_stops_them() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[FIRST, HTTPD], |_| {})?;
     let client = client(&cluster)?;
     cluster.start()?;
@@ -48,7 +48,7 @@ fn services_outlive_a_killed_daemon_until_its_next_start_stops_them() -> Result<
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn what_still_runs_after_a_quick_restart_is_started_nowhere_else() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[FIRST], |plan| {
         plan.keepalive = std::time::Duration::from_secs(1);
         plan.deadtime = std::time::Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! A group with services starts, moves and returns.
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::turn;
+use ha_tests::bed::turn_with_others;
 use ha_tests::clock::monotonic_ns;
 
 use crate::support::{
@@ -14,7 +14,7 @@ const HTTPD: &str = r#"{ kind = "script", name = "httpd" }"#;
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn the_page_moves_with_a_clean_stop_and_returns_with_the_start() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[HTTPD], |_| {})?;
     let client = client(&cluster)?;
     cluster.start()?;
@@ -55,7 +55,7 @@ fn the_page_moves_with_a_clean_stop_and_returns_with_the_start() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn the_page_stays_with_manual_failback_when_the_preferred_node_returns() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = pair(&[HTTPD], |plan| {
         let lines = format!("[groups.{}]\nfailback = \"manual\"\n", crate::support::SITE);
         let header = format!("[groups.{}]\n", crate::support::SITE);
@@ -78,7 +78,7 @@ fn the_page_stays_with_manual_failback_when_the_preferred_node_returns() -> Resu
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn resources_of_all_kinds_start_left_to_right_and_stop_right_to_left() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let address =
         format!(r#"{{ kind = "address", address = "{ADDRESS}/24", interface = "eth0" }}"#);
     let resources = [
@@ -103,7 +103,7 @@ fn resources_of_all_kinds_start_left_to_right_and_stop_right_to_left() -> Result
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn label_and_broadcast_of_an_address_are_as_configured() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let address = format!(
         r#"{{ kind = "address", address = "{ADDRESS}/24", interface = "eth0", label = "eth0:7", broadcast = "198.51.100.127" }}"#
     );

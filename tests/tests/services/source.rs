@@ -1,7 +1,7 @@
 //! The source address: set with its group, gone with it, and no route is lost.
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::{Cluster, Node, turn};
+use ha_tests::bed::{Cluster, Node, turn_with_others};
 
 use crate::support::{ADDRESS, ALPHA, BETA, STEP, finish, group, pair, wait_for, wait_site};
 
@@ -35,7 +35,7 @@ fn routed() -> Result<(Cluster, Vec<Vec<String>>)> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn what_a_node_sends_comes_from_the_floating_address_while_it_has_the_group() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, before) = routed()?;
     cluster.start()?;
     wait_site(&mut cluster, ALPHA)?;
@@ -55,7 +55,7 @@ fn what_a_node_sends_comes_from_the_floating_address_while_it_has_the_group() ->
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn the_default_route_survives_the_death_of_the_daemon() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let (mut cluster, before) = routed()?;
     cluster.start()?;
     wait_site(&mut cluster, ALPHA)?;
@@ -78,7 +78,7 @@ fn the_default_route_survives_the_death_of_the_daemon() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn an_ipv6_source_address_comes_and_goes_and_a_start_removes_what_is_left() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let resources = [
         r#"{ kind = "address", address = "2001:db8:1::20/64", interface = "eth0" }"#,
         r#"{ kind = "source-address", address = "2001:db8:1::20" }"#,
