@@ -122,6 +122,34 @@ pub struct LinkRecord {
     pub lost: u64,
     /// Packets that named this peer and link and were refused.
     pub rejected: u64,
+    /// Freshness of the peer's probes.
+    pub probes: Window,
+    /// Before that moment none of the peer's probes is answered.
+    pub answer_from_ns: u64,
+    /// When that probe of this node's left which the peer's kernel answered last, this node's
+    /// `CLOCK_MONOTONIC`; 0 = none. The peer was alive after it, whenever the answer arrived.
+    pub answered_ns: u64,
+    /// The incarnation of the peer's daemon, as that answer says.
+    pub answer_incarnation: u64,
+    /// Age of the peer's daemon lease in milliseconds, as that answer says.
+    pub answer_lease_age_ms: u32,
+    /// The peer's layers of liveness, as that answer says.
+    pub answer_layers: u32,
+    /// Probes of the peer that were answered.
+    pub answers: u64,
+}
+
+/// The lease of this node's daemon (map `lease`, one entry, mmap-ed): what the kernel answers a peer's
+/// probe with, whether the daemon runs or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Lease {
+    /// `CLOCK_MONOTONIC` of the driver's last turn; 0 = none.
+    pub driver_ran_ns: u64,
+    /// Number of this node's current set of group states.
+    pub generation: u32,
+    /// What this node says of itself, see [`crate::wire::Phase`].
+    pub phase: u32,
 }
 
 /// What changed, so that the daemon must look.
@@ -157,6 +185,7 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 24);
     assert!(size_of::<Path>() == 12);
     assert!(size_of::<Window>() == 24);
-    assert!(size_of::<LinkRecord>() == 136);
+    assert!(size_of::<LinkRecord>() == 200);
     assert!(size_of::<Change>() == 24);
+    assert!(size_of::<Lease>() == 16);
 };

@@ -72,6 +72,15 @@ impl Record<'_> {
     word!(u64, received, set_received, received);
     word!(u64, lost, set_lost, lost);
     word!(u64, rejected, set_rejected, rejected);
+    word!(u64, probe_heard, set_probe_heard, probes.heard);
+    word!(u64, probe_believed, set_probe_believed, probes.believed);
+    word!(u64, probe_sequence, set_probe_sequence, probes.sequence);
+    word!(u64, answer_from_ns, set_answer_from_ns, answer_from_ns);
+    word!(u64, answered_ns, set_answered_ns, answered_ns);
+    word!(u64, answer_incarnation, set_answer_incarnation, answer_incarnation);
+    word!(u32, answer_lease_age_ms, set_answer_lease_age_ms, answer_lease_age_ms);
+    word!(u32, answer_layers, set_answer_layers, answer_layers);
+    word!(u64, answers, set_answers, answers);
 
     /// Counts a refused packet. Atomic, because hostile packets may arrive on all CPUs at once and
     /// the count must be exact.
@@ -96,6 +105,17 @@ impl Record<'_> {
             heard: self.control_heard(),
             believed: self.control_believed(),
             sequence: self.control_sequence(),
+        }
+    }
+
+    /// The freshness window of the peer's probes.
+    #[inline(always)]
+    #[must_use]
+    pub fn probe_window(self) -> Window {
+        Window {
+            heard: self.probe_heard(),
+            believed: self.probe_believed(),
+            sequence: self.probe_sequence(),
         }
     }
 

@@ -236,6 +236,13 @@ pub fn contents(record: Record<'_>) -> LinkRecord {
         received: record.received(),
         lost: record.lost(),
         rejected: record.rejected(),
+        probes: record.probe_window(),
+        answer_from_ns: record.answer_from_ns(),
+        answered_ns: record.answered_ns(),
+        answer_incarnation: record.answer_incarnation(),
+        answer_lease_age_ms: record.answer_lease_age_ms(),
+        answer_layers: record.answer_layers(),
+        answers: record.answers(),
     }
 }
 

@@ -24,6 +24,14 @@ pub struct Observation {
     pub phase: u8,
     /// Layers of liveness that it claims, see [`ha_common::wire::layers`].
     pub layers: u8,
+    /// Age of its daemon's lease when it sent that heartbeat, milliseconds.
+    pub lease_age_ms: u32,
+    /// When that probe of this node's left which the peer answered last; 0 = none was answered.
+    pub answered: Moment,
+    /// The incarnation of its daemon, as the answer says.
+    pub answer_incarnation: u64,
+    /// Age of its daemon's lease when it answered, milliseconds.
+    pub answer_lease_age_ms: u32,
 }
 
 /// The record of one peer's link, seen changed.

@@ -417,6 +417,10 @@ impl Driver {
                 generation: record.generation(),
                 phase: record.phase() as u8,
                 layers: record.layers() as u8,
+                lease_age_ms: record.lease_age_ms(),
+                answered: Moment(record.answered_ns()),
+                answer_incarnation: record.answer_incarnation(),
+                answer_lease_age_ms: record.answer_lease_age_ms(),
             };
             if observation != self.told[slot] && observation.last_seen.0 != 0 {
                 self.told[slot] = observation;

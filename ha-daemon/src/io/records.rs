@@ -25,6 +25,12 @@ pub struct RecordMemory {
     rejected: u64,
     key_offered: u32,
     key_entry: u32,
+    probes: (u64, u64, u64),
+    answered_ns: u64,
+    answer_incarnation: u64,
+    answer_lease_age_ms: u32,
+    answer_layers: u32,
+    answers: u64,
 }
 
 fn words(window: Window) -> (u64, u64, u64) {
@@ -50,6 +56,12 @@ impl RecordMemory {
             rejected: record.rejected(),
             key_offered: record.key_offered(),
             key_entry: record.key_entry(),
+            probes: words(record.probe_window()),
+            answered_ns: record.answered_ns(),
+            answer_incarnation: record.answer_incarnation(),
+            answer_lease_age_ms: record.answer_lease_age_ms(),
+            answer_layers: record.answer_layers(),
+            answers: record.answers(),
         }
     }
 
@@ -74,6 +86,15 @@ impl RecordMemory {
         record.set_rejected(self.rejected);
         record.set_key_offered(self.key_offered);
         record.set_key_entry(self.key_entry);
+        let (heard, believed, sequence) = self.probes;
+        record.set_probe_heard(heard);
+        record.set_probe_believed(believed);
+        record.set_probe_sequence(sequence);
+        record.set_answer_incarnation(self.answer_incarnation);
+        record.set_answer_lease_age_ms(self.answer_lease_age_ms);
+        record.set_answer_layers(self.answer_layers);
+        record.set_answers(self.answers);
+        record.set_answered_ns(self.answered_ns);
         record.set_last_seen_ns(self.last_seen_ns);
     }
 
@@ -119,6 +140,12 @@ mod tests {
             rejected: 16,
             key_offered: 17,
             key_entry: 18,
+            probes: (19, 20, 21),
+            answered_ns: 22,
+            answer_incarnation: 23,
+            answer_lease_age_ms: 24,
+            answer_layers: 25,
+            answers: 26,
         };
         let text = serde_json::to_string(&memory).unwrap();
         let mut memory_of_peer = LinkRecord::default();

@@ -137,6 +137,7 @@ impl Lone {
             generation,
             phase: Phase::Active as u8,
             layers: layers::LINK,
+            ..Observation::default()
         };
         let (peer, link) = (NodeIndex(0), LinkIndex(0));
         self.core.handle(Input::Observed(vec![Sighting { peer, link, observation }]), self.now)

@@ -140,8 +140,14 @@ impl Record {
                 let Header { incarnation, sequence, generation, phase, layers, .. } = header;
                 *window = Window { heard: incarnation, believed: incarnation, sequence };
                 let before = self.observation;
-                self.observation =
-                    Observation { last_seen: now, incarnation, generation, phase, layers };
+                self.observation = Observation {
+                    last_seen: now,
+                    incarnation,
+                    generation,
+                    phase,
+                    layers,
+                    ..before
+                };
                 freshness == Freshness::Proven
                     || now.since(before.last_seen) > silence.as_nanos() as i64
                     || (before.generation, before.phase, before.layers)
