@@ -11,7 +11,7 @@ mod worker;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use common::{between_two_namespaces, eventually, ip};
@@ -66,12 +66,13 @@ impl Running {
         loop {
             let is_there = self.told == wanted.map(Some);
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.changes.recv_timeout(if is_there { calm } else { left }) {
-                Ok((target, reached)) => self.told[target] = Some(reached),
-                Err(RecvTimeoutError::Timeout) if is_there => return,
-                Err(error) => panic!("{:?}, not {wanted:?}: {error}", self.told),
+            let more = self.changes.recv_timeout(if is_there { calm } else { left });
+            if is_there && more.is_err() {
+                return;
             }
-            assert!(!left.is_zero(), "{:?} does not settle at {wanted:?}", self.told);
+            assert!(more.is_ok() && !left.is_zero(), "{:?}, not {wanted:?}: {more:?}", self.told);
+            let (target, reached) = more.unwrap();
+            self.told[target] = Some(reached);
         }
     }
 
