@@ -202,11 +202,6 @@ impl Memory {
         self.now_ns.set(self.now_ns.get() + by_ns);
     }
 
-    /// Changes who this node is.
-    pub fn set_identity(&mut self, identity: NodeIdentity) {
-        self.world.identity = identity;
-    }
-
     /// All records.
     #[must_use]
     pub fn contents(&self) -> Vec<LinkRecord> {

@@ -1,13 +1,16 @@
 //! The one clock of all observers: `CLOCK_MONOTONIC` in nanoseconds, the clock in which the daemon
 //! stamps its events too, so that stamps from several nodes of one machine can be subtracted.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
 /// Nanoseconds in a millisecond.
 pub const MS_NS: u64 = 1_000_000;
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Now, `CLOCK_MONOTONIC`, nanoseconds.
 #[must_use]
@@ -55,6 +58,23 @@ pub fn ms(ns: u64) -> String {
 fn read_ns(clock: ClockId) -> u64 {
     // Both clocks exist on every Linux; 0 would show at once as an absurd figure.
     clock_gettime(clock).map_or(0, |time| as_ns(Duration::from(time)))
+}
+
+/// Waits for something that is no daemon's to tell: asks every 20 ms whether it `holds`.
+///
+/// # Errors
+/// It did not hold within `time_max`, or could not be asked.
+pub fn wait_for(
+    what: &str,
+    time_max: Duration,
+    mut holds: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + time_max;
+    while !holds()? {
+        ensure!(Instant::now() < deadline, "waited {time_max:?} for {what} in vain");
+        thread::sleep(POLL_INTERVAL);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

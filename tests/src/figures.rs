@@ -32,12 +32,14 @@ pub struct Figures {
 /// Memory of a process in KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Resident set (`VmRSS`).
+    /// Resident set (`Rss` of `smaps_rollup`, which is exact where `VmRSS` lags).
     pub rss_kib: u64,
     /// The same with shared pages divided by their users (`Pss` of `smaps_rollup`).
     pub pss_kib: u64,
     /// Of it, what belongs to this process alone (`Private_*`).
     pub private_kib: u64,
+    /// Of the resident set, what is not of the program's file: heap, stacks, libraries, maps.
+    pub beyond_program_kib: u64,
 }
 
 impl Figures {
@@ -135,14 +137,33 @@ impl Memory {
     /// # Errors
     /// There is no such process.
     pub fn of(pid: i32) -> Result<Self> {
-        let status = read(Path::new(&format!("/proc/{pid}/status")))?;
         let rollup = read(Path::new(&format!("/proc/{pid}/smaps_rollup")))?;
+        let program = fs::read_link(format!("/proc/{pid}/exe"))?;
+        let maps = read(Path::new(&format!("/proc/{pid}/smaps")))?;
+        let rss_kib = number(&rollup, "Rss:")?;
+        let program_kib = rss_of(&maps, &program.display().to_string())?;
         Ok(Self {
-            rss_kib: number(&status, "VmRSS:")?,
+            rss_kib,
+            beyond_program_kib: rss_kib.saturating_sub(program_kib),
             pss_kib: number(&rollup, "Pss:")?,
             private_kib: number(&rollup, "Private_Clean:")? + number(&rollup, "Private_Dirty:")?,
         })
     }
+}
+
+/// Resident KiB of all mappings of one file in the text of an `smaps`.
+fn rss_of(maps: &str, file: &str) -> Result<u64> {
+    let mut is_of_file = false;
+    let mut sum = 0;
+    for line in maps.lines() {
+        // The line that begins a mapping is the only one without a label.
+        if !line.split(' ').next().is_some_and(|label| label.ends_with(':')) {
+            is_of_file = line.ends_with(&format!(" {file}"));
+        } else if is_of_file && line.starts_with("Rss:") {
+            sum += number(line, "Rss:")?;
+        }
+    }
+    Ok(sum)
 }
 
 fn thread(task: &Path) -> Result<(String, ThreadFigures)> {
@@ -184,6 +205,7 @@ mod tests {
         assert!(used.switches_without(&[]) > 0, "{}", used.table());
         let memory = Memory::of(pid)?;
         assert!(memory.rss_kib > 100 && memory.pss_kib <= memory.rss_kib);
+        assert!((1..memory.rss_kib).contains(&memory.beyond_program_kib), "{memory:?}");
         Ok(())
     }
 }

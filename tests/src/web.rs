@@ -1,7 +1,8 @@
 //! The service that fails over: a real nginx per node, whose page is the node's name.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::bed::Netns;
+use crate::observe::http::{self, Page};
 use crate::sys;
 
 /// Where the pages are served.
@@ -115,6 +117,23 @@ impl Drop for Web {
         // Either it is gone, or it goes now; the bed ends what else lives in the namespace.
         let _ = self.master.kill();
         let _ = self.master.wait();
+    }
+}
+
+/// The page at `address`, asked for once, from the namespace of the caller.
+///
+/// # Errors
+/// It did not come, or it is no page.
+pub fn fetch(address: IpAddr, time_max: Duration) -> io::Result<String> {
+    let address = SocketAddr::from((address, PORT));
+    let mut stream = TcpStream::connect_timeout(&address, time_max)?;
+    stream.set_read_timeout(Some(time_max))?;
+    stream.write_all(&http::request(address))?;
+    let mut answer = Vec::new();
+    stream.take(http::ANSWER_LEN_MAX as u64).read_to_end(&mut answer)?;
+    match http::parse(&answer) {
+        Page::Complete(page) => Ok(page.to_owned()),
+        Page::Incomplete | Page::Bad => Err(io::Error::other("no page")),
     }
 }
 

@@ -2,12 +2,7 @@
 //! is a group of two; and pairs that lose each other (scenario H3). Nothing here measures how fast.
 
 #[path = "failover/support.rs"]
-#[expect(
-    dead_code,
-    unused_imports,
-    unused_macros,
-    reason = "the failover tests use the rest of it"
-)]
+#[expect(dead_code, reason = "the failover tests use the rest of it")]
 mod support;
 
 use std::thread;

@@ -74,8 +74,7 @@ fn nothing_is_seen(
     mut act: impl FnMut(&Cluster, &str) -> Result<()>,
 ) -> Result<()> {
     let _turn = turn();
-    let mut cluster = Cluster::build(plan)?;
-    cluster.start()?;
+    let mut cluster = Cluster::started(plan)?;
     let address: IpAddr = FLOATING.parse()?;
     let monitor = AddressMonitor::start(cluster.node(ALPHA)?.netns())?;
     let client = Client::start(&cluster.client()?, address, ClientOptions::default())?;
@@ -143,17 +142,11 @@ fn replacing_the_program_is_not_seen() -> Result<()> {
     })
 }
 
-fn started(plan: Plan) -> Result<Cluster> {
-    let mut cluster = Cluster::build(plan)?;
-    cluster.start()?;
-    Ok(cluster)
-}
-
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_broken_configuration_is_refused_with_its_place() -> Result<()> {
     let _turn = turn();
-    let cluster = started(Plan { web: false, ..plan() })?;
+    let cluster = Cluster::started(Plan { web: false, ..plan() })?;
     let node = cluster.node(ALPHA)?;
     let before = identity(&node.status()?)?;
     let from_ns = monotonic_ns();
@@ -189,7 +182,7 @@ fn a_broken_configuration_is_refused_with_its_place() -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn a_changed_group_is_taken_over_where_it_is() -> Result<()> {
     let _turn = turn();
-    let mut cluster = started(Plan { web: false, ..plan() })?;
+    let mut cluster = Cluster::started(Plan { web: false, ..plan() })?;
     let added: IpAddr = "198.51.100.20".parse()?;
     let first: IpAddr = FLOATING.parse()?;
     let monitor = AddressMonitor::start(cluster.node(ALPHA)?.netns())?;
@@ -235,7 +228,7 @@ fn a_changed_group_is_taken_over_where_it_is() -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn a_link_is_added_by_a_rolling_reload() -> Result<()> {
     let _turn = turn();
-    let mut cluster = started(Plan { web: false, link_svc: false, ..plan() })?;
+    let mut cluster = Cluster::started(Plan { web: false, link_svc: false, ..plan() })?;
     let from_ns = monotonic_ns();
     cluster.reconfigure(Plan { web: false, ..plan() })?;
     for node in &cluster.nodes {
@@ -260,7 +253,7 @@ fn a_link_is_added_by_a_rolling_reload() -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn a_kill_in_the_middle_is_a_death() -> Result<()> {
     let _turn = turn();
-    let mut cluster = started(Plan { web: false, failback: true, ..plan() })?;
+    let mut cluster = Cluster::started(Plan { web: false, failback: true, ..plan() })?;
     let address: IpAddr = FLOATING.parse()?;
     let monitor = AddressMonitor::start(cluster.node(ALPHA)?.netns())?;
     for delay_ms in [0, 2, 8, 15, 25, 40, 70, 120] {
@@ -286,7 +279,7 @@ fn a_kill_in_the_middle_is_a_death() -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn a_stop_in_the_middle_is_a_clean_leave() -> Result<()> {
     let _turn = turn();
-    let mut cluster = started(Plan { web: false, ..plan() })?;
+    let mut cluster = Cluster::started(Plan { web: false, ..plan() })?;
     for delay_ms in [0, 3, 9, 16, 28, 45, 80, 130] {
         let from_ns = monotonic_ns();
         let alpha = cluster.node_mut(ALPHA)?;
@@ -311,7 +304,7 @@ fn write_keys(node: &Node, keys: &str) -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn a_change_of_keys_is_not_seen() -> Result<()> {
     let _turn = turn();
-    let cluster = started(Plan { web: false, ..plan() })?;
+    let cluster = Cluster::started(Plan { web: false, ..plan() })?;
     let from_ns = monotonic_ns();
     let old = "1 siphash a-secret-of-the-test-bed\n";
     let new = "2 siphash another-secret-of-the-bed\n";

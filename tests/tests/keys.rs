@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -182,6 +181,12 @@ fn refused(node: &Node) -> Result<u64> {
     Ok(count("bad-tag")? + count("unknown-key")?)
 }
 
+/// Writes a node's files, with this key file.
+fn configure(cluster: &Cluster, node: &str, keys: &str) -> Result<()> {
+    let node = cluster.node(node)?;
+    node.configure(&cluster.plan.config(&node.authkeys_path()), keys)
+}
+
 /// Alpha in the middle of a change of keys, beta with the old file.
 fn changing_pair(receive: &str) -> Result<Cluster> {
     let plan = Plan {
@@ -192,17 +197,13 @@ fn changing_pair(receive: &str) -> Result<Cluster> {
         ..Plan::default()
     };
     let mut cluster = Cluster::build(plan)?;
-    let configs: Vec<String> =
-        cluster.nodes.iter().map(|node| cluster.plan.config(&node.authkeys_path())).collect();
-    let [alpha, beta] = cluster.nodes.as_mut_slice() else { anyhow::bail!("no pair") };
-    beta.configure(&configs[1], OLD)?;
-    alpha.configure(&configs[0], NEW)?;
-    let before = alpha.directory().join("authkeys-before");
-    fs::write(&before, OLD)?;
-    fs::set_permissions(&before, fs::Permissions::from_mode(0o600))?;
-    let program = Path::new(env!("CARGO_BIN_EXE_changed-keys"));
-    alpha.start_program(program, &[("HA_KEYS_BEFORE", &before.display().to_string())])?;
+    configure(&cluster, "alpha", OLD)?;
+    configure(&cluster, "beta", OLD)?;
     cluster.start()?;
+    configure(&cluster, "alpha", NEW)?;
+    let alpha = cluster.node("alpha")?;
+    alpha.hactl_done(&["reload"])?;
+    alpha.wait_event("keys-change", 0, Duration::from_secs(20))?;
     Ok(cluster)
 }
 
@@ -225,7 +226,6 @@ fn passes_with_the_earlier_key(cluster: &Cluster) -> Result<()> {
     }
     let after = (refused(alpha)?, refused(beta)?);
     ensure!(before == after, "refused while the earlier key signs: {before:?}, {after:?}");
-    alpha.wait_event("keys-change", 0, Duration::from_secs(1))?;
     let events = alpha.events()?;
     ensure!(events.iter().all(|event| event.kind != "keys-changed"), "the old key went too early");
     Ok(())
@@ -234,9 +234,12 @@ fn passes_with_the_earlier_key(cluster: &Cluster) -> Result<()> {
 fn change_comes_to_its_end(receive: &str) -> Result<()> {
     let mut cluster = changing_pair(receive)?;
     passes_with_the_earlier_key(&cluster)?;
+    // A new start proves itself, and makes its connections, with the key that it has.
     cluster.node_mut("beta")?.stop()?;
-    let config = cluster.plan.config(&cluster.node("beta")?.authkeys_path());
-    cluster.node("beta")?.configure(&config, NEW)?;
+    cluster.start()?;
+    passes_with_the_earlier_key(&cluster)?;
+    cluster.node_mut("beta")?.stop()?;
+    configure(&cluster, "beta", NEW)?;
     cluster.start()?;
     let alpha = cluster.node("alpha")?;
     alpha.wait_event("keys-changed", 0, Duration::from_secs(20))?;

@@ -4,8 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{AUTHKEYS, Cluster, Cut, FLOATING, GROUP, LinkView, Plan, Status, turn};
+use ha_tests::bed::{
+    AUTHKEYS, Cluster, Cut, FLOATING, GROUP, LinkView, Plan, Reception, Status, turn,
+};
 use ha_tests::clock::monotonic_ns;
+use ha_tests::on_both_receptions;
 
 const ALPHA: &str = "alpha";
 const BETA: &str = "beta";
@@ -14,49 +17,6 @@ const GAMMA: &str = "gamma";
 const STEP: Duration = Duration::from_secs(20);
 /// How long a state has to last to count as the end of a story.
 const CALM: Duration = Duration::from_secs(1);
-
-/// How heartbeats are received; the scenarios are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reception {
-    Xdp,
-    Socket,
-}
-
-impl Reception {
-    fn line(self) -> &'static str {
-        match self {
-            Self::Xdp => "receive = \"xdp-native\"\n",
-            Self::Socket => "receive = \"socket\"\n",
-        }
-    }
-
-    fn via(self) -> &'static str {
-        match self {
-            Self::Xdp => "xdp-native",
-            Self::Socket => "socket",
-        }
-    }
-}
-
-/// Makes two tests of each scenario, which is a function of its [`Reception`].
-macro_rules! on_both_receptions {
-    ($($name:ident,)*) => {
-        mod by_xdp {
-            $(#[test]
-            #[ignore = "needs root: network namespaces"]
-            fn $name() -> anyhow::Result<()> {
-                super::$name(super::Reception::Xdp)
-            })*
-        }
-        mod by_socket {
-            $(#[test]
-            #[ignore = "needs root: network namespaces"]
-            fn $name() -> anyhow::Result<()> {
-                super::$name(super::Reception::Socket)
-            })*
-        }
-    };
-}
 
 on_both_receptions! {
     heartbeats_travel_by_ipv4_multicast,
@@ -83,14 +43,12 @@ fn plan(links: &str) -> Plan {
     }
 }
 
-fn link(name: &str, via: Reception, lines: &str) -> String {
-    format!("\n[links.{name}]\n{}{lines}", via.line())
+fn receive(via: Reception) -> String {
+    format!("receive = \"{}\"", via.via())
 }
 
-fn started(plan: Plan) -> Result<Cluster> {
-    let mut cluster = Cluster::build(plan)?;
-    cluster.start()?;
-    Ok(cluster)
+fn link(name: &str, via: Reception, lines: &str) -> String {
+    format!("\n[links.{name}]\n{}\n{lines}", receive(via))
 }
 
 fn view<'s>(status: &'s Status, peer: &str, link: &str) -> Result<&'s LinkView> {
@@ -146,21 +104,13 @@ fn fail_over_and_back(cluster: &mut Cluster) -> Result<()> {
     cluster.start()
 }
 
-fn finish(mut cluster: Cluster) -> Result<()> {
-    for node in &mut cluster.nodes {
-        node.stop()?;
-    }
-    cluster.nodes.clear();
-    cluster.bed.finish()
-}
-
 fn works(via: Reception, lines: &str) -> Result<()> {
     let _turn = turn();
-    let mut cluster = started(plan(&link("only", via, lines)))?;
+    let mut cluster = Cluster::started(plan(&link("only", via, lines)))?;
     expect_sound(&cluster, via)?;
     expect_round_trips(&cluster)?;
     fail_over_and_back(&mut cluster)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 fn heartbeats_travel_by_ipv4_multicast(via: Reception) -> Result<()> {
@@ -181,14 +131,14 @@ fn three_nodes_share_one_multicast_link_without_a_word_of_attack(via: Reception)
     let lines = "kind = \"mcast\"\ninterface = \"hb0\"\ngroup = \"239.1.2.3\"\nloopback = true\n";
     let mut plan = plan(&link("only", via, lines));
     plan.nodes.push(GAMMA.to_owned());
-    let mut cluster = started(plan)?;
+    let mut cluster = Cluster::started(plan)?;
     expect_sound(&cluster, via)?;
     for node in &cluster.nodes {
         let what = "datagrams for another";
         node.wait_until(what, STEP, |status| status.packets("for-another") > 0)?;
     }
     fail_over_and_back(&mut cluster)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 /// As Heartbeat's ha.cf has it: the same file on both nodes but for the interface, which each names
@@ -221,7 +171,7 @@ fn links_by_arrival_need_no_common_name_of_the_interface(via: Reception) -> Resu
     expect_sound(&cluster, via)?;
     expect_round_trips(&cluster)?;
     fail_over_and_back(&mut cluster)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 fn three_nodes_share_unicast_links_by_arrival(via: Reception) -> Result<()> {
@@ -230,10 +180,10 @@ fn three_nodes_share_unicast_links_by_arrival(via: Reception) -> Result<()> {
                  remotes = [\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\"]\n";
     let mut plan = plan(&link("only", via, lines));
     plan.nodes.push(GAMMA.to_owned());
-    let mut cluster = started(plan)?;
+    let mut cluster = Cluster::started(plan)?;
     expect_sound(&cluster, via)?;
     fail_over_and_back(&mut cluster)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 fn links_of_all_kinds_between_the_same_two_nodes_fail_one_by_one(via: Reception) -> Result<()> {
@@ -247,8 +197,8 @@ fn links_of_all_kinds_between_the_same_two_nodes_fail_one_by_one(via: Reception)
     ];
     let mut plan = plan(&links.concat());
     plan.link_hb = true;
-    plan.link_lines = vec![via.line().to_owned()];
-    let cluster = started(plan)?;
+    plan.link_lines = vec![receive(via)];
+    let cluster = Cluster::started(plan)?;
     expect_sound(&cluster, via)?;
     let from_ns = monotonic_ns();
     cluster.bed.cut(BETA, "hb0", Cut::Middle)?;
@@ -284,7 +234,7 @@ fn links_of_all_kinds_between_the_same_two_nodes_fail_one_by_one(via: Reception)
     };
     ensure!(keepalive("b4") == Some(200_000.into()), "{links:?}");
     ensure!(keepalive("m4") == Some(50_000.into()), "{links:?}");
-    finish(cluster)
+    cluster.finish()
 }
 
 /// Beta's host drops what comes in on one link; alpha hears beta and is told that it is not heard.
@@ -293,8 +243,8 @@ fn a_link_that_works_in_one_direction_is_recognised_and_recovers(via: Reception)
     let links = link("m", via, "kind = \"mcast\"\ninterface = \"hb0\"\ngroup = \"225.0.0.1\"\n");
     let mut plan = plan(&links);
     plan.link_svc = true;
-    plan.link_lines = vec![via.line().to_owned()];
-    let cluster = started(plan)?;
+    plan.link_lines = vec![receive(via)];
+    let cluster = Cluster::started(plan)?;
     let from_ns = monotonic_ns();
     let filter = OneWay::at(&cluster, ALPHA)?;
     let alpha = cluster.node(ALPHA)?;
@@ -314,7 +264,7 @@ fn a_link_that_works_in_one_direction_is_recognised_and_recovers(via: Reception)
     filter.remove()?;
     alpha.wait_until("both directions", STEP, what("up"))?;
     alpha.wait_event("link-both-ways", healed_ns, STEP)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 /// With no other link: beta hears nothing and takes over; alpha hears it say so.
@@ -323,7 +273,7 @@ fn an_owner_that_nobody_hears_gives_the_group_up_to_who_took_it(via: Reception) 
     let lines = "kind = \"bcast\"\ninterface = \"hb0\"\n";
     let mut plan = plan(&link("only", via, lines));
     plan.failback = false;
-    let cluster = started(plan)?;
+    let cluster = Cluster::started(plan)?;
     let filter = OneWay::at(&cluster, ALPHA)?;
     let beta = cluster.node(BETA)?;
     let status = beta.wait_until("the group on beta", STEP, |it| it.runs_on(GROUP, BETA))?;
@@ -334,7 +284,7 @@ fn an_owner_that_nobody_hears_gives_the_group_up_to_who_took_it(via: Reception) 
     ensure!(!alpha.has_address(FLOATING.parse()?)?, "the address is on both");
     filter.remove()?;
     cluster.wait_settled(BETA)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 /// What a host sends on hb0 is lost.

@@ -2,7 +2,7 @@
 //! and Heartbeat's small programs answer as they do. A client sees a short gap at most.
 
 #[path = "failover/support.rs"]
-#[expect(dead_code, unused_imports, unused_macros, reason = "shared with the failover scenarios")]
+#[expect(dead_code, reason = "shared with the failover scenarios")]
 mod support;
 
 use std::path::Path;

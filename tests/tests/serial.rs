@@ -3,11 +3,11 @@
 //! heartbeat.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ha_tests::bed::{Cluster, Cut, End, FLOATING, GROUP, Plan, turn};
-use ha_tests::clock::{as_ns, monotonic_ns, ms};
+use ha_tests::clock::{as_ns, monotonic_ns, ms, wait_for};
 
 const ALPHA: &str = "alpha";
 const BETA: &str = "beta";
@@ -35,12 +35,6 @@ fn alone() -> Plan {
 /// A pair with a heartbeat network beside the line.
 fn beside_a_network() -> Plan {
     Plan { link_hb: true, ..alone() }
-}
-
-fn started(plan: Plan) -> Result<Cluster> {
-    let mut cluster = Cluster::build(plan)?;
-    cluster.start()?;
-    Ok(cluster)
 }
 
 /// A figure of the line as `node` shows it.
@@ -93,26 +87,11 @@ fn wait_link(cluster: &Cluster, node: &str, peer: &str, link: &str, state: &str)
     cluster.node(node)?.wait_until(&what, STEP, is_there).map(drop)
 }
 
-fn finish(mut cluster: Cluster) -> Result<()> {
-    for node in &mut cluster.nodes {
-        if node.is_running() {
-            node.stop()?;
-        }
-    }
-    let floating = [FLOATING.parse()?];
-    for node in &cluster.nodes {
-        node.expect_nothing_left(&floating)?;
-    }
-    let Cluster { nodes, modem, bed, .. } = cluster;
-    drop((nodes, modem));
-    bed.finish()
-}
-
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_cluster_with_no_network_path_fails_over_and_back() -> Result<()> {
     let _turn = turn();
-    let mut cluster = started(alone())?;
+    let mut cluster = Cluster::started(alone())?;
     let status = cluster.node(BETA)?.status()?;
     let link = status.link(ALPHA, "tty").context("no link tty")?;
     ensure!(link.via == "serial" && link.interface.ends_with("/beta/tty0"), "{link:?}");
@@ -135,7 +114,7 @@ fn a_cluster_with_no_network_path_fails_over_and_back() -> Result<()> {
     cluster.wait_settled(ALPHA)?;
     ensure!(cluster.node(ALPHA)?.has_address(FLOATING.parse()?)?, "no address after failback");
     ensure!(!cluster.node(BETA)?.has_address(FLOATING.parse()?)?, "beta keeps the address");
-    finish(cluster)
+    cluster.finish()
 }
 
 #[test]
@@ -143,7 +122,7 @@ fn a_cluster_with_no_network_path_fails_over_and_back() -> Result<()> {
 fn a_keeper_tells_the_death_of_its_daemon_on_the_line() -> Result<()> {
     let _turn = turn();
     // Long enough that nobody can have waited for it.
-    let mut cluster = started(Plan { deadtime: Duration::from_secs(10), ..alone() })?;
+    let mut cluster = Cluster::started(Plan { deadtime: Duration::from_secs(10), ..alone() })?;
     let at_ns = cluster.node(ALPHA)?.kill_daemon()?;
     cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
     let gone = cluster.node(BETA)?.wait_event("daemon-gone", at_ns, STEP)?;
@@ -155,26 +134,26 @@ fn a_keeper_tells_the_death_of_its_daemon_on_the_line() -> Result<()> {
     cluster.node_mut(ALPHA)?.start()?;
     cluster.node_mut(ALPHA)?.wait_ready(STEP)?;
     cluster.wait_settled(ALPHA)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_clean_leave_is_told_on_the_line() -> Result<()> {
     let _turn = turn();
-    let mut cluster = started(Plan { deadtime: Duration::from_secs(10), ..alone() })?;
+    let mut cluster = Cluster::started(Plan { deadtime: Duration::from_secs(10), ..alone() })?;
     let at_ns = cluster.node_mut(ALPHA)?.stop()?;
     let left = cluster.node(BETA)?.wait_event("node-left", at_ns, STEP)?;
     ensure!(left.monotonic_ns - at_ns < as_ns(Duration::from_secs(5)), "told too late");
     cluster.node(BETA)?.wait_until("group on beta", STEP, |it| it.runs_on(GROUP, BETA))?;
-    finish(cluster)
+    cluster.finish()
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn noise_that_destroys_some_frames_leads_to_no_verdict() -> Result<()> {
     let _turn = turn();
-    let cluster = started(alone())?;
+    let cluster = Cluster::started(alone())?;
     let at_ns = monotonic_ns();
     let before = figure(&cluster, BETA, "noise_bytes")?;
     // One byte of a thousand: about every tenth heartbeat is lost.
@@ -195,14 +174,14 @@ fn noise_that_destroys_some_frames_leads_to_no_verdict() -> Result<()> {
     for end in [End::First, End::Second] {
         cluster.modem()?.set_noise(end, 0);
     }
-    finish(cluster)
+    cluster.finish()
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn half_a_frame_costs_its_own_frame_and_no_more() -> Result<()> {
     let _turn = turn();
-    let cluster = started(alone())?;
+    let cluster = Cluster::started(alone())?;
     let at_ns = monotonic_ns();
     let before = figure(&cluster, BETA, "bad_frames")?;
     for part in [3, 40, 90] {
@@ -215,14 +194,14 @@ fn half_a_frame_costs_its_own_frame_and_no_more() -> Result<()> {
     let frames = figure(&cluster, BETA, "frames")?;
     wait_figure(&cluster, BETA, "frames", frames + 4)?;
     expect_no_verdict(&cluster, at_ns)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn late_peer_is_not_dead_while_serial_is_alive() -> Result<()> {
     let _turn = turn();
-    let cluster = started(beside_a_network())?;
+    let cluster = Cluster::started(beside_a_network())?;
     let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
     for (node, peer) in [(ALPHA, BETA), (BETA, ALPHA)] {
         wait_link(&cluster, node, peer, "hb0", "dead")?;
@@ -236,14 +215,14 @@ fn late_peer_is_not_dead_while_serial_is_alive() -> Result<()> {
     }
     cluster.bed.heal_all(ALPHA)?;
     cluster.wait_settled(ALPHA)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_line_that_is_cut_in_one_direction_is_dead_for_who_hears_nothing() -> Result<()> {
     let _turn = turn();
-    let cluster = started(beside_a_network())?;
+    let cluster = Cluster::started(beside_a_network())?;
     let at_ns = cluster.modem()?.cut(End::First);
     wait_link(&cluster, BETA, ALPHA, "tty", "dead")?;
     let status = cluster.node(ALPHA)?.status()?;
@@ -252,14 +231,14 @@ fn a_line_that_is_cut_in_one_direction_is_dead_for_who_hears_nothing() -> Result
     cluster.modem()?.heal(End::First);
     wait_link(&cluster, BETA, ALPHA, "tty", "up")?;
     expect_no_verdict(&cluster, at_ns)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn an_adapter_that_is_pulled_and_plugged_in_again_goes_on() -> Result<()> {
     let _turn = turn();
-    let cluster = started(beside_a_network())?;
+    let cluster = Cluster::started(beside_a_network())?;
     let at_ns = cluster.modem()?.unplug(End::Second)?;
     let lost = cluster.node(BETA)?.wait_event("serial-lost", at_ns, STEP)?;
     ensure!(lost.link.as_deref() == Some("tty"), "{lost:?}");
@@ -274,14 +253,14 @@ fn an_adapter_that_is_pulled_and_plugged_in_again_goes_on() -> Result<()> {
         wait_link(&cluster, node, peer, "tty", "up")?;
     }
     expect_no_verdict(&cluster, at_ns)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn an_adapter_that_is_back_before_deadtime_is_no_verdict_even_without_a_network() -> Result<()> {
     let _turn = turn();
-    let cluster = started(Plan { deadtime: Duration::from_secs(6), ..alone() })?;
+    let cluster = Cluster::started(Plan { deadtime: Duration::from_secs(6), ..alone() })?;
     let at_ns = cluster.modem()?.unplug(End::First)?;
     cluster.node(ALPHA)?.wait_event("serial-lost", at_ns, STEP)?;
     cluster.modem()?.plug(End::First)?;
@@ -289,7 +268,7 @@ fn an_adapter_that_is_back_before_deadtime_is_no_verdict_even_without_a_network(
     let received = figure(&cluster, ALPHA, "frames")?;
     wait_figure(&cluster, ALPHA, "frames", received + 8)?;
     expect_no_verdict(&cluster, at_ns)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 #[test]
@@ -321,23 +300,19 @@ fn the_state_of_64_groups_crosses_the_line_and_delays_no_heartbeat() -> Result<(
     let at_ns = cluster.node_mut(ALPHA)?.stop()?;
     cluster.node(BETA)?.wait_until("g63 on beta", STEP, |it| it.runs_on(last, BETA))?;
     cluster.node(BETA)?.wait_event("takeover", at_ns, STEP)?;
-    finish(cluster)
+    cluster.finish()
 }
 
 fn wait_carried(cluster: &Cluster, bytes: u64) -> Result<()> {
-    let deadline = Instant::now() + STEP;
-    while cluster.modem()?.carried(End::First).0 < bytes {
-        ensure!(Instant::now() < deadline, "{:?}", cluster.modem()?.carried(End::First));
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+    let what = format!("{bytes} bytes on the line");
+    wait_for(&what, STEP, || Ok(cluster.modem()?.carried(End::First).0 >= bytes))
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_rate_that_has_no_name_works() -> Result<()> {
     let _turn = turn();
-    finish(started(Plan { serial_baud: Some(31_250), ..alone() })?)
+    Cluster::started(Plan { serial_baud: Some(31_250), ..alone() })?.finish()
 }
 
 #[test]
@@ -353,5 +328,5 @@ fn a_line_that_cannot_carry_the_keepalive_is_refused() -> Result<()> {
     let said = format!("{}{}", checked.stdout, checked.stderr);
     ensure!(said.contains("96 bytes x 10 bits / 4800 baud = 200.0 ms"), "{said}");
     ensure!(said.contains("set keepalive to 400ms or more, or baud to 9600 or more"), "{said}");
-    finish(cluster)
+    cluster.finish()
 }

@@ -26,7 +26,7 @@ pub struct Scratch {
 
 const _: () = assert!(size_of::<Scratch>() == 184);
 
-/// One of the hashes.
+/// One of the hashes. What is provided is of those that count bytes from the most significant one.
 pub(super) trait Hash {
     /// The state before the first block; of shorter hashes the rest is zero.
     const INITIAL: [u32; 8];
@@ -34,30 +34,30 @@ pub(super) trait Hash {
     const WORDS: usize;
 
     /// Eight bytes, as they stand in memory, as two words.
-    fn load(bytes: u64) -> [u32; 2];
+    #[inline(always)]
+    fn load(bytes: u64) -> [u32; 2] {
+        let word = u64::from_be(bytes);
+        [(word >> 32) as u32, word as u32]
+    }
+
     /// Two words as eight bytes in memory.
-    fn store(words: [u32; 2]) -> u64;
+    #[inline(always)]
+    fn store([first, second]: [u32; 2]) -> u64 {
+        (u64::from(first) << 32 | u64::from(second)).to_be()
+    }
+
     /// The length of a message in bits, as the last two words of its last block.
-    fn length(bits: u64) -> [u32; 2];
+    #[inline(always)]
+    fn length(bits: u64) -> [u32; 2] {
+        [(bits >> 32) as u32, bits as u32]
+    }
+
     /// Takes the block into the state.
     ///
     /// Calls a function that is global in the kernel: the verifier looks at such a one by itself and once,
     /// not again at each call, so that the programs load in a third of the time. It demands
     /// that pointers may be null, and that a number is returned.
     fn compress(scratch: &mut Scratch);
-}
-
-/// Two words of a hash that counts bytes from the most significant one.
-#[inline(always)]
-pub(super) fn load_big(bytes: u64) -> [u32; 2] {
-    let word = u64::from_be(bytes);
-    [(word >> 32) as u32, word as u32]
-}
-
-/// The reverse of [`load_big`].
-#[inline(always)]
-pub(super) fn store_big([first, second]: [u32; 2]) -> u64 {
-    (u64::from(first) << 32 | u64::from(second)).to_be()
 }
 
 /// A message that is hashed as it comes, in bytes. (The kernel side hashes words only.)

@@ -1,6 +1,6 @@
 //! SHA-1 (FIPS 180-4).
 
-use super::hash::{Hash, Scratch, load_big, store_big};
+use super::hash::{Hash, Scratch};
 
 /// The hash.
 pub(super) struct Sha1;
@@ -56,21 +56,6 @@ impl Hash for Sha1 {
     const INITIAL: [u32; 8] =
         [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0, 0, 0, 0];
     const WORDS: usize = 5;
-
-    #[inline(always)]
-    fn load(bytes: u64) -> [u32; 2] {
-        load_big(bytes)
-    }
-
-    #[inline(always)]
-    fn store(words: [u32; 2]) -> u64 {
-        store_big(words)
-    }
-
-    #[inline(always)]
-    fn length(bits: u64) -> [u32; 2] {
-        [(bits >> 32) as u32, bits as u32]
-    }
 
     #[inline(always)]
     fn compress(scratch: &mut Scratch) {

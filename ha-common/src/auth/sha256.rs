@@ -1,6 +1,6 @@
 //! SHA-256 (FIPS 180-4).
 
-use super::hash::{Hash, Scratch, load_big, store_big};
+use super::hash::{Hash, Scratch};
 
 /// The hash.
 pub(super) struct Sha256;
@@ -52,21 +52,6 @@ impl Hash for Sha256 {
         0x5be0_cd19,
     ];
     const WORDS: usize = 8;
-
-    #[inline(always)]
-    fn load(bytes: u64) -> [u32; 2] {
-        load_big(bytes)
-    }
-
-    #[inline(always)]
-    fn store(words: [u32; 2]) -> u64 {
-        store_big(words)
-    }
-
-    #[inline(always)]
-    fn length(bits: u64) -> [u32; 2] {
-        [(bits >> 32) as u32, bits as u32]
-    }
 
     #[inline(always)]
     fn compress(scratch: &mut Scratch) {

@@ -24,6 +24,7 @@ mod keys;
 mod link_rules;
 mod load;
 pub mod serial;
+mod time_rules;
 
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
 pub use keys::{AuthKey, AuthMethod, KeyRing};
@@ -48,6 +49,8 @@ pub const DURATION_MAX: Duration = Duration::from_secs(3600);
 pub const ADDRESS_LIFETIME_MIN: Duration = Duration::from_secs(3);
 /// Longest lifetime of an address in the kernel.
 pub const ADDRESS_LIFETIME_MAX: Duration = Duration::from_secs(3600);
+/// Lifetime of an address in the kernel unless configured otherwise.
+pub const ADDRESS_LIFETIME_DEFAULT: Duration = Duration::from_secs(5);
 /// Shortest time that a script may take.
 pub const SCRIPT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// How long a script may take unless configured otherwise.

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::{Config, NodeIndex, Realtime};
+use crate::control::SOCKET_NAME;
 use crate::control::backend::{Backend, Busy};
 use crate::control::event_log::EventLog;
 use crate::control::parameters::Parameters;
@@ -312,7 +313,7 @@ impl Log {
 }
 
 fn control_socket(options: &Options, handed: Option<&mut Handed>) -> Result<ControlSocket> {
-    let path = options.run_directory.join("control.sock");
+    let path = options.run_directory.join(SOCKET_NAME);
     match handed.and_then(Handed::control) {
         // Without its file nobody finds it: made anew.
         Some(listener) => {

@@ -216,16 +216,29 @@ impl Driver {
     }
 
     fn note_address(&self, group: GroupIndex, resource: usize, kind: &str, at_ns: u64) {
-        let label = self.parts.config.groups.get(group.0).and_then(|it| it.resources.get(resource));
-        let label = label.map_or_else(String::new, Resource::label);
         let word = kind.rsplit('-').next().unwrap_or(kind);
+        let message = |it: &Resource| format!("address {} {word}", it.label());
+        self.note_resource(group, resource, kind, at_ns, message);
+    }
+
+    /// Something good about a resource, if the configuration has it.
+    pub(super) fn note_resource(
+        &self,
+        group: GroupIndex,
+        resource: usize,
+        kind: &str,
+        at_ns: u64,
+        message: impl FnOnce(&Resource) -> String,
+    ) {
+        let found = self.parts.config.groups.get(group.0).and_then(|it| it.resources.get(resource));
+        let Some(found) = found else { return };
         let note = Note {
             severity: Severity::Info,
             kind: kind.to_owned(),
             node: None,
             link: None,
             group: Some(group),
-            message: format!("address {label} {word}"),
+            message: message(found),
         };
         self.event(Moment(at_ns), note);
     }

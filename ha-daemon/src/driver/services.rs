@@ -3,11 +3,9 @@
 use super::Driver;
 use super::carry::{of_token, token};
 use crate::config::{GroupIndex, Resource};
-use crate::core::io::{Input, Note, Presence};
-use crate::core::time::Moment;
+use crate::core::io::{Input, Presence};
 use crate::io::clock::monotonic_ns;
 use crate::io::service::{Operation, Order, Outcome, ServiceReport};
-use crate::snapshot::Severity;
 
 impl Driver {
     /// Has something done with a service; what is refused at once comes back as the core's next
@@ -53,18 +51,10 @@ impl Driver {
     }
 
     fn note_service(&self, group: GroupIndex, resource: usize, kind: &str, seconds: f64) {
-        let found = self.parts.config.groups.get(group.0).and_then(|it| it.resources.get(resource));
-        let Some(found) = found else { return };
         let word = kind.rsplit('-').next().unwrap_or(kind);
-        let note = Note {
-            severity: Severity::Info,
-            kind: kind.to_owned(),
-            node: None,
-            link: None,
-            group: Some(group),
-            message: format!("{} {} {word} in {seconds:.3} s", kind_of(found), found.label()),
-        };
-        self.event(Moment(monotonic_ns()), note);
+        let message =
+            |it: &Resource| format!("{} {} {word} in {seconds:.3} s", kind_of(it), it.label());
+        self.note_resource(group, resource, kind, monotonic_ns(), message);
     }
 }
 

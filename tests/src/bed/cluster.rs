@@ -10,6 +10,7 @@
 //! .100.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +112,16 @@ impl Cluster {
         Self::build_in(Bed::new()?, plan)
     }
 
+    /// Builds it and starts it: [`Cluster::build`], then [`Cluster::start`].
+    ///
+    /// # Errors
+    /// As these two.
+    pub fn started(plan: Plan) -> Result<Self> {
+        let mut cluster = Self::build(plan)?;
+        cluster.start()?;
+        Ok(cluster)
+    }
+
     /// Builds it in a bed that is there.
     ///
     /// # Errors
@@ -189,6 +200,31 @@ impl Cluster {
         }
         let owner = self.plan.nodes[0].clone();
         self.wait_settled(&owner)
+    }
+
+    /// Stops every running daemon and looks for leftovers on every node.
+    ///
+    /// # Errors
+    /// A daemon does not leave cleanly, or something stays.
+    pub fn stop(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if node.is_running() {
+                node.stop()?;
+            }
+        }
+        let floating: [IpAddr; 2] = [FLOATING.parse()?, FLOATING_V6.parse()?];
+        self.nodes.iter().try_for_each(|node| node.expect_nothing_left(&floating))
+    }
+
+    /// Ends a story: [`Cluster::stop`], and then the world.
+    ///
+    /// # Errors
+    /// As [`Cluster::stop`] and [`Bed::finish`].
+    pub fn finish(mut self) -> Result<()> {
+        self.stop()?;
+        let Self { nodes, webs, modem, bed, .. } = self;
+        drop((nodes, webs, modem));
+        bed.finish()
     }
 
     /// Waits until every daemon sees every node up on all links and the standard group started on

@@ -15,6 +15,7 @@ mod netns;
 mod node;
 mod null_modem;
 pub mod processes;
+mod reception;
 mod status;
 mod teardown;
 mod turn;
@@ -34,6 +35,7 @@ pub(crate) use node::addresses_of;
 pub use node::{Node, program};
 pub use null_modem::{End, NullModem};
 pub use processes::Processes;
+pub use reception::Reception;
 pub use status::{Event, GroupView, LinkView, NodeView, Status};
 pub use turn::{Turn, turn, turn_with_others};
 

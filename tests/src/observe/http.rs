@@ -1,18 +1,18 @@
-//! The least of HTTP/1.0 that the client needs: one request, one page.
+//! The least of HTTP/1.0 that a client needs: one request, one page.
 
 use std::net::SocketAddr;
 
 /// Longest answer that is read; nginx's headers and a node's name are some 250 bytes.
-pub(super) const ANSWER_LEN_MAX: usize = 2_048;
+pub(crate) const ANSWER_LEN_MAX: usize = 2_048;
 
 /// The request for the page of `target`.
-pub(super) fn request(target: SocketAddr) -> Vec<u8> {
+pub(crate) fn request(target: SocketAddr) -> Vec<u8> {
     format!("GET / HTTP/1.0\r\nHost: {target}\r\n\r\n").into_bytes()
 }
 
 /// What has been read of an answer so far.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Page<'a> {
+pub(crate) enum Page<'a> {
     /// More has to come.
     Incomplete,
     /// The page: its text, without white space around it.
@@ -22,7 +22,7 @@ pub(super) enum Page<'a> {
 }
 
 /// Judges the bytes of an answer.
-pub(super) fn parse(bytes: &[u8]) -> Page<'_> {
+pub(crate) fn parse(bytes: &[u8]) -> Page<'_> {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Page::Bad;
     };

@@ -7,7 +7,7 @@
 mod addresses;
 mod announcements;
 mod client;
-mod http;
+pub(crate) mod http;
 mod locks;
 mod stalls;
 mod tap;

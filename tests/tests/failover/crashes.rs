@@ -4,14 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::{GROUP, turn_with_others};
+use ha_tests::bed::{GROUP, Reception, turn_with_others};
 use ha_tests::clock::monotonic_ns;
+use ha_tests::on_both_receptions;
 use nix::sys::signal::Signal;
 
-use crate::support::{
-    ALPHA, BETA, LIFETIME_SLACK, Reception, STEP, events, expect_clean_stop, finish,
-    on_both_receptions, takeovers,
-};
+use crate::support::{ALPHA, BETA, LIFETIME_SLACK, STEP, events, finish, started_by, takeovers};
 
 on_both_receptions! {
     a_clean_stop_moves_the_group_and_a_start_brings_it_back,
@@ -24,7 +22,7 @@ on_both_receptions! {
 
 fn a_clean_stop_moves_the_group_and_a_start_brings_it_back(via: Reception) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|_| {})?;
+    let (mut cluster, watch) = started_by(via, |_| {})?;
     let at_ns = cluster.node_mut(ALPHA)?.stop()?;
     watch.expect_only(&mut cluster, BETA)?;
     watch.client.wait_answer(BETA, at_ns, STEP)?;
@@ -43,7 +41,7 @@ fn a_clean_stop_moves_the_group_and_a_start_brings_it_back(via: Reception) -> Re
 
 fn a_killed_daemon_is_replaced_and_its_keeper_takes_the_address_off(via: Reception) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|_| {})?;
+    let (mut cluster, watch) = started_by(via, |_| {})?;
     let at_ns = cluster.node(ALPHA)?.kill_daemon()?;
     cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
     watch.expect_only(&mut cluster, BETA)?;
@@ -61,7 +59,7 @@ fn a_killed_daemon_is_replaced_and_its_keeper_takes_the_address_off(via: Recepti
 
 fn the_address_of_a_dead_node_goes_within_its_lifetime(via: Reception) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|_| {})?;
+    let (mut cluster, watch) = started_by(via, |_| {})?;
     let at_ns = cluster.node(ALPHA)?.kill_daemon_and_keeper()?;
     cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
     watch.client.wait_answer(BETA, at_ns, STEP)?;
@@ -76,7 +74,7 @@ fn the_address_of_a_dead_node_goes_within_its_lifetime(via: Reception) -> Result
     watch.expect_only(&mut cluster, ALPHA)?;
     watch.expect_never_double(back_ns)?;
     // Programs and maps of the killed instance were taken over: a clean stop takes them away.
-    expect_clean_stop(&mut cluster)?;
+    cluster.stop()?;
     finish(cluster, watch)
 }
 
@@ -91,7 +89,7 @@ fn a_frozen_owner_gives_up_when_it_wakes_after_the_address_lifetime(via: Recepti
 /// Manual failback: what ends on beta was given up by alpha, and not only passing by.
 fn frozen(via: Reception, time: Duration) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|plan| plan.failback = false)?;
+    let (mut cluster, watch) = started_by(via, |plan| plan.failback = false)?;
     let (daemon, _) = cluster.node(ALPHA)?.pids()?;
     let at_ns = cluster.node(ALPHA)?.signal(Signal::SIGSTOP)?;
     thread::sleep(time);
@@ -118,7 +116,7 @@ fn an_owner_restarted_within_deadtime_owns_once_more_and_nobody_took_it(
     via: Reception,
 ) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|plan| {
+    let (mut cluster, watch) = started_by(via, |plan| {
         plan.keepalive = Duration::from_secs(1);
         plan.deadtime = Duration::from_secs(5);
     })?;

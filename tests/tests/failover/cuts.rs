@@ -4,12 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::{Cluster, Cut, GROUP, turn_with_others};
+use ha_tests::bed::{Cluster, Cut, GROUP, Reception, turn_with_others};
 use ha_tests::clock::monotonic_ns;
+use ha_tests::on_both_receptions;
 
 use crate::support::{
-    ALPHA, BETA, CALM, Reception, STEP, Watch, events, finish, on_both_receptions, takeovers,
-    wait_node,
+    ALPHA, BETA, CALM, STEP, Watch, events, finish, started_by, takeovers, wait_node,
 };
 
 on_both_receptions! {
@@ -26,7 +26,7 @@ fn an_owner_cut_off_is_replaced_and_the_last_taker_stays_owner_after_healing(
     via: Reception,
 ) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|plan| plan.failback = false)?;
+    let (mut cluster, watch) = started_by(via, |plan| plan.failback = false)?;
     let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
     watch.client.wait_answer(BETA, at_ns, STEP)?;
     ensure!(events(&cluster, BETA, "node-dead", at_ns)?.len() == 1, "no single node-dead");
@@ -48,7 +48,7 @@ fn an_owner_cut_off_gets_the_group_back_after_healing_with_automatic_failback(
     via: Reception,
 ) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|_| {})?;
+    let (mut cluster, watch) = started_by(via, |_| {})?;
     let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
     watch.client.wait_answer(BETA, at_ns, STEP)?;
     let healed_ns = cluster.bed.heal_all(ALPHA)?;
@@ -70,7 +70,7 @@ fn an_owner_whose_cables_are_pulled_gives_the_group_up_itself(via: Reception) ->
 
 fn owner_down(via: Reception, cut: Cut) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|_| {})?;
+    let (mut cluster, watch) = started_by(via, |_| {})?;
     let at_ns = cluster.bed.cut_all(ALPHA, cut)?;
     watch.monitor(ALPHA)?.wait(watch.address, false, STEP)?;
     ensure!(events(&cluster, ALPHA, "abandon", at_ns)?.len() == 1, "no single abandon");
@@ -101,7 +101,7 @@ fn expect_no_double_owner(cluster: &Cluster) -> Result<()> {
 
 fn a_broken_heartbeat_link_beside_a_whole_one_moves_nothing(via: Reception) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|_| {})?;
+    let (mut cluster, watch) = started_by(via, |_| {})?;
     let start_ns = monotonic_ns();
     for cut in [Cut::Middle, Cut::AtNode] {
         let at_ns = cluster.bed.cut(BETA, "hb0", cut)?;
@@ -142,7 +142,7 @@ fn a_survivor_whose_interfaces_go_down_takes_nothing_then_or_after_healing(
     via: Reception,
 ) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|_| {})?;
+    let (mut cluster, watch) = started_by(via, |_| {})?;
     let start_ns = monotonic_ns();
     cluster.bed.cut_all(BETA, Cut::AtNode)?;
     wait_node(&cluster, ALPHA, BETA, "dead")?;
@@ -162,7 +162,7 @@ fn a_survivor_cut_off_in_the_middle_takes_the_group_and_one_owner_is_left_after_
     via: Reception,
 ) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|plan| plan.failback = false)?;
+    let (mut cluster, watch) = started_by(via, |plan| plan.failback = false)?;
     let at_ns = cluster.bed.cut_all(BETA, Cut::Middle)?;
     watch.monitor(BETA)?.wait(watch.address, true, STEP)?;
     thread::sleep(CALM);

@@ -3,12 +3,11 @@
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING_V6, Plan, turn_with_others};
+use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING_V6, Plan, Reception, turn_with_others};
 use ha_tests::observe::{AnnouncementKind, Client, ClientOptions};
+use ha_tests::on_both_receptions;
 
-use crate::support::{
-    ALPHA, BETA, Reception, STEP, Watch, finish, on_both_receptions, plan, started,
-};
+use crate::support::{ALPHA, BETA, STEP, Watch, finish, plan, started, started_by};
 
 /// The tag of the VLAN.
 const VLAN: &str = "100";
@@ -19,7 +18,7 @@ on_both_receptions! {
 
 fn everything_works_by_ipv6(via: Reception) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|plan| {
+    let (mut cluster, watch) = started_by(via, |plan| {
         plan.links_v6 = true;
         plan.floating_v6 = true;
     })?;

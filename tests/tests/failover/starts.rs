@@ -4,11 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING, GROUP, turn_with_others};
+use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING, GROUP, Reception, turn_with_others};
 use ha_tests::clock::{as_ns, monotonic_ns, ms};
+use ha_tests::on_both_receptions;
 
 use crate::support::{
-    ALPHA, BETA, CALM, Reception, STEP, Watch, events, finish, on_both_receptions, plan, takeovers,
+    ALPHA, BETA, CALM, STEP, Watch, events, finish, plan, plan_by, started_by, takeovers,
 };
 
 /// Ten deadtimes, at least 1 s (docs/configuration.md).
@@ -22,7 +23,7 @@ on_both_receptions! {
 
 fn two_nodes_started_at_once_take_the_group_once(via: Reception) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = via.start(|_| {})?;
+    let (mut cluster, watch) = started_by(via, |_| {})?;
     thread::sleep(INITDEAD + CALM);
     watch.expect_only(&mut cluster, ALPHA)?;
     ensure!(takeovers(&mut cluster, GROUP, 0)? == 1, "it was taken more than once");
@@ -33,7 +34,7 @@ fn two_nodes_started_at_once_take_the_group_once(via: Reception) -> Result<()> {
 
 fn a_node_alone_takes_the_group_after_initdead_and_not_before(via: Reception) -> Result<()> {
     let _turn = turn_with_others();
-    let mut cluster = Cluster::build(via.plan())?;
+    let mut cluster = Cluster::build(plan_by(via))?;
     let watch = Watch::start(&cluster)?;
     let start_ns = monotonic_ns();
     let beta = cluster.node_mut(BETA)?;
@@ -54,7 +55,7 @@ fn automatic_failback_returns_the_group_and_manual_failback_leaves_it(
 ) -> Result<()> {
     let _turn = turn_with_others();
     for failback in [true, false] {
-        let (mut cluster, watch) = via.start(|plan| plan.failback = failback)?;
+        let (mut cluster, watch) = started_by(via, |plan| plan.failback = failback)?;
         let at_ns = cluster.node_mut(ALPHA)?.stop()?;
         watch.expect_only(&mut cluster, BETA)?;
         let alpha = cluster.node_mut(ALPHA)?;

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use ha_tests::bed::{Cluster, Event, FLOATING, FLOATING_V6, GROUP, Plan};
+use ha_tests::bed::{Cluster, Event, FLOATING, GROUP, Plan, Reception};
 use ha_tests::clock::{as_ns, monotonic_ns, ms};
 use ha_tests::observe::{AddressMonitor, Client, ClientOptions, Sniffer, both_held_ns};
 
@@ -24,62 +24,26 @@ pub const GAP_MAX: Duration = Duration::from_secs(3);
 pub const LIFETIME_SLACK: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How heartbeats are received; the scenarios are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reception {
-    /// By the kernel side.
-    Xdp,
-    /// By the daemon's own socket.
-    Socket,
-}
-
-impl Reception {
-    /// A pair with the product's default timing.
-    pub fn plan(self) -> Plan {
-        let receive = match self {
-            Self::Xdp => "auto",
-            Self::Socket => "socket",
-        };
-        Plan { link_lines: vec![format!("receive = \"{receive}\"")], ..plan() }
-    }
-
-    /// A pair that is settled, with the group on alpha and heartbeats received as wanted.
-    pub fn start(self, change: impl FnOnce(&mut Plan)) -> Result<(Cluster, Watch)> {
-        let mut plan = self.plan();
-        change(&mut plan);
-        let (cluster, watch) = started(plan)?;
-        let expected = match self {
-            Self::Xdp => "xdp-native",
-            Self::Socket => "socket",
-        };
-        let status = cluster.node(BETA)?.status()?;
-        for link in status.nodes.iter().flat_map(|node| &node.links) {
-            ensure!(link.via == expected, "{} is received by {}", link.name, link.via);
-        }
-        Ok((cluster, watch))
-    }
-}
-
-/// Makes two tests of each scenario, which is a function of its [`Reception`].
-macro_rules! on_both_receptions {
-    ($($name:ident,)*) => {
-        mod by_xdp {
-            $(#[test]
-            #[ignore = "needs root: network namespaces"]
-            fn $name() -> anyhow::Result<()> {
-                super::$name($crate::support::Reception::Xdp)
-            })*
-        }
-        mod by_socket {
-            $(#[test]
-            #[ignore = "needs root: network namespaces"]
-            fn $name() -> anyhow::Result<()> {
-                super::$name($crate::support::Reception::Socket)
-            })*
-        }
+/// A pair with the product's default timing, and heartbeats received as wanted.
+pub fn plan_by(via: Reception) -> Plan {
+    let receive = match via {
+        Reception::Xdp => "auto",
+        Reception::Socket => "socket",
     };
+    Plan { link_lines: vec![format!("receive = \"{receive}\"")], ..plan() }
 }
-pub(crate) use on_both_receptions;
+
+/// Such a pair that is settled, with the group on alpha.
+pub fn started_by(via: Reception, change: impl FnOnce(&mut Plan)) -> Result<(Cluster, Watch)> {
+    let mut plan = plan_by(via);
+    change(&mut plan);
+    let (cluster, watch) = started(plan)?;
+    let status = cluster.node(BETA)?.status()?;
+    for link in status.nodes.iter().flat_map(|node| &node.links) {
+        ensure!(link.via == via.via(), "{} is received by {}", link.name, link.via);
+    }
+    Ok((cluster, watch))
+}
 
 /// A pair with the product's default timing: a starved virtual CPU is no failover.
 pub fn plan() -> Plan {
@@ -277,24 +241,7 @@ pub fn takeovers(cluster: &mut Cluster, group: &str, after_ns: u64) -> Result<us
 }
 
 /// Ends a story: every daemon leaves cleanly, and no node has anything left of it.
-pub fn finish(mut cluster: Cluster, watch: Watch) -> Result<()> {
+pub fn finish(cluster: Cluster, watch: Watch) -> Result<()> {
     drop(watch);
-    expect_clean_stop(&mut cluster)?;
-    let Cluster { nodes, webs, bed, .. } = cluster;
-    drop((nodes, webs));
-    bed.finish()
-}
-
-/// Stops every running daemon and looks for leftovers everywhere.
-pub fn expect_clean_stop(cluster: &mut Cluster) -> Result<()> {
-    for node in &mut cluster.nodes {
-        if node.is_running() {
-            node.stop()?;
-        }
-    }
-    let floating: [IpAddr; 2] = [FLOATING.parse()?, FLOATING_V6.parse()?];
-    for node in &cluster.nodes {
-        node.expect_nothing_left(&floating)?;
-    }
-    Ok(())
+    cluster.finish()
 }

@@ -3,12 +3,11 @@
 
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ha_tests::bed::{End, Status};
-use ha_tests::clock::monotonic_ns;
+use ha_tests::clock::{monotonic_ns, wait_for};
 
 use crate::support::{FLOATING, Times, World, serial_port};
 
@@ -140,15 +139,8 @@ fn wait_figure(
     least: u64,
     patience: Duration,
 ) -> Result<()> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let now = figure(world, name, what)?;
-        if now >= least {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "{name}: {what} is {now}, not {least}");
-        thread::sleep(Duration::from_millis(50));
-    }
+    let wanted = format!("{what} of {name} at {least}");
+    wait_for(&wanted, patience, || Ok(figure(world, name, what)? >= least))
 }
 
 #[test]

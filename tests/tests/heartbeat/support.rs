@@ -4,8 +4,6 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -124,8 +122,8 @@ impl World {
 
     /// The page that a client gets through the floating address; `None` without an answer.
     pub fn page(&self) -> Result<Option<String>> {
-        let client = self.bed.netns(CLIENT)?;
-        client.run(|| Ok(fetch(FLOATING).ok()))
+        let (client, address) = (self.bed.netns(CLIENT)?, FLOATING.parse()?);
+        client.run(|| Ok(web::fetch(address, REQUEST_TIME_MAX).ok()))
     }
 
     /// Waits until a client sees the page of `owner`, and nothing but that for a while; the address
@@ -293,21 +291,6 @@ impl Drop for Service {
     fn drop(&mut self) {
         end_httpd(&self.0);
     }
-}
-
-fn fetch(address: &str) -> std::io::Result<String> {
-    let address: SocketAddr = format!("{address}:{}", web::PORT).parse().map_err(invalid)?;
-    let mut stream = TcpStream::connect_timeout(&address, REQUEST_TIME_MAX)?;
-    stream.set_read_timeout(Some(REQUEST_TIME_MAX))?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (_, page) = answer.split_once("\r\n\r\n").ok_or_else(|| invalid("no page"))?;
-    Ok(page.trim().to_owned())
-}
-
-fn invalid(error: impl ToString) -> std::io::Error {
-    std::io::Error::other(error.to_string())
 }
 
 /// A resource script as distributions ship them: starts, stops and tells the status of a real nginx

@@ -4,11 +4,11 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ha_tests::bed::{Cluster, Event, Node, Plan};
+use ha_tests::clock;
 use ha_tests::observe::{Client, ClientOptions};
 
 pub const ALPHA: &str = "alpha";
@@ -163,15 +163,8 @@ pub fn events(cluster: &Cluster, node: &str, kind: &str) -> Result<Vec<Event>> {
 }
 
 /// Waits for something that is no daemon's to tell.
-pub fn wait_for(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + STEP;
-    while !holds()? {
-        if Instant::now() > deadline {
-            bail!("waited {STEP:?} for {what} in vain");
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+pub fn wait_for(what: &str, holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    clock::wait_for(what, STEP, holds)
 }
 
 /// The process id in a file.
@@ -193,7 +186,5 @@ pub fn finish(mut cluster: Cluster) -> Result<()> {
         ensure!(!site(node).join("nginx.pid").exists(), "nginx of {} runs", node.name());
         ensure!(!node.has_address(ADDRESS.parse()?)?, "{} has {ADDRESS}", node.name());
     }
-    let Cluster { nodes, bed, .. } = cluster;
-    drop(nodes);
-    bed.finish()
+    cluster.finish()
 }

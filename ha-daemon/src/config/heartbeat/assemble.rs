@@ -16,10 +16,14 @@ use super::media::{Device, Medium};
 use crate::config::finding::{Finding, Position, quoted};
 use crate::config::load::{Places, announce_default};
 use crate::config::serial::too_many_for_a_line;
+use crate::config::time_rules::{
+    Timing, deadtime_finding, deadtime_remedy, initdead_finding, warntime_default, warntime_finding,
+};
 use crate::config::{
-    Cluster, Config, Connectivity, DURATION_MAX, Endpoint, Failback, IsolatedOwner, KeyRing, Link,
-    LinkFinding, LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDoubt,
-    PING_INTERVAL_MIN, ProbeBeforeTake, Realtime, Receive, SCRIPT_TIMEOUT_DEFAULT, link_findings,
+    ADDRESS_LIFETIME_DEFAULT, Cluster, Config, Connectivity, DURATION_MAX, Endpoint, Failback,
+    IsolatedOwner, KeyRing, Link, LinkFinding, LinkIdentity, LinkIndex, LinkKind, Logging, Node,
+    NodeIndex, OnDoubt, PING_INTERVAL_MIN, ProbeBeforeTake, Realtime, Receive,
+    SCRIPT_TIMEOUT_DEFAULT, link_findings,
 };
 
 /// Name of the cluster unless `cluster` says otherwise; the original has the same. It does not
@@ -28,16 +32,6 @@ pub const CLUSTER_NAME_DEFAULT: &str = "linux-ha";
 /// Defaults of the original.
 const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(1);
 const DEADTIME_DEFAULT: Duration = Duration::from_secs(30);
-/// How long the kernel keeps an address that nobody renews; the original has no such thing.
-const ADDRESS_LIFETIME: Duration = Duration::from_secs(5);
-
-/// The times as they hold.
-struct Timing {
-    keepalive: Duration,
-    warntime: Duration,
-    deadtime: Duration,
-    initdead: Duration,
-}
 
 /// The whole configuration; findings are added to those of the two files. `keys` is nothing where the
 /// key file was refused.
@@ -85,7 +79,8 @@ pub(super) fn assemble(
             initdead: timing.initdead,
             port: draft.media.port(service),
             on_doubt: OnDoubt::Take,
-            address_lifetime: ADDRESS_LIFETIME,
+            // The original has no such thing.
+            address_lifetime: ADDRESS_LIFETIME_DEFAULT,
             script_timeout: SCRIPT_TIMEOUT_DEFAULT,
             state_dir: None,
         },
@@ -134,13 +129,15 @@ fn timing(draft: &Draft, findings: &mut Findings) -> Timing {
     let deadtime = value(&draft.deadtime).unwrap_or(DEADTIME_DEFAULT);
     check_deadtime(draft, findings, keepalive, deadtime);
     let warntime = match &draft.warntime {
-        None => (deadtime / 2).max(keepalive),
+        None => warntime_default(keepalive, deadtime),
         Some(at) => check_warntime(at, findings, keepalive, deadtime),
     };
     let initdead = match &draft.initdead {
         None => initdead_default(deadtime),
         Some(at) => {
-            check_initdead(at, findings, deadtime);
+            if let Some(finding) = initdead_finding(at.value, deadtime) {
+                findings.add_at(at.position, finding);
+            }
             at.value
         }
     };
@@ -159,21 +156,19 @@ fn initdead_default(deadtime: Duration) -> Duration {
 }
 
 fn check_deadtime(draft: &Draft, findings: &mut Findings, keepalive: Duration, deadtime: Duration) {
-    let position = later(&draft.keepalive, &draft.deadtime);
-    let remedy =
-        format!("set deadtime to {} or more", format_duration(keepalive.saturating_mul(4)));
-    let (dead, alive) = (format_duration(deadtime), format_duration(keepalive));
-    if deadtime <= keepalive {
+    let finding = if deadtime > keepalive && deadtime <= keepalive * 2 {
         let message = format!(
-            "deadtime {dead} is not longer than keepalive {alive}: every peer would be dead at once"
+            "deadtime {} is not longer than two keepalives of {}: one lost heartbeat makes a peer dead \
+             (the original refuses it)",
+            format_duration(deadtime),
+            format_duration(keepalive)
         );
-        findings.error(position, message, remedy);
-    } else if deadtime <= keepalive * 2 {
-        let message = format!(
-            "deadtime {dead} is not longer than two keepalives of {alive}: one lost heartbeat makes \
-             a peer dead (the original refuses it)"
-        );
-        findings.warning(position, message, remedy);
+        Some(Finding::warning(message, deadtime_remedy(keepalive)))
+    } else {
+        deadtime_finding(keepalive, deadtime)
+    };
+    if let Some(finding) = finding {
+        findings.add_at(later(&draft.keepalive, &draft.deadtime), finding);
     }
 }
 
@@ -184,43 +179,16 @@ fn check_warntime(
     keepalive: Duration,
     deadtime: Duration,
 ) -> Duration {
-    let (shown, low, high) =
-        (format_duration(at.value), format_duration(keepalive), format_duration(deadtime));
-    let remedy = format!("set it between {low} and {high}, such as half of deadtime");
-    // Without a sensible pair around it, nothing can be said about the value between.
-    if deadtime <= keepalive {
+    let Some(mut finding) = warntime_finding(at.value, keepalive, deadtime) else {
         return at.value;
-    }
-    let holds = at.value.clamp(keepalive, deadtime);
-    let message = if holds != at.value {
-        format!(
-            "warntime {shown} is not between keepalive {low} and deadtime {high}: {} is used",
-            format_duration(holds)
-        )
-    } else if holds == keepalive {
-        format!("warntime {shown} is one keepalive: every heartbeat would be late")
-    } else if holds == deadtime {
-        format!("warntime {shown} is the deadtime: no peer is late before it is dead")
-    } else {
-        return holds;
     };
-    findings.warning(at.position, message, remedy);
-    holds
-}
-
-fn check_initdead(at: &At<Duration>, findings: &mut Findings, deadtime: Duration) {
-    let (shown, dead) = (format_duration(at.value), format_duration(deadtime));
-    let remedy = format!("set it to {} or more", format_duration(deadtime.saturating_mul(2)));
-    if at.value < deadtime {
-        let message = format!("initdead {shown} is shorter than deadtime {dead}");
-        findings.error(at.position, message, remedy);
-    } else if at.value < deadtime.saturating_mul(2) {
-        let message = format!(
-            "initdead {shown} is shorter than two deadtimes of {dead}: a peer that starts a little \
-             later is taken for dead"
-        );
-        findings.warning(at.position, message, remedy);
+    let holds = at.value.clamp(keepalive, deadtime);
+    if holds != at.value {
+        let message = format!("{}: {} is used", finding.message, format_duration(holds));
+        finding = Finding::warning(message, finding.remedy);
     }
+    findings.add_at(at.position, finding);
+    holds
 }
 
 fn check_nodes(draft: &Draft, findings: &mut Findings) {

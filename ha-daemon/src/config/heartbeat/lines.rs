@@ -85,7 +85,7 @@ impl Findings {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.add(Finding::error(message, remedy).in_file(&self.path).at(position));
+        self.add_at(position, Finding::error(message, remedy));
     }
 
     pub(super) fn warning(
@@ -94,7 +94,12 @@ impl Findings {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.add(Finding::warning(message, remedy).in_file(&self.path).at(position));
+        self.add_at(position, Finding::warning(message, remedy));
+    }
+
+    /// Adds a finding that has no place yet.
+    pub(super) fn add_at(&mut self, position: Position, finding: Finding) {
+        self.add(finding.in_file(&self.path).at(position));
     }
 
     /// Adds a finding about the file as a whole.

@@ -9,18 +9,20 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::reader::{Field, Reader, Span, Table};
-use crate::config::finding::quoted;
+use crate::config::finding::{Finding, Severity};
+use crate::config::time_rules::{
+    Timing, deadtime_finding, initdead_finding, warntime_default, warntime_finding,
+};
 use crate::config::{
-    ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX, Cluster, DURATION_MAX,
-    KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT, REFRESH_MIN, REPEAT_MAX, SCRIPT_TIMEOUT_DEFAULT,
-    SCRIPT_TIMEOUT_MIN, authkeys,
+    ADDRESS_LIFETIME_DEFAULT, ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX,
+    Cluster, DURATION_MAX, KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT, REFRESH_MIN, REPEAT_MAX,
+    SCRIPT_TIMEOUT_DEFAULT, SCRIPT_TIMEOUT_MIN, authkeys,
 };
 use crate::names::NodeName;
 
 const KEEPALIVE_DEFAULT: Duration = Duration::from_millis(50);
 const DEADTIME_DEFAULT: Duration = Duration::from_millis(200);
 const INITDEAD_DEFAULT_MIN: Duration = Duration::from_secs(1);
-const ADDRESS_LIFETIME_DEFAULT: Duration = Duration::from_secs(5);
 const ON_DOUBT: &[(&str, OnDoubt)] = &[("take", OnDoubt::Take), ("hold", OnDoubt::Hold)];
 
 pub(super) fn read(
@@ -42,7 +44,7 @@ pub(super) fn read(
     let script_timeout = table
         .duration(reader, "script_timeout", &(SCRIPT_TIMEOUT_MIN..=DURATION_MAX))
         .or_default(SCRIPT_TIMEOUT_DEFAULT);
-    let state_dir = read_state_dir(reader, &mut table);
+    let state_dir = table.absolute_path(reader, "state_dir");
     let script_directory = read_script_directory(reader, &mut table, path);
     let keys = read_auth(reader, &mut table, path);
     table.finish(reader);
@@ -78,13 +80,6 @@ fn read_name(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<String> {
     }
 }
 
-struct Timing {
-    keepalive: Duration,
-    deadtime: Duration,
-    warntime: Duration,
-    initdead: Duration,
-}
-
 fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing> {
     let any = Duration::ZERO..=DURATION_MAX;
     let keepalive = table.duration(reader, "keepalive", &(KEEPALIVE_MIN..=DURATION_MAX));
@@ -114,21 +109,8 @@ pub(super) fn check_deadtime(
     keepalive: Duration,
     deadtime: Duration,
 ) {
-    let recommended = format_duration(keepalive.saturating_mul(4));
-    if deadtime <= keepalive {
-        let message = format!(
-            "deadtime {} is not longer than keepalive {}: every peer would be dead at once",
-            format_duration(deadtime),
-            format_duration(keepalive)
-        );
-        reader.error(span, message, format!("set deadtime to {recommended} or more"));
-    } else if deadtime < keepalive * 2 {
-        let message = format!(
-            "deadtime {} is shorter than two keepalives of {}: one lost heartbeat makes a peer dead",
-            format_duration(deadtime),
-            format_duration(keepalive)
-        );
-        reader.warning(span, message, format!("set deadtime to {recommended} or more"));
+    if let Some(finding) = deadtime_finding(keepalive, deadtime) {
+        reader.add_at(span, finding);
     }
 }
 
@@ -138,38 +120,12 @@ pub(super) fn check_warntime(
     keepalive: Option<Duration>,
     deadtime: Option<Duration>,
 ) -> Option<Duration> {
-    let given = match field {
-        Field::Absent => {
-            let (keepalive, deadtime) = (keepalive?, deadtime?);
-            return Some((deadtime / 2).max(keepalive));
-        }
+    let (span, warntime) = match field {
+        Field::Absent => return Some(warntime_default(keepalive?, deadtime?)),
         Field::Refused => return None,
-        Field::Given(given) => given,
+        Field::Given(given) => (given.span(), given.into_inner()),
     };
-    let (keepalive, deadtime) = (keepalive?, deadtime?);
-    // Without a sensible pair around it, nothing can be said about the value between.
-    if deadtime <= keepalive {
-        return None;
-    }
-    let warntime = *given.get_ref();
-    let (shown, low, high) =
-        (format_duration(warntime), format_duration(keepalive), format_duration(deadtime));
-    let remedy = format!("set it between {low} and {high}, such as half of deadtime");
-    if warntime < keepalive || warntime > deadtime {
-        let message =
-            format!("warntime {shown} is not between keepalive {low} and deadtime {high}");
-        reader.error(&given.span(), message, remedy);
-        return None;
-    }
-    if warntime == keepalive {
-        let message = format!("warntime {shown} is one keepalive: every heartbeat would be late");
-        reader.warning(&given.span(), message, remedy);
-    } else if warntime == deadtime {
-        let message =
-            format!("warntime {shown} is the deadtime: no peer is late before it is dead");
-        reader.warning(&given.span(), message, remedy);
-    }
-    Some(warntime)
+    judged(reader, &span, warntime, warntime_finding(warntime, keepalive?, deadtime?))
 }
 
 fn check_initdead(
@@ -177,30 +133,28 @@ fn check_initdead(
     field: Field<Duration>,
     deadtime: Option<Duration>,
 ) -> Option<Duration> {
-    let given = match field {
+    let (span, initdead) = match field {
         Field::Absent => {
             let default = deadtime?.saturating_mul(10).max(INITDEAD_DEFAULT_MIN);
             return Some(default.min(DURATION_MAX));
         }
         Field::Refused => return None,
-        Field::Given(given) => given,
+        Field::Given(given) => (given.span(), given.into_inner()),
     };
-    let (initdead, deadtime) = (*given.get_ref(), deadtime?);
-    let (shown, dead) = (format_duration(initdead), format_duration(deadtime));
-    let remedy = format!("set it to {} or more", format_duration(deadtime.saturating_mul(2)));
-    if initdead < deadtime {
-        let message = format!("initdead {shown} is shorter than deadtime {dead}");
-        reader.error(&given.span(), message, remedy);
-        return None;
-    }
-    if initdead < deadtime.saturating_mul(2) {
-        let message = format!(
-            "initdead {shown} is shorter than two deadtimes of {dead}: a peer that starts a little \
-             later is taken for dead"
-        );
-        reader.warning(&given.span(), message, remedy);
-    }
-    Some(initdead)
+    judged(reader, &span, initdead, initdead_finding(initdead, deadtime?))
+}
+
+/// The time, unless the finding refuses it.
+fn judged(
+    reader: &mut Reader<'_>,
+    span: &Span,
+    time: Duration,
+    finding: Option<Finding>,
+) -> Option<Duration> {
+    let Some(finding) = finding else { return Some(time) };
+    let severity = finding.severity;
+    reader.add_at(span, finding);
+    (severity == Severity::Warning).then_some(time)
 }
 
 fn read_address_lifetime(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Duration> {
@@ -216,21 +170,6 @@ fn read_address_lifetime(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Opti
         reader.error(&given.span(), message, "round it up to whole seconds");
     }
     field.or_default(ADDRESS_LIFETIME_DEFAULT)
-}
-
-fn read_state_dir(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Option<PathBuf>> {
-    let given = match table.text(reader, "state_dir") {
-        Field::Absent => return Some(None),
-        Field::Refused => return None,
-        Field::Given(given) => given,
-    };
-    let path = PathBuf::from(given.get_ref());
-    if path.is_absolute() {
-        return Some(Some(path));
-    }
-    let message = format!("state_dir {} is not an absolute path", quoted(given.get_ref()));
-    reader.error(&given.span(), message, "start it with /");
-    None
 }
 
 /// A relative path is relative to the configuration.

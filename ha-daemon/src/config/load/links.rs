@@ -26,7 +26,7 @@ const RECEIVE: &[(&str, Receive)] = &[
 ];
 const IDENTITY: &[(&str, LinkIdentity)] =
     &[("name", LinkIdentity::Name), ("arrival", LinkIdentity::Arrival)];
-/// Kinds that this version knows.
+/// The kinds, as the remedy for an unknown one lists them.
 const KINDS: &[&str] = &["ucast", "mcast", "bcast", "serial"];
 /// TTL of multicast packets unless configured otherwise: they stay on their network.
 const TTL_DEFAULT: u32 = 1;
@@ -93,13 +93,13 @@ fn read_link(
     let kind = read_kind(reader, &mut table);
     draft.addresses = match &kind {
         // Its keys are not known yet, and neither are the addresses that nodes have on it.
-        Kind::Refused => Addresses::Unknown,
-        Kind::Known(LinkKind::Serial { .. }) => {
+        None => Addresses::Unknown,
+        Some(LinkKind::Serial { .. }) => {
             draft.serial = Some(serial::read_link(reader, &mut table));
             Addresses::Unknown
         }
-        Kind::Known(LinkKind::Ucast { remotes }) if remotes.is_empty() => Addresses::Needed,
-        Kind::Known(_) => Addresses::Allowed,
+        Some(LinkKind::Ucast { remotes }) if remotes.is_empty() => Addresses::Needed,
+        Some(_) => Addresses::Allowed,
     };
     let identity = table.choice(reader, "identity", IDENTITY);
     let times = read_times(reader, &mut table, cluster);
@@ -115,7 +115,7 @@ fn read_link(
     let identity = identity.or_default(LinkIdentity::Name);
     let port = port.or_default(port_default).and_then(|port| u16::try_from(port).ok());
     let receive = receive.or_default(Receive::Auto);
-    if let (Some(name), Kind::Known(kind), Some(identity), Some(port), Some(times), Some(receive)) =
+    if let (Some(name), Some(kind), Some(identity), Some(port), Some(times), Some(receive)) =
         (name, kind, identity, port, times, receive)
     {
         let id = ha_common::wire::name_id(key.get_ref());
@@ -146,38 +146,29 @@ fn read_times(
     Some(Some(Times { keepalive, warntime, deadtime }))
 }
 
-enum Kind {
-    Known(LinkKind),
-    Refused,
-}
-
-fn read_kind(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Kind {
+/// The kind with what belongs to it; nothing if it was refused.
+fn read_kind(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<LinkKind> {
     let given = match table.text(reader, "kind") {
         Field::Absent => {
             let message = format!("{} has no kind", table.label());
             reader.error(&table.span(), message, "write kind = \"ucast\"");
-            return Kind::Refused;
+            return None;
         }
-        Field::Refused => return Kind::Refused,
+        Field::Refused => return None,
         Field::Given(given) => given,
     };
-    let kind = given.get_ref().as_str();
-    let known = match kind {
-        "ucast" => Some(read_remotes(reader, table)),
-        "mcast" => Some(read_group(reader, table, &given.span())),
-        "bcast" => Some(Some(LinkKind::Bcast)),
-        _ => None,
-    };
-    if let Some(known) = known {
-        return known.map_or(Kind::Refused, Kind::Known);
+    match given.get_ref().as_str() {
+        "ucast" => read_remotes(reader, table),
+        "mcast" => read_group(reader, table, &given.span()),
+        "bcast" => Some(LinkKind::Bcast),
+        "serial" => Some(serial::read_kind(reader, table)),
+        unknown => {
+            let remedy = did_you_mean(unknown, "kind", KINDS.iter().copied());
+            let message = format!("unknown link kind {}", quoted(unknown));
+            reader.error(&given.span(), message, remedy);
+            None
+        }
     }
-    if kind == "serial" {
-        return Kind::Known(serial::read_kind(reader, table));
-    }
-    let known = KINDS.iter().copied();
-    let remedy = did_you_mean(kind, "kind", known);
-    reader.error(&given.span(), format!("unknown link kind {}", quoted(kind)), remedy);
-    Kind::Refused
 }
 
 /// `remotes` of a link whose nodes do not say where they are.

@@ -1,7 +1,5 @@
 //! `[logging]` and `[realtime]`.
 
-use std::path::PathBuf;
-
 use super::reader::{Field, Reader, Table};
 use crate::config::finding::{did_you_mean, quoted};
 use crate::config::heartbeat::FACILITIES;
@@ -13,8 +11,8 @@ pub(super) fn read_logging(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Opt
         return Some(Logging::default());
     };
     let mut table = reader.table(value, "[logging]".to_owned())?;
-    let file = absolute(reader, &mut table, "file");
-    let debug_file = absolute(reader, &mut table, "debug_file");
+    let file = table.absolute_path(reader, "file");
+    let debug_file = table.absolute_path(reader, "debug_file");
     let syslog_facility = facility(reader, &mut table);
     let debug = table.boolean(reader, "debug");
     table.finish(reader);
@@ -50,24 +48,5 @@ fn facility(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Option<Str
     }
     let remedy = did_you_mean(word, "facility", FACILITIES.iter().copied());
     reader.error(&given.span(), format!("unknown {KEY} {}", quoted(word)), remedy);
-    None
-}
-
-fn absolute(
-    reader: &mut Reader<'_>,
-    table: &mut Table<'_>,
-    key: &'static str,
-) -> Option<Option<PathBuf>> {
-    let given = match table.text(reader, key) {
-        Field::Absent => return Some(None),
-        Field::Refused => return None,
-        Field::Given(given) => given,
-    };
-    let path = PathBuf::from(given.get_ref());
-    if path.is_absolute() {
-        return Some(Some(path));
-    }
-    let message = format!("{key} {} is not an absolute path", quoted(given.get_ref()));
-    reader.error(&given.span(), message, "start it with /");
     None
 }

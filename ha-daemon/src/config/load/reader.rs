@@ -6,7 +6,7 @@
 //! is the list of known keys, so that the two cannot drift apart.
 
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -63,8 +63,7 @@ impl<'a> Reader<'a> {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        let position = self.position(span.start);
-        self.add(Finding::error(message, remedy).in_file(self.path).at(position));
+        self.add_at(span, Finding::error(message, remedy));
     }
 
     pub(super) fn warning(
@@ -73,8 +72,13 @@ impl<'a> Reader<'a> {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
+        self.add_at(span, Finding::warning(message, remedy));
+    }
+
+    /// Adds a finding that has no place yet.
+    pub(super) fn add_at(&mut self, span: &Span, finding: Finding) {
         let position = self.position(span.start);
-        self.add(Finding::warning(message, remedy).in_file(self.path).at(position));
+        self.add(finding.in_file(self.path).at(position));
     }
 
     /// Adds a finding about another file, or about this one as a whole.
@@ -382,6 +386,26 @@ impl<'t> Table<'t> {
     /// `true` or `false`.
     pub(super) fn boolean(&mut self, reader: &mut Reader<'_>, key: &'static str) -> Field<bool> {
         self.field(key, |value| reader.boolean(&value, key))
+    }
+
+    /// A path that holds wherever the daemon was started; nothing if it was refused.
+    pub(super) fn absolute_path(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+    ) -> Option<Option<PathBuf>> {
+        let given = match self.text(reader, key) {
+            Field::Absent => return Some(None),
+            Field::Refused => return None,
+            Field::Given(given) => given,
+        };
+        let path = PathBuf::from(given.get_ref());
+        if path.is_absolute() {
+            return Some(Some(path));
+        }
+        let message = format!("{key} {} is not an absolute path", quoted(given.get_ref()));
+        reader.error(&given.span(), message, "start it with /");
+        None
     }
 
     pub(super) fn array(

@@ -1,0 +1,88 @@
+//! What the times of a cluster or a link must keep to, whichever file they come from. The findings
+//! have no place; who reads the file gives them theirs.
+
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::finding::Finding;
+
+/// The times as they hold.
+pub(super) struct Timing {
+    pub(super) keepalive: Duration,
+    pub(super) warntime: Duration,
+    pub(super) deadtime: Duration,
+    pub(super) initdead: Duration,
+}
+
+pub(super) fn warntime_default(keepalive: Duration, deadtime: Duration) -> Duration {
+    (deadtime / 2).max(keepalive)
+}
+
+pub(super) fn deadtime_finding(keepalive: Duration, deadtime: Duration) -> Option<Finding> {
+    let (dead, alive) = (format_duration(deadtime), format_duration(keepalive));
+    if deadtime <= keepalive {
+        let message = format!(
+            "deadtime {dead} is not longer than keepalive {alive}: every peer would be dead at once"
+        );
+        Some(Finding::error(message, deadtime_remedy(keepalive)))
+    } else if deadtime < keepalive.saturating_mul(2) {
+        let message = format!(
+            "deadtime {dead} is shorter than two keepalives of {alive}: one lost heartbeat makes a \
+             peer dead"
+        );
+        Some(Finding::warning(message, deadtime_remedy(keepalive)))
+    } else {
+        None
+    }
+}
+
+/// The remedy for a deadtime that is too short.
+pub(super) fn deadtime_remedy(keepalive: Duration) -> String {
+    format!("set deadtime to {} or more", format_duration(keepalive.saturating_mul(4)))
+}
+
+/// Nothing where deadtime is not longer than keepalive: without a sensible pair around it, nothing can
+/// be said about the value between.
+pub(super) fn warntime_finding(
+    warntime: Duration,
+    keepalive: Duration,
+    deadtime: Duration,
+) -> Option<Finding> {
+    let (shown, low, high) =
+        (format_duration(warntime), format_duration(keepalive), format_duration(deadtime));
+    let remedy = format!("set it between {low} and {high}, such as half of deadtime");
+    if deadtime <= keepalive {
+        None
+    } else if warntime < keepalive || warntime > deadtime {
+        let message =
+            format!("warntime {shown} is not between keepalive {low} and deadtime {high}");
+        Some(Finding::error(message, remedy))
+    } else if warntime == keepalive {
+        let message = format!("warntime {shown} is one keepalive: every heartbeat would be late");
+        Some(Finding::warning(message, remedy))
+    } else if warntime == deadtime {
+        let message =
+            format!("warntime {shown} is the deadtime: no peer is late before it is dead");
+        Some(Finding::warning(message, remedy))
+    } else {
+        None
+    }
+}
+
+pub(super) fn initdead_finding(initdead: Duration, deadtime: Duration) -> Option<Finding> {
+    let (shown, dead) = (format_duration(initdead), format_duration(deadtime));
+    let remedy = format!("set it to {} or more", format_duration(deadtime.saturating_mul(2)));
+    if initdead < deadtime {
+        let message = format!("initdead {shown} is shorter than deadtime {dead}");
+        Some(Finding::error(message, remedy))
+    } else if initdead < deadtime.saturating_mul(2) {
+        let message = format!(
+            "initdead {shown} is shorter than two deadtimes of {dead}: a peer that starts a little \
+             later is taken for dead"
+        );
+        Some(Finding::warning(message, remedy))
+    } else {
+        None
+    }
+}
