@@ -6,7 +6,9 @@
 
 mod addresses;
 mod announcements;
+mod asker;
 mod client;
+mod heartbeats;
 mod http;
 mod locks;
 mod stalls;
@@ -20,9 +22,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-pub use addresses::{AddressChange, AddressEvent, AddressMonitor, both_held_ns};
+pub use addresses::{AddressChange, AddressEvent, AddressMonitor, both_held_ns, neither_held_ns};
 pub use announcements::{Announcement, AnnouncementKind, Sniffer};
+pub use asker::{ArpAsker, ArpQuestion};
 pub use client::{Answer, Client, ClientCounts, ClientOptions, Gap};
+pub use heartbeats::{HeartbeatGap, HeartbeatWatch};
 pub use locks::{LockRecorder, LockWait};
 pub use stalls::{Stall, StallRecorder};
 pub use tap::{Passed, Tap};
@@ -102,6 +106,11 @@ fn request_fifo(priority: Option<u8>) -> String {
         Ok(()) => format!("SCHED_FIFO {priority}"),
         Err(error) => format!("SCHED_OTHER (SCHED_FIFO {priority} refused: {error})"),
     }
+}
+
+/// A MAC address as [`crate::bed::Bed::mac`] writes it.
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Records are whole even when a thread panicked while it held the lock.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::bed::Netns;
 use crate::clock::{as_ns, realtime_to_monotonic_ns};
@@ -36,7 +36,7 @@ impl Passed {
     /// The sender as [`crate::bed::Bed::mac`] writes it.
     #[must_use]
     pub fn mac_text(&self) -> String {
-        self.mac.map(|byte| format!("{byte:02x}")).join(":")
+        super::mac_text(self.mac)
     }
 }
 
@@ -61,6 +61,23 @@ impl Tap {
             Ok(socket)
         })?;
         Ok(Self { socket })
+    }
+
+    /// Begins to collect what comes from these MAC addresses only (as [`crate::bed::Bed::mac`]
+    /// writes them); the kernel throws the rest away, so that a flood does not fill the buffer.
+    ///
+    /// # Errors
+    /// As [`Tap::open`]; or there are more addresses than a filter can jump over.
+    pub fn open_for(switch: &Netns, macs: &[String]) -> Result<Self> {
+        let tap = Self::open(switch)?;
+        let filter: Vec<SockFilter> = sender_filter(macs)?
+            .into_iter()
+            .map(|step| SockFilter::new(step.code, step.jt, step.jf, step.k))
+            .collect();
+        tap.socket.attach_filter(&filter).context("cannot attach a socket filter")?;
+        // What came in before the filter is no use: it may lack the beginning of a flood.
+        drop(tap.take());
+        Ok(tap)
     }
 
     /// Everything that was passed on since the last call, oldest first.
@@ -100,6 +117,29 @@ fn is_outgoing(from: &LinkAddr) -> bool {
     from.as_ref().sll_pkttype == libc::PACKET_OUTGOING
 }
 
+/// A classic BPF program that passes frames whose last four bytes of the sender's MAC address are those
+/// of one of `macs`.
+fn sender_filter(macs: &[String]) -> Result<Vec<libc::sock_filter>> {
+    let word = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let verdict = libc::BPF_RET | libc::BPF_K;
+    let step = |code: u32, jt: u8, k: u32| -> Result<libc::sock_filter> {
+        Ok(libc::sock_filter { code: u16::try_from(code)?, jt, jf: 0, k })
+    };
+    // The sender's address is in bytes 6 to 11 of the frame.
+    let mut filter = vec![step(word, 0, 8)?];
+    for (place, mac) in macs.iter().enumerate() {
+        let hex = mac.replace(':', "");
+        let tail = hex.get(4..).with_context(|| format!("{mac} is no MAC address"))?;
+        // Over the other comparisons and the refusal.
+        let over = u8::try_from(macs.len() - place)?;
+        filter.push(step(equal, over, u32::from_str_radix(tail, 16)?)?);
+    }
+    filter.push(step(verdict, 0, 0)?);
+    filter.push(step(verdict, 0, u32::MAX)?);
+    Ok(filter)
+}
+
 fn parse(frame: &[u8], at_ns: u64) -> Option<Passed> {
     let mac = *frame.get(6..)?.first_chunk()?;
     let udp = frame.get(12..14)? == ETHERTYPE_IPV4 && *frame.get(23)? == PROTOCOL_UDP;
@@ -111,6 +151,16 @@ fn parse(frame: &[u8], at_ns: u64) -> Option<Passed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_filter_jumps_to_its_last_step_for_a_known_sender() {
+        let macs = ["02:00:00:00:01:02".to_owned(), "02:00:00:00:03:04".to_owned()];
+        let filter = sender_filter(&macs).unwrap();
+        assert_eq!(filter.len(), 5);
+        assert_eq!((filter[1].k, filter[1].jt), (0x0102, 2));
+        assert_eq!((filter[2].k, filter[2].jt), (0x0304, 1));
+        assert_eq!((filter[3].k, filter[4].k), (0, u32::MAX));
+    }
 
     #[test]
     fn only_udp_over_ipv4_is_kept() {
