@@ -41,7 +41,7 @@ const URGENT_PRIORITY: u8 = 80;
 
 /// A thread that observes until this is dropped.
 #[derive(Debug)]
-struct Watcher {
+pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     scheduling: String,
@@ -50,7 +50,7 @@ struct Watcher {
 impl Watcher {
     /// Starts `work` in a thread with `SCHED_FIFO` of `priority` where granted; `work` ends when
     /// the flag that it is given becomes true. Returns when the priority is settled.
-    fn start(
+    pub(crate) fn start(
         name: &str,
         priority: Option<u8>,
         work: impl FnOnce(&AtomicBool) + Send + 'static,
@@ -88,10 +88,18 @@ impl Drop for Watcher {
 /// # Errors
 /// What `work` says; or it panicked.
 pub fn urgently<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    at_priority(URGENT_PRIORITY, work)
+}
+
+/// As [`urgently`], at another priority. Programs that `work` starts inherit it.
+///
+/// # Errors
+/// As [`urgently`].
+pub fn at_priority<T: Send>(priority: u8, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
             // Without the right to it the work is still done, only less punctually.
-            request_fifo(Some(URGENT_PRIORITY));
+            request_fifo(Some(priority));
             work()
         });
         worker.join().map_err(|_| anyhow!("urgent work panicked"))?

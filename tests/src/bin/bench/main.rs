@@ -9,8 +9,10 @@ mod detect;
 mod failover;
 mod fault;
 mod idle;
+mod ladder;
 mod machine;
 mod pair;
+mod peers;
 mod quiet;
 mod random;
 mod reload;
@@ -46,6 +48,8 @@ enum Benchmark {
     Failover(failover::Options),
     /// CPU time, context switches and memory of a settled node
     Idle(idle::Options),
+    /// Mistakes under eight kinds of load, beside other programs; real deaths meanwhile
+    Ladder(ladder::Options),
     /// Silence of a node that takes a configuration, a key or a program over, and its peer's verdicts
     Reload(reload::Options),
     /// Time that the kernel side takes for one packet, by kind of packet
@@ -74,6 +78,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Benchmark::Detect(options) => detect::run(options)?,
         Benchmark::Failover(options) => failover::run(options)?,
         Benchmark::Idle(options) => idle::run(options)?,
+        Benchmark::Ladder(options) => ladder::run(options)?,
         Benchmark::Reload(options) => reload::run(options)?,
         Benchmark::Xdp(options) => xdp::run(options)?,
     };

@@ -1,8 +1,5 @@
 //! `bench failover`: what a client notices, who asks every millisecond; keepalived beside it.
 
-mod keepalived;
-mod subject;
-
 use std::thread;
 use std::time::Duration;
 
@@ -13,11 +10,10 @@ use ha_tests::observe::{Client, ClientOptions, LockRecorder, StallRecorder};
 
 use crate::fault::Fault;
 use crate::pair::{OWNER, Pair, STEP_TIME_MAX, SURVIVOR, Strike, Timing};
+use crate::peers::{Keepalived, Peer, Subject};
 use crate::random::Random;
 use crate::report::{Figures, Report};
 use crate::sample::{Sample, quiet_values};
-use keepalived::Keepalived;
-use subject::Subject;
 
 /// A client's silence at a clean stop.
 const STOP_GAP_MAX_NS: u64 = 5 * MS_NS;
@@ -95,7 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     if options.alone {
         report.notes.push("keepalived was left out (--alone)".to_owned());
     } else {
-        match Keepalived::start(&options.timing) {
+        match Keepalived::start(&options.timing, true) {
             Ok(peer) => {
                 report.settings.push(("keepalived", peer.version().to_owned()));
                 subjects.push(Box::new(peer));
