@@ -106,6 +106,23 @@ pub fn at_priority<T: Send>(priority: u8, work: impl FnOnce() -> Result<T> + Sen
     })
 }
 
+/// Runs `work` in a thread of `SCHED_FIFO` `priority`, where granted, whose threads and programs are
+/// ordinary ones: for the conductor of a load that must not starve by it.
+///
+/// # Errors
+/// As [`urgently`].
+pub fn punctually<T: Send>(priority: u8, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            if let Err(error) = sys::set_fifo_alone(priority) {
+                eprintln!("SCHED_FIFO {priority} refused ({error}): steps may end late");
+            }
+            work()
+        });
+        worker.join().map_err(|_| anyhow!("punctual work panicked"))?
+    })
+}
+
 fn request_fifo(priority: Option<u8>) -> String {
     let Some(priority) = priority else {
         return "SCHED_OTHER".to_owned();

@@ -1,6 +1,7 @@
 //! The benchmarks: how fast a failure is judged (`detect`), how long a client waits (`failover`), what
-//! a settled node costs (`idle`), how silent a reload is (`reload`), what the kernel side takes for a packet (`xdp`). Run them as
-//! `cargo xtask bench BENCHMARK`.
+//! a settled node costs (`idle`), how silent a reload is (`reload`), what is mistaken for a death under
+//! load (`ladder`) and when daemons are stopped (`stops`), what the kernel side takes for a packet
+//! (`xdp`). Run them as `cargo xtask bench BENCHMARK`.
 //!
 //! Every figure of a cluster is given twice: of all runs, and of those during which no CPU of this
 //! machine stood still, since a virtual machine that does not run says nothing about the daemon.
@@ -18,6 +19,7 @@ mod random;
 mod reload;
 mod report;
 mod sample;
+mod stops;
 mod xdp;
 
 use std::path::PathBuf;
@@ -52,6 +54,8 @@ enum Benchmark {
     Ladder(ladder::Options),
     /// Silence of a node that takes a configuration, a key or a program over, and its peer's verdicts
     Reload(reload::Options),
+    /// Daemons that are stopped and go on: verdicts, moves of the address
+    Stops(stops::Options),
     /// Time that the kernel side takes for one packet, by kind of packet
     Xdp(xdp::Options),
 }
@@ -80,6 +84,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Benchmark::Idle(options) => idle::run(options)?,
         Benchmark::Ladder(options) => ladder::run(options)?,
         Benchmark::Reload(options) => reload::run(options)?,
+        Benchmark::Stops(options) => stops::run(options)?,
         Benchmark::Xdp(options) => xdp::run(options)?,
     };
     print!("{}", report.text());

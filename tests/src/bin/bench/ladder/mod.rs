@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use ha_tests::clock::{as_ns, monotonic_ns, sleep_until_ns};
-use ha_tests::observe::{StallRecorder, at_priority};
+use ha_tests::observe::{StallRecorder, punctually};
 use ha_tests::rogue::{Frame, Network, Rogue};
 
 use crate::pair::{OWNER, Pair, SURVIVOR, Timing};
@@ -29,6 +29,8 @@ use step::Step;
 
 /// Bytes of a flood's datagram to another program: as long as one of ours.
 const FLOOD_BYTES: usize = 88;
+/// Who starts and ends loads must not be starved by them.
+const CONDUCTOR_PRIORITY: u8 = step::SPINNER_PRIORITY + 1;
 /// Verdicts that are told in words.
 const VERDICTS_MAX: usize = 20;
 
@@ -155,7 +157,9 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         if step.needs_program() && !has_program {
             continue;
         }
-        if let Err(error) = ladder.step(*step, options.deaths_of(place), &mut report) {
+        let deaths = options.deaths_of(place);
+        let done = punctually(CONDUCTOR_PRIORITY, || ladder.step(*step, deaths, &mut report));
+        if let Err(error) = done {
             report.failures.push(format!("ended early, at {}: {error:#}", step.name()));
             break;
         }
@@ -233,10 +237,7 @@ impl Ladder<'_> {
         let before = peer.verdicts()?;
         let load = self.loads.start(step, length, &self.ours.pair, &target)?;
         let from_ns = monotonic_ns();
-        at_priority(step::SPINNER_PRIORITY + 1, || {
-            sleep_until_ns(from_ns + as_ns(length));
-            Ok(())
-        })?;
+        sleep_until_ns(from_ns + as_ns(length));
         let segment = Segment { from_ns, to_ns: monotonic_ns() };
         let outcome = load.stop()?;
         for remark in outcome.remarks {

@@ -28,6 +28,11 @@ use crate::sample::Sample;
 const ASK_PRIORITY: u8 = SPINNER_PRIORITY + 1;
 /// How often events are fetched: the daemon keeps the last 1,000.
 const FETCH_INTERVAL: Duration = Duration::from_secs(10);
+/// How long that may take for both nodes, their daemons being starved.
+const FETCH_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long a load outlasts the moment of a death: until the old owner's events were fetched and the
+/// survivor has had its time.
+const STRIKE_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long the survivor may take to carry the address.
 const TAKEOVER_TIME_MAX: Duration = Duration::from_secs(10);
 /// What follows the address is recorded by then.
@@ -166,7 +171,7 @@ impl Ours {
         let processes = self.pair.cluster.node(OWNER)?.processes()?;
         let target =
             Target { pids: node_pids(&self.pair)?, flood: Some((&self.rogue, self.flood.clone())) };
-        let load = loads.start(step, length + TAKEOVER_TIME_MAX, &self.pair, &target)?;
+        let load = loads.start(step, length + STRIKE_TIME_MAX, &self.pair, &target)?;
         let from_ns = monotonic_ns();
         self.watch_until(from_ns + as_ns(length));
         let to_ns = monotonic_ns();
@@ -195,14 +200,13 @@ impl Ours {
             if left_ns == 0 {
                 return;
             }
-            // Above the spinners, so that a step ends when it shall.
-            let next_ns = monotonic_ns() + left_ns.min(as_ns(FETCH_INTERVAL));
-            let slept = at_priority(ASK_PRIORITY, || {
-                sleep_until_ns(next_ns);
-                Ok(())
-            });
+            if left_ns < as_ns(FETCH_INTERVAL + FETCH_TIME_MAX) {
+                sleep_until_ns(until_ns);
+                continue;
+            }
+            sleep_until_ns(monotonic_ns() + as_ns(FETCH_INTERVAL));
             // A daemon that is too busy to answer is asked again.
-            let _ = slept.and_then(|()| self.fetch());
+            let _ = self.fetch();
         }
     }
 
