@@ -157,7 +157,9 @@ impl Pair {
     /// Lets a fault happen. Returns when it began and how long it took.
     pub(crate) fn strike(&self, fault: Fault, phase: Duration) -> Result<Strike> {
         let processes = self.cluster.node(OWNER)?.processes()?;
-        at_random(phase, || fault.inject(&self.cluster.bed, &processes))
+        let strike = at_random(phase, || fault.inject(&self.cluster, &processes))?;
+        // How long an operator's program takes is no part of the move: its moment is known.
+        Ok(if fault.is_command() { Strike { fault_ns: 0, ..strike } } else { strike })
     }
 
     /// The survivor's verdict on the owner, no earlier than `at_ns`.

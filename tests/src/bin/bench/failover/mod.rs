@@ -51,6 +51,12 @@ pub(crate) struct Options {
 enum Kind {
     /// SIGTERM to the daemon
     Stop,
+    /// `hactl relocate` of the group (keepalived has no such command)
+    Relocate,
+    /// `hactl standby` of the owner (keepalived has no such command)
+    Standby,
+    /// The three planned moves: stop, relocate, standby; keepalived's SIGTERM beside them
+    Planned,
     /// kill -9 of the daemon alone (keepalived: does not exist there)
     Daemon,
     /// kill -9 of everything: daemon and keeper, keepalived's parent and child
@@ -67,13 +73,19 @@ impl Kind {
     fn faults(self) -> Vec<(&'static str, Fault)> {
         let all = [
             (Self::Stop, "clean stop", Fault::Stop),
+            (Self::Relocate, "relocate", Fault::Relocate),
+            (Self::Standby, "standby", Fault::Standby),
             (Self::Daemon, "daemon kill -9", Fault::Daemon),
             (Self::Both, "all kill -9", Fault::Both),
             (Self::Cut, "cut", Fault::Cut),
         ];
         let wanted = if self == Self::Failback { Self::Stop } else { self };
         all.into_iter()
-            .filter(|(kind, ..)| wanted == Self::All || wanted == *kind)
+            .filter(|(kind, _, fault)| match wanted {
+                Self::All => true,
+                Self::Planned => *fault == Fault::Stop || fault.is_command(),
+                one => one == *kind,
+            })
             .map(|(_, name, fault)| (name, fault))
             .collect()
     }
@@ -305,7 +317,9 @@ mod tests {
     #[test]
     fn a_failback_is_measured_after_a_clean_stop() {
         assert_eq!(Kind::Failback.faults(), Kind::Stop.faults());
-        assert_eq!(Kind::All.faults().len(), 4);
+        assert_eq!(Kind::All.faults().len(), 6);
+        let planned = [Fault::Stop, Fault::Relocate, Fault::Standby];
+        assert_eq!(Kind::Planned.faults().iter().map(|(_, it)| *it).collect::<Vec<_>>(), planned);
         assert!(is_failback("ha: failback") && !is_failback("ha: clean stop"));
     }
 }

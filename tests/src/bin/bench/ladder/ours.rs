@@ -227,7 +227,7 @@ impl Ours {
         let asker = ArpAsker::start(&*self.pair.cluster.client()?, "eth0", question)?;
         let locks = LockRecorder::start(&bed.switch())?;
         let phase = self.random.below(self.timing.keepalive);
-        let strike = at_random(phase, || Fault::Power.inject(bed, processes))?;
+        let strike = at_random(phase, || Fault::Power.inject(&self.pair.cluster, processes))?;
         let pair = &self.pair;
         let came = at_priority(ASK_PRIORITY, || {
             let came = pair.survivor.wait(pair.floating, true, TAKEOVER_TIME_MAX);

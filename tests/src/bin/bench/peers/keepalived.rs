@@ -137,6 +137,7 @@ impl Subject for Keepalived {
         let bed = &self.pair.cluster.bed;
         at_random(phase, || match fault {
             Fault::Stop => send(pids[0], Signal::SIGTERM),
+            Fault::Relocate | Fault::Standby => bail!("keepalived has no such command"),
             Fault::Daemon | Fault::Both => kill_together(&pids),
             Fault::Cut => bed.cut_all(OWNER, Cut::Middle),
             Fault::Power => {
