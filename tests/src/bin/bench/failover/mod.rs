@@ -81,10 +81,9 @@ impl Kind {
         ];
         let wanted = if self == Self::Failback { Self::Stop } else { self };
         all.into_iter()
-            .filter(|(kind, _, fault)| match wanted {
-                Self::All => true,
-                Self::Planned => *fault == Fault::Stop || fault.is_command(),
-                one => one == *kind,
+            .filter(|(kind, _, fault)| {
+                let planned = *fault == Fault::Stop || fault.is_command();
+                wanted == Self::All || wanted == *kind || (wanted == Self::Planned && planned)
             })
             .map(|(_, name, fault)| (name, fault))
             .collect()

@@ -4,7 +4,7 @@
 //! next start after a crash) ends them as well.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,12 +34,15 @@ pub(super) struct Loads {
     pub(super) flood_rate: u64,
 }
 
+/// What a flood sends on each network.
+pub(super) type Frames = Vec<(Network, Vec<Frame>)>;
+
 /// Whom a load is for.
 pub(super) struct Target<'a> {
     /// Its bed's memory control group holds them in the memory step.
     pub(super) pids: Vec<i32>,
     /// Who floods it with what.
-    pub(super) flood: Option<(&'a Arc<Rogue>, Vec<(Network, Vec<Frame>)>)>,
+    pub(super) flood: Option<(&'a Arc<Rogue>, Frames)>,
 }
 
 /// A load under way. Dropping it ends it.
@@ -48,6 +51,8 @@ pub(super) struct Load {
     children: Vec<Child>,
     flood: Option<Flood>,
     group: Option<MemoryGroup>,
+    /// What its programs print.
+    log: PathBuf,
     finished: bool,
 }
 
@@ -57,6 +62,18 @@ pub(super) struct Outcome {
     pub(super) frames: u64,
     /// What went wrong with it.
     pub(super) remarks: Vec<String>,
+}
+
+impl Outcome {
+    /// All of it in words; the load ran for `length`.
+    pub(super) fn remarks_of(self, length: Duration) -> Vec<String> {
+        let mut remarks = self.remarks;
+        if self.frames > 0 {
+            let per_second = self.frames as f64 / length.as_secs_f64();
+            remarks.push(format!("the flood came to {per_second:.0} frames/s"));
+        }
+        remarks
+    }
 }
 
 impl Loads {
@@ -82,6 +99,7 @@ impl Loads {
             children: Vec::new(),
             flood: None,
             group: None,
+            log: self.directory.join("log"),
             finished: false,
         };
         if step.has(Step::Memory) {
@@ -92,7 +110,7 @@ impl Loads {
         let seconds = (length + OVERTIME).as_secs();
         for program in step.programs(self.cpus, &self.directory) {
             let path = self.program.as_ref().context("there is no stress-ng")?;
-            let log = File::options().create(true).append(true).open(self.directory.join("log"))?;
+            let log = File::options().create(true).append(true).open(&load.log)?;
             // The shell enters the control group before the program allocates anything.
             let enter = match &load.group {
                 Some(group) if program.limited => {
@@ -124,13 +142,6 @@ impl Loads {
         }
         Ok(load)
     }
-
-    /// What the programs printed last.
-    pub(super) fn log_tail(&self) -> String {
-        let text = fs::read(self.directory.join("log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        text.lines().last().unwrap_or_default().to_owned()
-    }
 }
 
 impl Load {
@@ -139,7 +150,8 @@ impl Load {
         let mut outcome = Outcome::default();
         for child in &mut self.children {
             if let Some(status) = child.try_wait()? {
-                outcome.remarks.push(format!("a load ended before its time with {status}"));
+                let said = log_tail(&self.log);
+                outcome.remarks.push(format!("a load ended before its time with {status}: {said}"));
             }
         }
         outcome.frames = self.flood.as_ref().map_or(0, Flood::sent);
@@ -168,4 +180,9 @@ impl Drop for Load {
             eprintln!("a load did not end: {error:#}");
         }
     }
+}
+
+fn log_tail(path: &Path) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().last().unwrap_or_default().to_owned()
 }

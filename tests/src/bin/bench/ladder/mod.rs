@@ -23,7 +23,7 @@ use crate::peers::{Peer, PeerName, provide};
 use crate::report::{Figures, Report};
 use crate::sample::Sample;
 use count::{Count, Detail, Segment};
-use load::{Loads, Target};
+use load::{Frames, Loads, Target};
 use ours::{Ours, node_pids};
 use step::Step;
 
@@ -197,7 +197,7 @@ impl Ladder<'_> {
         let turn = self.ours.turn(step, length, deaths, &self.loads, &self.stalls)?;
         eprintln!("  {}", turn.count.text());
         for remark in &turn.remarks {
-            report.notes.push(format!("{}, ours: {remark} {}", step.name(), self.loads.log_tail()));
+            report.notes.push(format!("{}, ours: {remark}", step.name()));
         }
         self.counts.push((step, "ours", turn.count));
         self.details.push((step, turn.detail));
@@ -240,7 +240,7 @@ impl Ladder<'_> {
         sleep_until_ns(from_ns + as_ns(length));
         let segment = Segment { from_ns, to_ns: monotonic_ns() };
         let outcome = load.stop()?;
-        for remark in outcome.remarks {
+        for remark in outcome.remarks_of(length) {
             report.notes.push(format!("{}, {}: {remark}", step.name(), name.name()));
         }
         let mut count = Count::default();
@@ -294,6 +294,7 @@ impl Ladder<'_> {
                 .map(|(step, detail)| (step.name().to_owned(), detail.cells(keepalive)))
                 .collect(),
         });
+        self.tell_kinds(report);
         self.tell_probes(report);
         let verdicts = self.details.iter().flat_map(|(step, detail)| {
             detail.verdicts.iter().map(|verdict| format!("{}: {verdict}", step.name()))
@@ -313,6 +314,24 @@ impl Ladder<'_> {
         if !self.deaths.is_empty() {
             report.finish(std::mem::take(&mut self.deaths));
         }
+    }
+
+    /// Every kind of event that there was, in every step.
+    fn tell_kinds(&self, report: &mut Report) {
+        let mut kinds: Vec<&str> =
+            self.details.iter().flat_map(|(_, it)| it.kinds.keys().map(String::as_str)).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let rows = kinds.into_iter().map(|kind| {
+            let of = |detail: &Detail| detail.kinds.get(kind).copied().unwrap_or(0).to_string();
+            (kind.to_owned(), self.details.iter().map(|(_, detail)| of(detail)).collect())
+        });
+        report.figures.push(Figures {
+            title: "Events of ours by kind (both nodes, nobody having done anything to them)"
+                .to_owned(),
+            rows: rows.collect(),
+            columns: self.details.iter().map(|(step, _)| step.word()).collect(),
+        });
     }
 
     /// What the daemons count about questions to kernels: whatever the status has.
@@ -339,7 +358,7 @@ impl Ladder<'_> {
 }
 
 /// Datagrams to where a program expects its heartbeats, of no meaning to it.
-fn peer_frames(name: PeerName, pair: &Pair, rogue: &Rogue) -> Result<Vec<(Network, Vec<Frame>)>> {
+fn peer_frames(name: PeerName, pair: &Pair, rogue: &Rogue) -> Result<Frames> {
     let (protocol, port) = name.heartbeats();
     let mut frames = Vec::new();
     for (from, to) in [(OWNER, SURVIVOR), (SURVIVOR, OWNER)] {

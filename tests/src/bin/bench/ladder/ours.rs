@@ -17,7 +17,7 @@ use ha_tests::observe::{
 use ha_tests::rogue::{Frame, Network, Rogue, Tap, signed, wrong_key};
 
 use super::count::{Count, Detail, Segment, known_gap_ns, probe_numbers};
-use super::load::{Loads, Target};
+use super::load::{Frames, Loads, Target};
 use super::step::{SPINNER_PRIORITY, Step};
 use crate::fault::Fault;
 use crate::pair::{OWNER, Pair, SURVIVOR, Strike, Timing, VERDICTS, at_random};
@@ -58,7 +58,7 @@ const SILENCE: &str = "fault to address answered";
 pub(super) struct Ours {
     pub(super) pair: Pair,
     rogue: Arc<Rogue>,
-    flood: Vec<(Network, Vec<Frame>)>,
+    flood: Frames,
     watch: HeartbeatWatch,
     timing: Timing,
     random: Random,
@@ -93,7 +93,7 @@ impl Ours {
         let flood = flood_frames(&pair, &rogue, &tap)?;
         let known_gap = Duration::from_nanos(known_gap_ns(timing.keepalive));
         let watch =
-            HeartbeatWatch::start(&*pair.cluster.bed.switch(), macs, FIXED_BYTES, known_gap)?;
+            HeartbeatWatch::start(&pair.cluster.bed.switch(), macs, FIXED_BYTES, known_gap)?;
         let mut ours = Self {
             pair,
             rogue,
@@ -182,7 +182,8 @@ impl Ours {
             turn.remarks.push("a death was left out: the group was not on its owner".to_owned());
         }
         let outcome = load.stop()?;
-        turn.remarks.extend(outcome.remarks);
+        let length = Duration::from_nanos(monotonic_ns().saturating_sub(from_ns));
+        turn.remarks.extend(outcome.remarks_of(length));
         if let Some((strike, mut sample, locks)) = sample {
             self.judge(strike, &mut sample, &locks, stalls)?;
             sample.run = turn.deaths.len() + 1;
@@ -341,7 +342,7 @@ pub(super) fn node_pids(pair: &Pair) -> Result<Vec<i32>> {
 
 /// Heartbeats of each node to the other on each network that carries any, with a wrong tag: the kernel
 /// side does for them all that it does for a good one.
-fn flood_frames(pair: &Pair, rogue: &Rogue, tap: &Tap) -> Result<Vec<(Network, Vec<Frame>)>> {
+fn flood_frames(pair: &Pair, rogue: &Rogue, tap: &Tap) -> Result<Frames> {
     let plan = &pair.cluster.plan;
     let networks = [(Network::Heartbeat, plan.link_hb), (Network::Service, plan.link_svc)];
     let mut frames = Vec::new();

@@ -66,6 +66,21 @@ impl Step {
         }
     }
 
+    /// The same in one word, as the option takes it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Hogs => "hogs",
+            Self::Fifo => "fifo",
+            Self::Timers => "timers",
+            Self::Forks => "forks",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Flood => "flood",
+            Self::All => "all",
+        }
+    }
+
     /// Whether this step is part of `self`.
     pub(super) fn has(self, step: Self) -> bool {
         self == step || self == Self::All
@@ -132,6 +147,10 @@ mod tests {
             Step::EVERY[..8].iter().map(|step| step.programs(2, directory).len()).sum();
         assert_eq!(Step::All.programs(2, directory).len(), each);
         assert!(Step::All.has(Step::Flood) && !Step::Hogs.has(Step::Flood));
+        for step in Step::EVERY {
+            let value = step.to_possible_value().unwrap();
+            assert_eq!(value.get_name(), step.word());
+        }
         assert!(Step::Idle.programs(2, directory).is_empty());
     }
 }
