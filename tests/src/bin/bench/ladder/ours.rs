@@ -58,7 +58,6 @@ const SILENCE: &str = "fault to address answered";
 pub(super) struct Ours {
     pub(super) pair: Pair,
     rogue: Arc<Rogue>,
-    flood: Frames,
     watch: HeartbeatWatch,
     timing: Timing,
     random: Random,
@@ -87,17 +86,14 @@ impl Ours {
                 macs.push(pair.cluster.bed.mac(node, interface)?.to_owned());
             }
         }
-        let tap = Tap::open(&pair.cluster.bed)?;
         pair.cluster.start().context("the pair does not come up")?;
         pair.settle()?;
-        let flood = flood_frames(&pair, &rogue, &tap)?;
         let known_gap = Duration::from_nanos(known_gap_ns(timing.keepalive));
         let watch =
             HeartbeatWatch::start(&pair.cluster.bed.switch(), macs, FIXED_BYTES, known_gap)?;
         let mut ours = Self {
             pair,
             rogue,
-            flood,
             watch,
             timing: timing.clone(),
             random: Random::new(),
@@ -169,8 +165,10 @@ impl Ours {
         turn: &mut Turn,
     ) -> Result<Segment> {
         let processes = self.pair.cluster.node(OWNER)?.processes()?;
-        let target =
-            Target { pids: node_pids(&self.pair)?, flood: Some((&self.rogue, self.flood.clone())) };
+        // Of the starts that speak now: those of an older one are refused before their tag is looked at.
+        let flood = step.has(Step::Flood).then(|| flood_frames(&self.pair, &self.rogue));
+        let flood = flood.transpose()?.map(|frames| (&self.rogue, frames));
+        let target = Target { pids: node_pids(&self.pair)?, flood };
         let load = loads.start(step, length + STRIKE_TIME_MAX, &self.pair, &target)?;
         let from_ns = monotonic_ns();
         self.watch_until(from_ns + as_ns(length));
@@ -259,7 +257,7 @@ impl Ours {
     ) -> Result<()> {
         let at_ns = strike.at_ns;
         let bed = &self.pair.cluster.bed;
-        let verdict = self.pair.verdict(at_ns)?;
+        let verdict = self.verdict(at_ns)?;
         let verdict_ns = verdict.as_ref().map(|event| event.monotonic_ns);
         let added_ns = self.pair.survivor.first_added(self.pair.floating, at_ns);
         let answered_ns = asker.first_answer(bed.mac(SURVIVOR, "eth0")?, at_ns);
@@ -286,6 +284,17 @@ impl Ours {
         );
         sample.observe_lock(locks, verdict_ns.unwrap_or(at_ns), to_ns);
         Ok(())
+    }
+
+    /// A daemon that was starved until now may not answer at once.
+    fn verdict(&self, at_ns: u64) -> Result<Option<Event>> {
+        let deadline = Instant::now() + FETCH_TIME_MAX;
+        loop {
+            match self.pair.verdict(at_ns) {
+                Err(_) if Instant::now() < deadline => {}
+                told => return told,
+            }
+        }
     }
 
     /// Waits until the pair is whole, as often as it takes.
@@ -342,7 +351,8 @@ pub(super) fn node_pids(pair: &Pair) -> Result<Vec<i32>> {
 
 /// Heartbeats of each node to the other on each network that carries any, with a wrong tag: the kernel
 /// side does for them all that it does for a good one.
-fn flood_frames(pair: &Pair, rogue: &Rogue, tap: &Tap) -> Result<Frames> {
+fn flood_frames(pair: &Pair, rogue: &Rogue) -> Result<Frames> {
+    let tap = Tap::open(&pair.cluster.bed)?;
     let plan = &pair.cluster.plan;
     let networks = [(Network::Heartbeat, plan.link_hb), (Network::Service, plan.link_svc)];
     let mut frames = Vec::new();
