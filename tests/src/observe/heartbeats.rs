@@ -52,17 +52,12 @@ pub struct HeartbeatWatch {
 }
 
 impl HeartbeatWatch {
-    /// Begins to watch datagrams of `payload_bytes` that come from one of the MAC addresses `macs`
+    /// Begins to watch heartbeats that come from one of the MAC addresses `macs`
     /// (as [`crate::bed::Bed::mac`] writes them). Gaps longer than `longer_than` are kept.
     ///
     /// # Errors
     /// Packet sockets cannot be opened there.
-    pub fn start(
-        switch: &Netns,
-        macs: Vec<String>,
-        payload_bytes: usize,
-        longer_than: Duration,
-    ) -> Result<Self> {
+    pub fn start(switch: &Netns, macs: Vec<String>, longer_than: Duration) -> Result<Self> {
         let tap = Tap::open_for(switch, &macs)?;
         let records = Arc::new(Mutex::new(Records::default()));
         let shared = Arc::clone(&records);
@@ -71,7 +66,7 @@ impl HeartbeatWatch {
             while !stop.load(Ordering::Relaxed) {
                 let passed = tap.take();
                 let mut records = locked(&shared);
-                for one in passed.iter().filter(|one| one.payload_bytes == payload_bytes) {
+                for one in passed.iter().filter(|one| one.is_heartbeat()) {
                     records.note(one, longer_than_ns);
                 }
                 drop(records);
@@ -134,7 +129,7 @@ mod tests {
     fn gaps_are_kept_by_sender_and_only_long_ones() {
         let mut records = Records::default();
         for (mac, at_ns) in [(1, 0), (2, 5), (1, 10), (1, 35), (2, 36)] {
-            records.note(&Passed { at_ns, mac: [mac; 6], payload_bytes: 88 }, 20);
+            records.note(&Passed { at_ns, mac: [mac; 6], payload_bytes: 88, kind: 1 }, 20);
         }
         let lengths: Vec<u64> = records.gaps.iter().map(HeartbeatGap::length_ns).collect();
         assert_eq!(lengths, [25, 31]);

@@ -5,6 +5,7 @@ use std::io::IoSliceMut;
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
+use ha_common::wire::{FIXED_BYTES, Kind};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
@@ -20,6 +21,8 @@ const PROTOCOL_UDP: u8 = 17;
 /// Ethernet, IPv4 without options.
 const UDP_AT: usize = 14 + 20;
 const UDP_BYTES: usize = 8;
+/// Magic, version, kind.
+const KIND_AT: usize = 3;
 
 /// A UDP datagram over IPv4 that the switch passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +33,18 @@ pub struct Passed {
     pub mac: [u8; 6],
     /// Bytes behind the UDP header.
     pub payload_bytes: usize,
+    /// Where one of our datagrams has its kind; 0 when it is too short.
+    pub kind: u8,
 }
 
 impl Passed {
+    /// Whether it looks like a heartbeat: questions and answers between kernels are as long, control
+    /// messages have a body.
+    #[must_use]
+    pub fn is_heartbeat(&self) -> bool {
+        self.payload_bytes == FIXED_BYTES && self.kind == Kind::Heartbeat as u8
+    }
+
     /// The sender as [`crate::bed::Bed::mac`] writes it.
     #[must_use]
     pub fn mac_text(&self) -> String {
@@ -145,7 +157,8 @@ fn parse(frame: &[u8], at_ns: u64) -> Option<Passed> {
     let udp = frame.get(12..14)? == ETHERTYPE_IPV4 && *frame.get(23)? == PROTOCOL_UDP;
     let length = u16::from_be_bytes(*frame.get(UDP_AT + 4..)?.first_chunk()?);
     let payload_bytes = usize::from(length).checked_sub(UDP_BYTES)?;
-    udp.then_some(Passed { at_ns, mac, payload_bytes })
+    let kind = frame.get(UDP_AT + UDP_BYTES + KIND_AT).copied().unwrap_or(0);
+    udp.then_some(Passed { at_ns, mac, payload_bytes, kind })
 }
 
 #[cfg(test)]
@@ -169,8 +182,12 @@ mod tests {
         frame[12..14].copy_from_slice(&ETHERTYPE_IPV4);
         frame[23] = PROTOCOL_UDP;
         frame[38..40].copy_from_slice(&96_u16.to_be_bytes());
-        let expected = Passed { at_ns: 7, mac: [2, 0, 0, 0, 1, 1], payload_bytes: 88 };
+        frame[45] = 1;
+        let expected = Passed { at_ns: 7, mac: [2, 0, 0, 0, 1, 1], payload_bytes: 88, kind: 1 };
         assert_eq!(parse(&frame, 7), Some(expected));
+        assert!(expected.is_heartbeat());
+        assert!(!Passed { kind: 3, ..expected }.is_heartbeat());
+        assert!(!Passed { payload_bytes: 96, ..expected }.is_heartbeat());
         frame[23] = 6;
         assert_eq!(parse(&frame, 7), None);
         for length in 0..40 {

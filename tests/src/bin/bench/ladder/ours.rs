@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ha_common::wire::{FIXED_BYTES, Header, Kind};
+use ha_common::wire::{Header, Kind};
 use ha_tests::bed::{CLIENT, Event, Processes};
 use ha_tests::clock::{as_ns, monotonic_ns, sleep_until_ns};
 use ha_tests::observe::{
@@ -89,8 +89,7 @@ impl Ours {
         pair.cluster.start().context("the pair does not come up")?;
         pair.settle()?;
         let known_gap = Duration::from_nanos(known_gap_ns(timing.keepalive));
-        let watch =
-            HeartbeatWatch::start(&pair.cluster.bed.switch(), macs, FIXED_BYTES, known_gap)?;
+        let watch = HeartbeatWatch::start(&pair.cluster.bed.switch(), macs, known_gap)?;
         let mut ours = Self {
             pair,
             rogue,
