@@ -56,11 +56,15 @@ impl MemoryGroup {
     /// Puts processes into it; what they have allocated before stays where it is.
     ///
     /// # Errors
-    /// One of them is not there.
+    /// The kernel refuses one of them; one that has ended is no error.
     pub fn adopt(&self, pids: &[i32]) -> Result<()> {
         for pid in pids {
-            fs::write(self.procs_path(), pid.to_string())
-                .with_context(|| format!("cannot put process {pid} into the control group"))?;
+            match fs::write(self.procs_path(), pid.to_string()) {
+                // It has ended meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                written => written
+                    .with_context(|| format!("cannot put process {pid} into the control group"))?,
+            }
         }
         Ok(())
     }
