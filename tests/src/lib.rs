@@ -5,6 +5,7 @@
 //! - [`observe`] watches it: addresses, announcements, a client's requests, stalls of the machine.
 //! - [`web`] is the service that fails over.
 //! - [`rogue`] is the hostile host: it captures, forges and replays.
+//! - [`flood`] lets it send without end at a bounded rate.
 //! - [`figures`] tells what a process costs.
 //! - [`bpf`] loads the kernel side on a bpffs of its own and runs it packet by packet.
 //! - [`distribution`] turns many runs into percentiles.
@@ -18,6 +19,7 @@ pub mod bpf;
 pub mod clock;
 pub mod distribution;
 pub mod figures;
+pub mod flood;
 pub mod observe;
 pub mod rogue;
 mod sys;

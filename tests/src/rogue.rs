@@ -26,6 +26,8 @@ const ADDRESSES: [(&str, &str, &str); 2] =
     [("hb0", "hb", "192.0.2.66/24"), ("eth0", "svc", "198.51.100.66/24")];
 /// The port of heartbeats and control connections.
 pub const PORT: u16 = 694;
+/// The IP protocol of heartbeats.
+const UDP: u8 = 17;
 /// `PACKET_OUTGOING` (linux/if_packet.h).
 const PACKET_OUTGOING: u8 = 4;
 /// `ETH_P_ALL`: the only protocol whose listeners see what a bridge takes.
@@ -115,6 +117,20 @@ impl Frame {
         bytes.extend([8, 0]);
         bytes.extend(header);
         bytes.extend(data);
+        Self(bytes)
+    }
+
+    /// The same with another IP protocol and, where that protocol is UDP, another target port.
+    #[must_use]
+    pub fn addressed(&self, protocol: u8, port: u16) -> Self {
+        let mut bytes = self.0.clone();
+        bytes[23] = protocol;
+        if protocol == UDP {
+            bytes[36..38].copy_from_slice(&port.to_be_bytes());
+        }
+        bytes[24..26].fill(0);
+        let sum = ip_checksum(&bytes[14..34]).to_be_bytes();
+        bytes[24..26].copy_from_slice(&sum);
         Self(bytes)
     }
 
@@ -447,6 +463,9 @@ mod tests {
         assert_eq!(frame.addresses(), Some((ROUTE.source, ROUTE.target)));
         assert_eq!(frame.in_vlan(7).payload(), Some(b"payload".as_slice()));
         assert_eq!(ip_checksum(&frame.0[14..34]), 0);
+        let other = frame.addressed(112, 0);
+        assert_eq!((other.0[23], ip_checksum(&other.0[14..34])), (112, 0));
+        assert_eq!(frame.addressed(UDP, 3784).0[36..38], 3784_u16.to_be_bytes());
     }
 
     #[test]

@@ -30,6 +30,14 @@ pub(crate) fn set_fifo(priority: u8) -> Result<(), Errno> {
     set_fifo_of(0, priority)
 }
 
+/// As [`set_fifo`], but threads and programs that the calling thread starts are ordinary ones.
+pub(crate) fn set_fifo_alone(priority: u8) -> Result<(), Errno> {
+    let parameter = libc::sched_param { sched_priority: c_int::from(priority) };
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: `parameter` lives across the call, which only reads it.
+    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) }).map(drop)
+}
+
 /// Gives the thread `id` (0: the calling one) `SCHED_FIFO` with `priority` (1..=99).
 pub(crate) fn set_fifo_of(id: libc::pid_t, priority: u8) -> Result<(), Errno> {
     let parameter = libc::sched_param { sched_priority: c_int::from(priority) };

@@ -35,7 +35,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
-    /// Measure: `detect`, `failover`, `xdp`
+    /// Measure: `detect`, `failover`, `ladder`, `stops`, `xdp` and more
     Bench {
         /// Which benchmark, and its options (`--help` lists them)
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

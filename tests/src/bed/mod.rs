@@ -6,6 +6,7 @@
 //! Everything carries the prefix `ha<pid>-<n>-`, so that beds do not meet and leftovers of killed
 //! processes are known; they are removed when the next bed is made.
 
+mod cgroup;
 mod cluster;
 pub mod command;
 mod interrupt;
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 
+pub use cgroup::MemoryGroup;
 pub use cluster::{AUTHKEYS, CLIENT, Cluster, FLOATING, FLOATING_V6, GROUP, Plan};
 pub use netns::Netns;
 pub(crate) use node::addresses_of;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 
 use super::command::output;
@@ -98,6 +98,22 @@ impl Netns {
         let mut command = Command::new(program);
         sys::enter_namespace_on_exec(&mut command, self.file.try_clone()?.into());
         Ok(command)
+    }
+
+    /// Ids of the processes inside; never the calling process.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        processes_in(&self.name)
+    }
+
+    /// `kill -9` of every process inside, also of those that are being forked meanwhile.
+    ///
+    /// # Errors
+    /// Some do not go.
+    pub fn kill_processes(&self) -> Result<()> {
+        let failures = super::teardown::kill_processes(std::slice::from_ref(&self.name));
+        ensure!(failures.is_empty(), "{}: {}", self.name, failures.join("; "));
+        Ok(())
     }
 
     /// Calls `ip` with `arguments` for this namespace and returns its output.

@@ -20,7 +20,7 @@ use super::netns::{NAMES_DIR, processes_in};
 /// How long killed processes may take to go.
 const KILLED_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// Removes all that carries `prefix`: processes in its namespaces, mounts below its directories,
+/// Removes all that carries `prefix`: processes in its namespaces, control groups, mounts below its directories,
 /// namespaces (with every interface in them), directories. Returns what failed.
 pub(crate) fn remove_all(prefix: &str) -> Vec<String> {
     let namespaces = names_in(Path::new(NAMES_DIR), prefix);
@@ -30,6 +30,7 @@ pub(crate) fn remove_all(prefix: &str) -> Vec<String> {
         .filter(|path| is_own_directory(path))
         .collect();
     let mut failures = kill_processes(&namespaces);
+    failures.extend(super::cgroup::remove_all(prefix));
     for directory in &directories {
         failures.extend(unmount_below(directory));
     }
@@ -101,7 +102,7 @@ fn is_own_directory(path: &Path) -> bool {
 }
 
 /// Kills until nothing new shows up: a program may be forking while it is being killed.
-fn kill_processes(namespaces: &[String]) -> Vec<String> {
+pub(super) fn kill_processes(namespaces: &[String]) -> Vec<String> {
     let deadline = Instant::now() + KILLED_TIME_MAX;
     loop {
         let pids: Vec<i32> = namespaces.iter().flat_map(|name| processes_in(name)).collect();

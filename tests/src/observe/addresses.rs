@@ -196,6 +196,25 @@ pub fn both_held_ns(
     overlap_ns(&one.held(address), &other.held(address), from_ns, to_ns)
 }
 
+/// How long none of the two had the address between `from_ns` and `to_ns`, in total.
+#[must_use]
+pub fn neither_held_ns(
+    one: &AddressMonitor,
+    other: &AddressMonitor,
+    address: IpAddr,
+    from_ns: u64,
+    to_ns: u64,
+) -> u64 {
+    neither_ns(&one.held(address), &other.held(address), from_ns, to_ns)
+}
+
+fn neither_ns(one: &[(u64, u64)], other: &[(u64, u64)], from_ns: u64, to_ns: u64) -> u64 {
+    let whole = [(from_ns, to_ns)];
+    let alone = |held| overlap_ns(held, &whole, from_ns, to_ns);
+    let both_ns = overlap_ns(one, other, from_ns, to_ns);
+    (to_ns.saturating_sub(from_ns) + both_ns).saturating_sub(alone(one) + alone(other))
+}
+
 fn overlap_ns(one: &[(u64, u64)], other: &[(u64, u64)], from_ns: u64, to_ns: u64) -> u64 {
     one.iter()
         .flat_map(|first| other.iter().map(move |second| (first, second)))
@@ -340,5 +359,13 @@ mod tests {
         assert_eq!(overlap_ns(&one, &other, 0, 1_000), 20);
         assert_eq!(overlap_ns(&one, &other, 95, 205), 10);
         assert_eq!(overlap_ns(&one, &[], 0, 1_000), 0);
+    }
+
+    #[test]
+    fn the_time_with_the_address_nowhere_is_the_rest() {
+        let one = [(0, 100), (200, u64::MAX)];
+        assert_eq!(neither_ns(&one, &[(90, 150)], 0, 1_000), 50);
+        assert_eq!(neither_ns(&one, &[], 120, 180), 60);
+        assert_eq!(neither_ns(&one, &[(100, 200)], 0, 1_000), 0);
     }
 }

@@ -58,7 +58,7 @@ impl Announcement {
     /// The sender as [`crate::bed::Bed::mac`] writes it.
     #[must_use]
     pub fn mac_text(&self) -> String {
-        self.mac.map(|byte| format!("{byte:02x}")).join(":")
+        super::mac_text(self.mac)
     }
 }
 

@@ -6,7 +6,9 @@
 
 mod addresses;
 mod announcements;
+mod asker;
 mod client;
+mod heartbeats;
 pub(crate) mod http;
 mod locks;
 mod stalls;
@@ -20,9 +22,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-pub use addresses::{AddressChange, AddressEvent, AddressMonitor, both_held_ns};
+pub use addresses::{AddressChange, AddressEvent, AddressMonitor, both_held_ns, neither_held_ns};
 pub use announcements::{Announcement, AnnouncementKind, Sniffer};
+pub use asker::{ArpAsker, ArpQuestion};
 pub use client::{Answer, Client, ClientCounts, ClientOptions, Gap};
+pub use heartbeats::{HeartbeatGap, HeartbeatWatch};
 pub use locks::{LockRecorder, LockWait};
 pub use stalls::{Stall, StallRecorder};
 pub use tap::{Passed, Tap};
@@ -37,7 +41,7 @@ const URGENT_PRIORITY: u8 = 80;
 
 /// A thread that observes until this is dropped.
 #[derive(Debug)]
-struct Watcher {
+pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     scheduling: String,
@@ -46,7 +50,7 @@ struct Watcher {
 impl Watcher {
     /// Starts `work` in a thread with `SCHED_FIFO` of `priority` where granted; `work` ends when
     /// the flag that it is given becomes true. Returns when the priority is settled.
-    fn start(
+    pub(crate) fn start(
         name: &str,
         priority: Option<u8>,
         work: impl FnOnce(&AtomicBool) + Send + 'static,
@@ -84,13 +88,38 @@ impl Drop for Watcher {
 /// # Errors
 /// What `work` says; or it panicked.
 pub fn urgently<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    at_priority(URGENT_PRIORITY, work)
+}
+
+/// As [`urgently`], at another priority. Programs that `work` starts inherit it.
+///
+/// # Errors
+/// As [`urgently`].
+pub fn at_priority<T: Send>(priority: u8, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
             // Without the right to it the work is still done, only less punctually.
-            request_fifo(Some(URGENT_PRIORITY));
+            request_fifo(Some(priority));
             work()
         });
         worker.join().map_err(|_| anyhow!("urgent work panicked"))?
+    })
+}
+
+/// Runs `work` in a thread of `SCHED_FIFO` `priority`, where granted, whose threads and programs are
+/// ordinary ones: for the conductor of a load that must not starve by it.
+///
+/// # Errors
+/// As [`urgently`].
+pub fn punctually<T: Send>(priority: u8, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            if let Err(error) = sys::set_fifo_alone(priority) {
+                eprintln!("SCHED_FIFO {priority} refused ({error}): steps may end late");
+            }
+            work()
+        });
+        worker.join().map_err(|_| anyhow!("punctual work panicked"))?
     })
 }
 
@@ -102,6 +131,11 @@ fn request_fifo(priority: Option<u8>) -> String {
         Ok(()) => format!("SCHED_FIFO {priority}"),
         Err(error) => format!("SCHED_OTHER (SCHED_FIFO {priority} refused: {error})"),
     }
+}
+
+/// A MAC address as [`crate::bed::Bed::mac`] writes it.
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Records are whole even when a thread panicked while it held the lock.

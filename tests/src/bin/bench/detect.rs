@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use ha_common::wire::FIXED_BYTES;
 use ha_tests::bed::Event;
 use ha_tests::clock::{MS_NS, as_ns, monotonic_ns};
 use ha_tests::observe::{LockRecorder, StallRecorder, Tap};
@@ -198,10 +197,10 @@ fn measure(
 fn last_heartbeat_ns(pair: &Pair, tap: &Tap, until_ns: u64) -> Result<Option<u64>> {
     let bed = &pair.cluster.bed;
     let macs = [bed.mac(OWNER, "hb0")?, bed.mac(OWNER, "eth0")?];
-    let heartbeats = tap.take().into_iter().filter(|passed| {
-        // Control messages have a body.
-        passed.payload_bytes == FIXED_BYTES && macs.contains(&&*passed.mac_text())
-    });
+    let heartbeats = tap
+        .take()
+        .into_iter()
+        .filter(|passed| passed.is_heartbeat() && macs.contains(&&*passed.mac_text()));
     Ok(heartbeats.map(|passed| passed.at_ns).filter(|&at_ns| at_ns < until_ns).max())
 }
 

@@ -1,6 +1,7 @@
 //! The benchmarks: how fast a failure is judged (`detect`), how long a client waits (`failover`), what
-//! a settled node costs (`idle`), how silent a reload is (`reload`), what the kernel side takes for a packet (`xdp`). Run them as
-//! `cargo xtask bench BENCHMARK`.
+//! a settled node costs (`idle`), how silent a reload is (`reload`), what is mistaken for a death under
+//! load (`ladder`) and when daemons are stopped (`stops`), what the kernel side takes for a packet
+//! (`xdp`). Run them as `cargo xtask bench BENCHMARK`.
 //!
 //! Every figure of a cluster is given twice: of all runs, and of those during which no CPU of this
 //! machine stood still, since a virtual machine that does not run says nothing about the daemon.
@@ -9,13 +10,16 @@ mod detect;
 mod failover;
 mod fault;
 mod idle;
+mod ladder;
 mod machine;
 mod pair;
+mod peers;
 mod quiet;
 mod random;
 mod reload;
 mod report;
 mod sample;
+mod stops;
 mod xdp;
 
 use std::path::PathBuf;
@@ -46,8 +50,12 @@ enum Benchmark {
     Failover(failover::Options),
     /// CPU time, context switches and memory of a settled node
     Idle(idle::Options),
+    /// Mistakes under eight kinds of load, beside other programs; real deaths meanwhile
+    Ladder(ladder::Options),
     /// Silence of a node that takes a configuration, a key or a program over, and its peer's verdicts
     Reload(reload::Options),
+    /// Daemons that are stopped and go on: verdicts, moves of the address
+    Stops(stops::Options),
     /// Time that the kernel side takes for one packet, by kind of packet
     Xdp(xdp::Options),
 }
@@ -74,7 +82,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Benchmark::Detect(options) => detect::run(options)?,
         Benchmark::Failover(options) => failover::run(options)?,
         Benchmark::Idle(options) => idle::run(options)?,
+        Benchmark::Ladder(options) => ladder::run(options)?,
         Benchmark::Reload(options) => reload::run(options)?,
+        Benchmark::Stops(options) => stops::run(options)?,
         Benchmark::Xdp(options) => xdp::run(options)?,
     };
     print!("{}", report.text());

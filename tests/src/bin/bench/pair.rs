@@ -51,7 +51,7 @@ enum Via {
 }
 
 impl Timing {
-    fn plan(&self) -> Plan {
+    pub(crate) fn plan(&self) -> Plan {
         let link_lines = match self.via {
             Via::Auto => Vec::new(),
             Via::Socket => vec!["receive = \"socket\"".to_owned()],
@@ -99,7 +99,12 @@ pub(crate) struct Pair {
 impl Pair {
     /// Builds it, with `web` servers or without; no daemon runs.
     pub(crate) fn build(timing: &Timing, web: bool) -> Result<Self> {
-        let cluster = Cluster::build(Plan { web, ..timing.plan() })?;
+        Self::build_plan(Plan { web, ..timing.plan() })
+    }
+
+    /// Builds a plan of two nodes named as here; no daemon runs.
+    pub(crate) fn build_plan(plan: Plan) -> Result<Self> {
+        let cluster = Cluster::build(plan)?;
         for server in &cluster.webs {
             server.prioritise(WEB_PRIORITY)?;
         }
@@ -152,7 +157,9 @@ impl Pair {
     /// Lets a fault happen. Returns when it began and how long it took.
     pub(crate) fn strike(&self, fault: Fault, phase: Duration) -> Result<Strike> {
         let processes = self.cluster.node(OWNER)?.processes()?;
-        at_random(phase, || fault.inject(&self.cluster.bed, &processes))
+        let strike = at_random(phase, || fault.inject(&self.cluster, &processes))?;
+        // How long an operator's program takes is no part of the move: its moment is known.
+        Ok(if fault.is_command() { Strike { fault_ns: 0, ..strike } } else { strike })
     }
 
     /// The survivor's verdict on the owner, no earlier than `at_ns`.

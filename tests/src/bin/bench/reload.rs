@@ -5,7 +5,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ha_common::wire::FIXED_BYTES;
 use ha_tests::bed::{AUTHKEYS, Event, Node};
 use ha_tests::clock::{as_ns, ms};
 use ha_tests::observe::{StallRecorder, Tap};
@@ -171,10 +170,9 @@ fn longest_gap_ns(pair: &Pair, node: &Node, tap: &Tap) -> Result<Option<u64>> {
     let mut longest = None;
     for interface in ["hb0", "eth0"] {
         let mac = pair.cluster.bed.mac(node.name(), interface)?;
-        // Control messages have a body.
         let heartbeats = passed
             .iter()
-            .filter(|it| it.payload_bytes == FIXED_BYTES && it.mac_text() == *mac)
+            .filter(|it| it.is_heartbeat() && it.mac_text() == *mac)
             .map(|it| it.at_ns);
         let mut last = None;
         for at_ns in heartbeats {

@@ -1,8 +1,5 @@
 //! `bench failover`: what a client notices, who asks every millisecond; keepalived beside it.
 
-mod keepalived;
-mod subject;
-
 use std::thread;
 use std::time::Duration;
 
@@ -13,11 +10,10 @@ use ha_tests::observe::{Client, ClientOptions, LockRecorder, StallRecorder};
 
 use crate::fault::Fault;
 use crate::pair::{OWNER, Pair, STEP_TIME_MAX, SURVIVOR, Strike, Timing};
+use crate::peers::{Keepalived, Peer, Subject};
 use crate::random::Random;
 use crate::report::{Figures, Report};
 use crate::sample::{Sample, quiet_values};
-use keepalived::Keepalived;
-use subject::Subject;
 
 /// A client's silence at a clean stop.
 const STOP_GAP_MAX_NS: u64 = 5 * MS_NS;
@@ -55,6 +51,12 @@ pub(crate) struct Options {
 enum Kind {
     /// SIGTERM to the daemon
     Stop,
+    /// `hactl relocate` of the group (keepalived has no such command)
+    Relocate,
+    /// `hactl standby` of the owner (keepalived has no such command)
+    Standby,
+    /// The three planned moves: stop, relocate, standby; keepalived's SIGTERM beside them
+    Planned,
     /// kill -9 of the daemon alone (keepalived: does not exist there)
     Daemon,
     /// kill -9 of everything: daemon and keeper, keepalived's parent and child
@@ -71,13 +73,18 @@ impl Kind {
     fn faults(self) -> Vec<(&'static str, Fault)> {
         let all = [
             (Self::Stop, "clean stop", Fault::Stop),
+            (Self::Relocate, "relocate", Fault::Relocate),
+            (Self::Standby, "standby", Fault::Standby),
             (Self::Daemon, "daemon kill -9", Fault::Daemon),
             (Self::Both, "all kill -9", Fault::Both),
             (Self::Cut, "cut", Fault::Cut),
         ];
         let wanted = if self == Self::Failback { Self::Stop } else { self };
         all.into_iter()
-            .filter(|(kind, ..)| wanted == Self::All || wanted == *kind)
+            .filter(|(kind, _, fault)| {
+                let planned = *fault == Fault::Stop || fault.is_command();
+                wanted == Self::All || wanted == *kind || (wanted == Self::Planned && planned)
+            })
             .map(|(_, name, fault)| (name, fault))
             .collect()
     }
@@ -95,7 +102,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     if options.alone {
         report.notes.push("keepalived was left out (--alone)".to_owned());
     } else {
-        match Keepalived::start(&options.timing) {
+        match Keepalived::start(&options.timing, true) {
             Ok(peer) => {
                 report.settings.push(("keepalived", peer.version().to_owned()));
                 subjects.push(Box::new(peer));
@@ -309,7 +316,9 @@ mod tests {
     #[test]
     fn a_failback_is_measured_after_a_clean_stop() {
         assert_eq!(Kind::Failback.faults(), Kind::Stop.faults());
-        assert_eq!(Kind::All.faults().len(), 4);
+        assert_eq!(Kind::All.faults().len(), 6);
+        let planned = [Fault::Stop, Fault::Relocate, Fault::Standby];
+        assert_eq!(Kind::Planned.faults().iter().map(|(_, it)| *it).collect::<Vec<_>>(), planned);
         assert!(is_failback("ha: failback") && !is_failback("ha: clean stop"));
     }
 }

@@ -3,8 +3,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,14 @@ use ha_tests::bed::{Cut, FLOATING, Node};
 use ha_tests::web::find_program;
 use nix::sys::signal::Signal;
 
-use super::subject::Subject;
+use super::packages::{first_line, provide};
+use super::{Peer, Subject};
 use crate::fault::Fault;
 use crate::pair::{OWNER, Pair, STEP_TIME_MAX, SURVIVOR, Strike, Timing, at_random};
 
 const PACKAGE: &str = "keepalived";
+/// What it logs when its master is silent.
+const TAKEOVER: &str = "Entering MASTER STATE";
 /// VRRP counts in centiseconds (RFC 5798 5.2.7).
 const ADVERT_MIN: Duration = Duration::from_millis(10);
 /// The group has to stay in its place for this long.
@@ -31,7 +34,7 @@ const NODES: [(&str, &str, &str, u8); 2] =
     [(OWNER, "198.51.100.1", "198.51.100.2", 254), (SURVIVOR, "198.51.100.2", "198.51.100.1", 253)];
 
 /// A pair under keepalived.
-pub(super) struct Keepalived {
+pub(crate) struct Keepalived {
     daemons: Vec<Daemon>,
     pair: Pair,
     version: String,
@@ -45,14 +48,14 @@ struct Daemon {
 }
 
 impl Keepalived {
-    /// Installs it where that is possible, builds a pair, starts it, and waits until the group is
+    /// Installs it where that is possible, builds a pair with `web` servers or without, starts it, and waits until the group is
     /// on the preferred node.
     ///
     /// # Errors
     /// It is not installed and cannot be; or it does not come up, with the end of its log.
-    pub(super) fn start(timing: &Timing) -> Result<Self> {
-        let version = provide()?;
-        let pair = Pair::build(timing, true)?;
+    pub(crate) fn start(timing: &Timing, web: bool) -> Result<Self> {
+        let version = first_line(&provide(PACKAGE, PACKAGE)?, "--version")?;
+        let pair = Pair::build(timing, web)?;
         let mut daemons = Vec::new();
         for (node, own, peer, priority) in NODES {
             let directory = pair.cluster.node(node)?.directory().join("keepalived");
@@ -71,11 +74,6 @@ impl Keepalived {
         Ok(keepalived)
     }
 
-    /// What it says of itself.
-    pub(super) fn version(&self) -> &str {
-        &self.version
-    }
-
     fn owner(&self) -> Result<&Daemon> {
         self.daemons.iter().find(|daemon| daemon.node == OWNER).context("keepalived has no owner")
     }
@@ -88,6 +86,36 @@ impl Keepalived {
             format!("log of {} ends:\n{end}\n", daemon.node)
         };
         self.daemons.iter().map(tail).collect()
+    }
+}
+
+impl Peer for Keepalived {
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
+    fn pair_mut(&mut self) -> &mut Pair {
+        &mut self.pair
+    }
+
+    fn moves_address(&self) -> bool {
+        true
+    }
+
+    /// The standby's: an owner that steps back to a higher priority judges nobody.
+    fn verdicts(&self) -> Result<u64> {
+        let standby = self.daemons.iter().find(|daemon| daemon.node == SURVIVOR);
+        let log = &standby.context("keepalived has no standby")?.directory.join("log");
+        let text = fs::read(log).with_context(|| format!("cannot read {}", log.display()))?;
+        Ok(String::from_utf8_lossy(&text).matches(TAKEOVER).count() as u64)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Subject::finish(self)
     }
 }
 
@@ -109,6 +137,7 @@ impl Subject for Keepalived {
         let bed = &self.pair.cluster.bed;
         at_random(phase, || match fault {
             Fault::Stop => send(pids[0], Signal::SIGTERM),
+            Fault::Relocate | Fault::Standby => bail!("keepalived has no such command"),
             Fault::Daemon | Fault::Both => kill_together(&pids),
             Fault::Cut => bed.cut_all(OWNER, Cut::Middle),
             Fault::Power => {
@@ -218,35 +247,6 @@ impl Drop for Daemon {
             let _ = parent.wait();
         }
     }
-}
-
-/// Makes sure that it is installed; its version.
-fn provide() -> Result<String> {
-    if find_program(PACKAGE).is_none() {
-        if find_program("apt-get").is_none() {
-            bail!("it is not installed, and there is no apt-get here");
-        }
-        println!("keepalived is missing: apt-get install -y --no-install-recommends {PACKAGE}");
-        let status = Command::new("apt-get")
-            .args(["install", "-y", "--no-install-recommends", PACKAGE])
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdout(Stdio::null())
-            .status()
-            .context("cannot start apt-get")?;
-        if !status.success() {
-            bail!("it is not installed, and apt-get ended with {status}");
-        }
-    }
-    let program = find_program(PACKAGE).context("it is not installed")?;
-    version(&program)
-}
-
-fn version(program: &Path) -> Result<String> {
-    let output = Command::new(program).arg("--version").output()?;
-    // It prints to standard error.
-    let text = [output.stderr, output.stdout].concat();
-    let text = String::from_utf8_lossy(&text);
-    Ok(text.lines().next().unwrap_or("unknown version").to_owned())
 }
 
 /// Real-time priority and locked memory as our daemon takes them; else what the manual says.

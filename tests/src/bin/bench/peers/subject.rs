@@ -8,7 +8,7 @@ use crate::fault::Fault;
 use crate::pair::{Pair, Strike};
 
 /// A pair of nodes, a client, web servers, and a program that moves the address.
-pub(super) trait Subject {
+pub(crate) trait Subject {
     /// The program.
     fn name(&self) -> &'static str;
     /// The nodes and their observers.
