@@ -73,6 +73,9 @@ pub fn judge_payload<T: Tables>(
         Err(HeaderError::Version) => return Reason::BadVersion.into(),
         Err(HeaderError::Kind) => return Reason::BadKind.into(),
     };
+    if matches!(header.kind, Kind::Probe | Kind::Answer) {
+        return Reason::BadKind.into();
+    }
     let body_bytes = match header.body_bytes {
         0 => 0,
         bytes => bytes as usize + TAG_BYTES,
@@ -116,7 +119,7 @@ fn judge_peer<T: Tables>(
     }
     let window = match header.kind {
         Kind::Heartbeat => record.heartbeat_window(),
-        Kind::Control => record.control_window(),
+        Kind::Control | Kind::Probe | Kind::Answer => record.control_window(),
     };
     let freshness = window.judge(header.incarnation, header.sequence, header.echo, own);
     // The cheap check comes first; nothing is stored before the tag was found right.
@@ -132,7 +135,7 @@ fn judge_peer<T: Tables>(
     let kind = fixed.kind_again();
     let window = match kind {
         Kind::Heartbeat => record.heartbeat_window(),
-        Kind::Control => record.control_window(),
+        Kind::Control | Kind::Probe | Kind::Answer => record.control_window(),
     };
     let freshness = window.judge(header.incarnation, header.sequence, header.echo, own);
     if let Some(reason) = stale(freshness) {
@@ -143,7 +146,7 @@ fn judge_peer<T: Tables>(
             let now_ns = tables.now_ns();
             heartbeat(header, freshness, record, slot, key_entry, now_ns)
         }
-        Kind::Control => control(header, freshness, record),
+        Kind::Control | Kind::Probe | Kind::Answer => control(header, freshness, record),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::maps::{
 use crate::reason::Reason;
 use crate::record::Record;
 use crate::wire::{
-    Fixed, HEADER_BYTES, Header, Kind, Phase, TAG_BYTES, by_arrival, layers, name_id,
+    Fixed, HEADER_BYTES, Header, Kind, Phase, TAG_BYTES, Way, by_arrival, layers, name_id,
 };
 
 mod frames;
@@ -364,6 +364,7 @@ impl Packet {
                 receiver: name_id("beta"),
                 link: name_id("hb0"),
                 key: 1,
+                way: Way::None,
                 body_bytes: 0,
                 incarnation: 20,
                 echo: OWN,

@@ -66,6 +66,52 @@ pub enum Kind {
     Heartbeat = 1,
     /// Group states, hand-over, leave; goes up to the daemon.
     Control = 2,
+    /// A question to the peer's kernel: header and tag alone.
+    Probe = 3,
+    /// Its answer, of the same length; never answered.
+    Answer = 4,
+}
+
+impl Kind {
+    #[inline(always)]
+    const fn from_wire(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Heartbeat),
+            2 => Some(Self::Control),
+            3 => Some(Self::Probe),
+            4 => Some(Self::Answer),
+            _ => None,
+        }
+    }
+}
+
+/// Who answers a probe: in a probe, who is asked; in an answer, who answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(u8)]
+pub enum Way {
+    /// Not said.
+    #[default]
+    None = 0,
+    /// The XDP program, which sends the packet back from where it came (`XDP_TX`).
+    Xdp = 1,
+    /// The program at TC ingress, which redirects it to the same interface.
+    Tc = 2,
+    /// The daemon, on a socket or a serial line.
+    Socket = 3,
+}
+
+impl Way {
+    /// The way with that number on the wire; an unknown one (of a newer node) counts as not said.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_wire(byte: u8) -> Self {
+        match byte {
+            1 => Self::Xdp,
+            2 => Self::Tc,
+            3 => Self::Socket,
+            _ => Self::None,
+        }
+    }
 }
 
 /// What a node says of itself in every heartbeat.
@@ -125,6 +171,8 @@ pub struct Header {
     pub link: u32,
     /// Number of the key that made the tag, 0..=15.
     pub key: u8,
+    /// Who is asked, or who answered; in heartbeats and control messages nobody.
+    pub way: Way,
     /// Length of the body in bytes, without its tag; 0 = no body and no body tag.
     pub body_bytes: u16,
     /// Which start of the sender's daemon is speaking.
@@ -176,7 +224,7 @@ impl Fixed {
     pub(crate) fn kind_again(&self) -> Kind {
         // SAFETY: a reference is valid to read from.
         let first = u64::from_be(unsafe { (&raw const self.words[0]).read_volatile() });
-        if (first >> 32) as u8 == Kind::Control as u8 { Kind::Control } else { Kind::Heartbeat }
+        Kind::from_wire((first >> 32) as u8).unwrap_or(Kind::Heartbeat)
     }
 
     /// The bytes as they travel.
@@ -236,10 +284,8 @@ impl Header {
         if (first >> 48) as u16 != MAGIC || (first >> 40) as u8 != VERSION {
             return Err(HeaderError::Version);
         }
-        let kind = match (first >> 32) as u8 {
-            1 => Kind::Heartbeat,
-            2 => Kind::Control,
-            _ => return Err(HeaderError::Kind),
+        let Some(kind) = Kind::from_wire((first >> 32) as u8) else {
+            return Err(HeaderError::Kind);
         };
         Ok(Self {
             kind,
@@ -248,6 +294,7 @@ impl Header {
             receiver: word(1) as u32,
             link: (word(2) >> 32) as u32,
             key: (word(2) >> 24) as u8,
+            way: Way::from_wire((word(2) >> 16) as u8),
             body_bytes: word(2) as u16,
             incarnation: word(3),
             echo: word(4),
@@ -267,9 +314,9 @@ impl Header {
     pub fn encode(&self) -> Fixed {
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
         let magic = u32::from(MAGIC) << 16 | u32::from(VERSION) << 8 | self.kind as u32;
-        // The byte between key and body length is reserved: sent as zero, ignored when received,
-        // covered by the tag.
-        let key_and_body = u32::from(self.key) << 24 | u32::from(self.body_bytes);
+        let key_and_body = u32::from(self.key) << 24
+            | u32::from(self.way as u8) << 16
+            | u32::from(self.body_bytes);
         let liveness = u32::from(self.phase as u8) << 24
             | u32::from(self.layers) << 16
             | u32::from(self.lease_age_ms);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ha_common::maps::NodeIdentity;
-use ha_common::wire::{Header, Kind, Phase};
+use ha_common::wire::{Header, Kind, Phase, Way};
 use tokio::sync::watch;
 
 use super::handover::Handed;
@@ -62,6 +62,7 @@ impl Node {
             receiver: 0,
             link: 0,
             key: self.keys.active_number(),
+            way: Way::None,
             body_bytes: 0,
             incarnation: self.incarnation,
             echo: 0,

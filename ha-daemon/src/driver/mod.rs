@@ -2,6 +2,7 @@
 //! on absolute time) or until something happened, looks at the records, gives the core its inputs
 //! and hands the actions to I/O that cannot block it.
 
+mod ask;
 mod carry;
 mod handover;
 mod keys;
@@ -130,6 +131,7 @@ pub struct Driver {
     told: Vec<Observation>,
     control_sequences: Vec<u64>,
     /// By slot.
+    askers: Vec<ask::Asker>,
     probers: Vec<probe::Prober>,
     /// Incarnations of the peers, by slot, that the connections were told.
     heard_told: Vec<u64>,
@@ -213,6 +215,7 @@ impl Driver {
             timer,
             told: vec![Observation::default(); slots],
             control_sequences,
+            askers: vec![ask::Asker::default(); slots],
             probers: vec![probe::Prober::default(); slots],
             heard_told: vec![0; slots],
             obituary_is_due: false,

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
     use crate::config::{AuthKey, AuthMethod, KeyRing, LinkIndex, NodeIndex};
     use crate::io::paths::{Carrier, Network};
-    use ha_common::wire::{Phase, name_id};
+    use ha_common::wire::{Phase, Way, name_id};
 
     const OWN: u64 = 1_000;
     const INTERFACE: u32 = 3;
@@ -252,6 +252,7 @@ mod tests {
             receiver: name_id("alpha"),
             link: name_id("hb0"),
             key: 1,
+            way: Way::None,
             body_bytes: body.len() as u16,
             incarnation: 7,
             echo: OWN,

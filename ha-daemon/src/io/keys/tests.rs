@@ -10,7 +10,7 @@ use ha_common::judge::{Judgement, Tables, judge_payload};
 use ha_common::maps::{Audience, Endpoint, LinkRecord, NodeIdentity, Path};
 use ha_common::reason::Reason;
 use ha_common::record::Record;
-use ha_common::wire::{FIXED_BYTES, Header, Kind, Phase};
+use ha_common::wire::{FIXED_BYTES, Header, Kind, Phase, Way};
 use proptest::prelude::*;
 
 use super::*;
@@ -122,6 +122,7 @@ impl Node {
             receiver,
             link: 0,
             key: signer.number,
+            way: Way::None,
             body_bytes: 0,
             incarnation: self.incarnation,
             echo: self.record(receiver).unwrap().heard(),
