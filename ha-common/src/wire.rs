@@ -199,7 +199,7 @@ pub struct Header {
 }
 
 /// Words of the fixed part.
-const FIXED_WORDS: usize = FIXED_BYTES / 8;
+pub const FIXED_WORDS: usize = FIXED_BYTES / 8;
 /// Words of the header.
 pub(crate) const HEADER_WORDS: usize = HEADER_BYTES / 8;
 
@@ -256,7 +256,46 @@ impl Fixed {
         [self.words[9], self.words[10]].map(u64::from_le)
     }
 
+    /// Makes the header of the answer out of that of a probe: ends swapped, the probe's incarnation as
+    /// echo, and the rest as it is said. The tag field is left zero.
+    #[inline(always)]
+    pub(crate) fn turn(&mut self, way: Way, incarnation: u64, generation: u32, said: u32) {
+        const KIND: u64 = 0xff << 32;
+        const WAY: u64 = 0xff << 16;
+        let word = |word: u64| u64::from_be(word);
+        let w = &mut self.words;
+        w[0] = (word(w[0]) & !KIND | (Kind::Answer as u64) << 32).to_be();
+        w[1] = word(w[1]).rotate_left(32).to_be();
+        w[2] = (word(w[2]) & !WAY | (way as u64) << 16).to_be();
+        w[4] = w[3];
+        w[3] = incarnation.to_be();
+        w[7] = u64::from(generation).to_be();
+        w[8] = (u64::from(said) << 32).to_be();
+        w[9] = 0;
+        w[10] = 0;
+    }
+
+    /// One's complement sum of its words in memory, not folded.
+    #[inline(always)]
+    pub(crate) fn sum(&self) -> u64 {
+        let mut sum = 0;
+        let mut at = 0;
+        while at < FIXED_WORDS {
+            sum += (self.words[at] & 0xffff_ffff) + (self.words[at] >> 32);
+            at += 1;
+        }
+        sum
+    }
+
+    /// Its words, as they stand in memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn words(&self) -> &[u64; FIXED_WORDS] {
+        &self.words
+    }
+
     /// Sets the tag field.
+    #[inline(always)]
     pub(crate) fn set_tag_words(&mut self, tag: [u64; 2]) {
         self.words[9] = tag[0].to_le();
         self.words[10] = tag[1].to_le();

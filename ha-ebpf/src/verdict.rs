@@ -3,16 +3,25 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_log_ebpf::debug;
-use ha_common::frame::Source;
+use ha_common::frame;
 use ha_common::judge;
 use ha_common::reason::Reason;
+use ha_common::reply::{Reply, Sink};
+use ha_common::wire::Way;
 
 use crate::maps::{self, Maps};
+use crate::packet;
 
-/// Judges a frame, counts the outcome and wakes the daemon when something changed.
+/// Judges a frame, counts the outcome, turns a probe into its answer and wakes the daemon when
+/// something changed.
 #[inline(always)]
-pub fn judge<S: Source, C: EbpfContext>(frame: &S, context: &C, interface: u32) -> Reason {
-    let judgement = judge::judge(&Maps, frame, interface);
+pub fn judge<S: Sink, C: EbpfContext>(frame: &S, context: &C, interface: u32, way: Way) -> Reason {
+    let maps = Maps { way };
+    // Parsed anew: the verifier would carry every combination of headers through the hashes.
+    let write = |reply: &Reply<'_>| {
+        frame::parse(frame).is_some_and(|datagram| reply.write(frame, &datagram).is_some())
+    };
+    let judgement = judge::judge_and_reply(&maps, frame, interface, write);
     maps::count(judgement.reason);
     if let Some(change) = judgement.change {
         maps::announce(change);
@@ -27,12 +36,15 @@ enum Action {
     Pass,
     /// It ends here.
     Drop,
+    /// It goes back where it came from.
+    Return,
 }
 
 #[inline(always)]
 fn action(reason: Reason) -> Action {
     match reason {
-        Reason::NotOurs | Reason::Control => Action::Pass,
+        Reason::NotOurs | Reason::Control | Reason::ProbePassed => Action::Pass,
+        Reason::Probe => Action::Return,
         Reason::Accepted
         | Reason::Greeting
         | Reason::Fragment
@@ -48,7 +60,10 @@ fn action(reason: Reason) -> Action {
         | Reason::OldSequence
         | Reason::BadTag
         | Reason::NotReady
-        | Reason::ForAnother => Action::Drop,
+        | Reason::ForAnother
+        | Reason::ProbeLimit
+        | Reason::Answer
+        | Reason::UnexpectedAnswer => Action::Drop,
     }
 }
 
@@ -58,15 +73,28 @@ pub fn xdp_action(reason: Reason) -> u32 {
     match action(reason) {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
+        Action::Return => xdp_action::XDP_TX,
     }
 }
 
 /// The action as TC spells it. Passing is "no opinion", not "accept": that would hide the packet
 /// from the programs and filters of others that come after this one.
 #[inline(always)]
-pub fn tc_action(reason: Reason) -> i32 {
+pub fn tc_action(reason: Reason, interface: u32) -> i32 {
     match action(reason) {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
+        Action::Return => packet::redirect(interface),
+    }
+}
+
+/// The action of the program beside XDP. What passes there would come up to the socket, which does not
+/// take it: it ends here. What is nobody's stays untouched.
+#[inline(always)]
+pub fn tc_answer_action(reason: Reason, interface: u32) -> i32 {
+    match action(reason) {
+        Action::Return => packet::redirect(interface),
+        Action::Pass if matches!(reason, Reason::NotOurs) => TC_ACT_UNSPEC,
+        Action::Pass | Action::Drop => TC_ACT_SHOT,
     }
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::maps::LinkRecord;
 use crate::vectors::{
-    EARLIER, ENTRIES, INTERFACE, Memory, Mutator, OWN, Packet, SLOT_ALPHA, SLOT_GAMMA, Vector,
-    World, before_configuration, contents, key, secret, vectors, world,
+    EARLIER, ENTRIES, INTERFACE, Memory, Mutator, OWN, Packet, SLOT_ALPHA, SLOT_GAMMA, STEP_NS,
+    Vector, World, before_configuration, contents, key, secret, vectors, world,
 };
 use crate::wire::HEADER_BYTES;
 
 fn judge_at(tables: &Memory, frame: &[u8]) -> Judgement {
-    tables.advance(1_000_000);
+    tables.advance(STEP_NS);
     judge(tables, frame, INTERFACE)
 }
 
@@ -41,7 +41,7 @@ fn check(tables: &Memory, vector: &Vector) {
     if let Some(change) = change {
         assert_eq!(change.at_ns, tables.now_ns(), "{}", vector.name);
     }
-    if !matches!(reason, Reason::Accepted | Reason::Greeting | Reason::Control) {
+    if !reason.is_good() {
         let rejected = |records: &[LinkRecord]| records.iter().map(|it| it.rejected).sum::<u64>();
         let after = tables.contents();
         assert!(rejected(&after) - rejected(&before) <= 1, "{}", vector.name);
@@ -222,7 +222,7 @@ proptest! {
         frame.truncate(kept);
         frame.extend(noise);
         let judgement = judge_at(&tables, &frame);
-        prop_assert!(!matches!(judgement.reason, Reason::Accepted | Reason::Greeting | Reason::Control));
+        prop_assert!(!judgement.reason.is_good());
         prop_assert_eq!(without_rejected(tables.contents()), before);
     }
 
@@ -235,7 +235,7 @@ proptest! {
             let before = without_rejected(tables.contents());
             let judgement = judge_at(&tables, &frame);
             let changed = without_rejected(tables.contents()) != before;
-            let good = matches!(judgement.reason, Reason::Accepted | Reason::Greeting | Reason::Control);
+            let good = judgement.reason.is_good();
             prop_assert!(good || (!changed && judgement.change.is_none()), "{:?}", judgement);
             prop_assert!(!good || is_authentic(&frame), "{:?}", judgement);
         }
@@ -271,8 +271,8 @@ impl Tables for Raced {
         self.0.node()
     }
 
-    fn audience(&self, endpoint: &Endpoint) -> Option<Audience> {
-        self.0.audience(endpoint)
+    fn site(&self, endpoint: &Endpoint) -> Option<Site> {
+        self.0.site(endpoint)
     }
 
     fn slot(&self, path: &Path) -> Option<u32> {
@@ -290,6 +290,18 @@ impl Tables for Raced {
 
     fn now_ns(&self) -> u64 {
         self.0.now_ns()
+    }
+
+    fn way(&self) -> Way {
+        self.0.way()
+    }
+
+    fn lease(&self) -> Lease {
+        self.0.lease()
+    }
+
+    fn spend(&self, now_ns: u64) -> bool {
+        self.0.spend(now_ns)
     }
 }
 
