@@ -5,10 +5,10 @@
 use crate::auth::{self, Key, Workspace};
 use crate::frame::{self, Source};
 use crate::fresh::Freshness;
-use crate::maps::{Audience, Change, ChangeKind, Endpoint, Lease, NodeIdentity, Path, Site};
+use crate::maps::{Audience, Change, ChangeKind, Endpoint, Lease, NodeIdentity, Path, Site, Slate};
 use crate::reason::Reason;
 use crate::record::Record;
-use crate::reply::{ANSWER_PAUSE_NS, Answering, Reply};
+use crate::reply::{ANSWER_PAUSE_NS, Answering, sum_of};
 use crate::wire::{FIXED_BYTES, Fixed, Header, HeaderError, Kind, MAGIC, TAG_BYTES, VERSION, Way};
 
 /// What judging looks things up in: BPF maps in the kernel, plain tables in user space.
@@ -39,30 +39,43 @@ pub trait Tables: Workspace {
 pub struct Judgement {
     /// What became of it.
     pub reason: Reason,
+    /// What the daemon must look at; of kind 0, nothing. No `Option`: the verifier would meet what the
+    /// stack held before in the place of a change that is not there.
+    told: Change,
+}
+
+impl Judgement {
+    const NOTHING: Change = Change { kind: 0, slot: 0, at_ns: 0, value: 0 };
+
     /// What the daemon must look at.
-    pub change: Option<Change>,
+    #[inline(always)]
+    #[must_use]
+    pub fn change(&self) -> Option<Change> {
+        if self.told.kind == 0 { None } else { Some(self.told) }
+    }
 }
 
 impl From<Reason> for Judgement {
     #[inline(always)]
     fn from(reason: Reason) -> Self {
-        Self { reason, change: None }
+        Self { reason, told: Self::NOTHING }
     }
 }
 
 /// Judges an Ethernet frame that arrived on the interface with that index.
 #[inline(always)]
 pub fn judge<T: Tables, S: Source + ?Sized>(tables: &T, frame: &S, interface: u32) -> Judgement {
-    judge_and_reply(tables, frame, interface, |_| true)
+    judge_and_reply(tables, frame, interface, &mut Slate::default(), |_| true)
 }
 
-/// The same; `reply` writes the answer of a probe that is to be answered, and says whether it could.
+/// The same, with the memory that it needs; `reply` writes the answer of a probe that is to be answered, and says whether it could.
 #[inline(always)]
 pub fn judge_and_reply<T: Tables, S: Source + ?Sized>(
     tables: &T,
     frame: &S,
     interface: u32,
-    reply: impl FnOnce(&Reply<'_>) -> bool,
+    slate: &mut Slate,
+    reply: impl FnOnce(&Slate) -> bool,
 ) -> Judgement {
     let Some(datagram) = frame::parse(frame) else { return Reason::NotOurs.into() };
     let endpoint =
@@ -71,9 +84,12 @@ pub fn judge_and_reply<T: Tables, S: Source + ?Sized>(
     if datagram.fragment {
         return Reason::Fragment.into();
     }
-    let Some(mut fixed) = Fixed::read(frame, datagram.payload_at) else {
+    let Some(fixed) = Fixed::read(frame, datagram.payload_at) else {
         return Reason::Truncated.into();
     };
+    slate.fixed = fixed;
+    slate.site = site;
+    slate.asked = if slate.fixed.is_probe() { sum_of(&slate.fixed) } else { 0 };
     let Some(destination) = frame.read::<6>(0) else { return Reason::NotOurs.into() };
     let arrival = Arrival {
         payload_bytes: datagram.payload_bytes,
@@ -81,8 +97,8 @@ pub fn judge_and_reply<T: Tables, S: Source + ?Sized>(
         audience: site.audience(),
         can_answer: site.can_answer(destination),
     };
-    let judgement = judge_payload(tables, &mut fixed, &arrival);
-    if judgement.reason == Reason::Probe && !reply(&Reply { site: &site, answer: &fixed }) {
+    let judgement = judge_payload(tables, &mut slate.fixed, &arrival);
+    if judgement.reason == Reason::Probe && !reply(slate) {
         return Reason::Truncated.into();
     }
     judgement
@@ -198,9 +214,11 @@ fn judge_peer<T: Tables>(
         Ok(entry) => entry,
         Err(reason) => return reason.into(),
     };
-    // Kind and window are loaded anew: the verifier would carry what the checks above know of them
+    // Header and window are loaded anew: the verifier would carry what the checks above know of them
     // through the hashes, once for each combination. And no CPU's stamp of meanwhile is lost.
-    let kind = fixed.kind_again();
+    let Ok(again) = Header::decode(fixed) else { return Reason::BadVersion.into() };
+    let header = &again;
+    let kind = header.kind;
     let now_ns = if kind == Kind::Control { 0 } else { tables.now_ns() };
     let freshness = match fresh(kind, header, record, node.incarnation, now_ns) {
         Ok(freshness) => freshness,
@@ -310,7 +328,7 @@ fn answer(header: &Header, record: Record<'_>, slot: u32, now_ns: u64) -> Judgem
     record.set_answered_ns(header.sent_ns);
     let change =
         Change { kind: ChangeKind::Answered as u32, slot, at_ns: now_ns, value: header.sent_ns };
-    Judgement { reason: Reason::Answer, change: Some(change) }
+    Judgement { reason: Reason::Answer, told: change }
 }
 
 #[inline(always)]
@@ -322,15 +340,17 @@ fn heartbeat(
     key_entry: u32,
     now_ns: u64,
 ) -> Judgement {
-    let change =
-        |kind: ChangeKind, value| Some(Change { kind: kind as u32, slot, at_ns: now_ns, value });
+    let change = |kind: ChangeKind, value| Change { kind: kind as u32, slot, at_ns: now_ns, value };
     if freshness == Freshness::Greeting {
         let first = header.incarnation > record.heard();
         if first {
             record.set_heard(header.incarnation);
         }
-        let change = if first { change(ChangeKind::FirstSight, header.incarnation) } else { None };
-        return Judgement { reason: Reason::Greeting, change };
+        if !first {
+            return Reason::Greeting.into();
+        }
+        let told = change(ChangeKind::FirstSight, header.incarnation);
+        return Judgement { reason: Reason::Greeting, told };
     }
     // Signed: another CPU may have stamped a later time in between.
     let silence_ns = now_ns.wrapping_sub(record.last_seen_ns()) as i64;
@@ -341,16 +361,16 @@ fn heartbeat(
         || header.key_offered != record.key_offered();
     record.set_key_entry(key_entry);
     record.stamp(header, freshness, now_ns);
-    let change = if freshness == Freshness::Proven {
+    let told = if freshness == Freshness::Proven {
         change(ChangeKind::NewIncarnation, header.incarnation)
     } else if silent {
         change(ChangeKind::LinkBack, silence_ns as u64)
     } else if changed {
         change(ChangeKind::State, header.incarnation)
     } else {
-        None
+        Judgement::NOTHING
     };
-    Judgement { reason: Reason::Accepted, change }
+    Judgement { reason: Reason::Accepted, told }
 }
 
 #[inline(always)]

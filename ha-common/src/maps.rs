@@ -36,6 +36,19 @@ pub struct Endpoint {
     pub address: [u8; 16],
 }
 
+/// What is known of the packet that a CPU judges just now (map `slate`): the kernel's stack has no room
+/// for it beside the hashes.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Slate {
+    /// Header and tag; then those of the answer.
+    pub fixed: crate::wire::Fixed,
+    /// Where it arrived.
+    pub site: Site,
+    /// Sum of a probe as it came, see [`crate::reply::sum_of`].
+    pub asked: u32,
+}
+
 /// Whom what arrives at an endpoint may be for (value of the `endpoints` map).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -57,7 +70,7 @@ impl Audience {
 }
 
 /// What there is to know of an endpoint (value of the `endpoints` map).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Site {
     /// See [`Audience`].
@@ -245,6 +258,7 @@ const _: () = {
     assert!(size_of::<Window>() == 24);
     assert!(size_of::<LinkRecord>() == 208);
     assert!(size_of::<Site>() == 28);
+    assert!(size_of::<Slate>() == 120);
     assert!(size_of::<Change>() == 24);
     assert!(size_of::<Lease>() == 16);
 };

@@ -4,7 +4,7 @@
 //! long as its probe and is never answered: there is nothing to amplify and no loop.
 
 use crate::frame::{Datagram, Source};
-use crate::maps::{Lease, NodeIdentity, Site};
+use crate::maps::{Lease, NodeIdentity, Site, Slate};
 use crate::wire::{FIXED_BYTES, Fixed, Phase, Way, layers};
 
 /// Shortest time between two answers to one peer on one link.
@@ -18,6 +18,8 @@ pub const ANSWER_BURST: u64 = crate::maps::SLOTS_MAX as u64;
 const DAEMON_LEASE_MS: u64 = 1_000;
 /// TTL and hop limit of an answer: that of the probe has come down on its way.
 const HOPS: u8 = 64;
+/// A hardware address as a number.
+const MAC_BITS: u64 = (1 << 48) - 1;
 const UDP_BYTES: usize = 8;
 /// UDP header, header and tag.
 const UDP_LENGTH: u16 = (UDP_BYTES + FIXED_BYTES) as u16;
@@ -88,8 +90,13 @@ pub trait Sink: Source {
     const BY_DIFFERENCE: bool;
     /// Writes bytes; `None` past the end.
     fn write<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Option<()>;
+    /// Writes words, as they stand in memory.
+    fn write_words<const W: usize>(&self, offset: usize, words: &[u64; W]) -> Option<()>;
     /// Writes the fixed part of a datagram.
-    fn write_fixed(&self, offset: usize, fixed: &Fixed) -> Option<()>;
+    #[inline(always)]
+    fn write_fixed(&self, offset: usize, fixed: &Fixed) -> Option<()> {
+        self.write_words(offset, fixed.words())
+    }
     /// Writes a UDP checksum.
     fn write_checksum(&self, checksum: &Checksum) -> Option<()>;
 }
@@ -114,6 +121,8 @@ pub struct Reply<'a> {
     pub site: &'a Site,
     /// The answer, signed.
     pub answer: &'a Fixed,
+    /// Sum of the probe, see [`sum_of`].
+    pub asked: u32,
 }
 
 /// One's complement sum, not folded. Byte order does not matter as long as it is one (RFC 1071 2).
@@ -126,6 +135,12 @@ fn sum<const N: usize>(bytes: &[u8; N], from: usize, to: usize) -> u64 {
         at += 2;
     }
     sum
+}
+
+#[inline(always)]
+fn sum_of_words([first, second]: [u64; 2]) -> u64 {
+    let halves = |word: u64| (word & 0xffff_ffff) + (word >> 32);
+    halves(first) + halves(second)
 }
 
 #[inline(always)]
@@ -142,22 +157,42 @@ fn growth(before: u64, after: u64) -> u32 {
     (after + (!before & 0xffff)) as u32
 }
 
+/// The folded sum of a fixed part.
+#[inline(always)]
+#[must_use]
+pub fn sum_of(fixed: &Fixed) -> u32 {
+    fold(fixed.sum()) as u32
+}
+
+impl<'a> Reply<'a> {
+    /// What stands on the slate.
+    #[inline(always)]
+    #[must_use]
+    pub fn on(slate: &'a Slate) -> Self {
+        Self { site: &slate.site, answer: &slate.fixed, asked: slate.asked }
+    }
+}
+
 impl Reply<'_> {
     /// Turns the frame that carries the probe into one that carries the answer back. `None`: it is
     /// not what the judge has seen; nothing may be sent then.
     #[inline(always)]
     pub fn write<F: Sink + ?Sized>(&self, frame: &F, datagram: &Datagram) -> Option<()> {
-        let ends = frame.read::<12>(0)?;
-        let before = if F::BY_DIFFERENCE { payload_sum(frame, datagram)? } else { 0 };
         let (addresses, pseudo) = if datagram.v6 {
             self.write_ipv6(frame, datagram.network_at)?
         } else {
             (self.write_ipv4(frame, datagram.network_at)?, 0)
         };
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = ends;
-        let mac = if a & 1 == 0 { [a, b, c, d, e, f] } else { self.site.mac };
-        let [m, n, o, p, q, r] = mac;
-        frame.write(0, &[g, h, i, j, k, l, m, n, o, p, q, r])?;
+        // As numbers whose lowest byte comes first: of bytes the compiler makes accesses to the kernel's
+        // stack that the verifier refuses.
+        let ([first], [second]) = (frame.words::<1>(0)?, frame.words::<1>(4)?);
+        let (destination, source) = (u64::from_le(first) & MAC_BITS, u64::from_le(second) >> 16);
+        let [a, b, c, d, e, f] = self.site.mac;
+        let own = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        // IEEE 802: the lowest bit of the first byte tells a group's address.
+        let own = if destination & 1 == 0 { destination } else { own };
+        frame.write_words(0, &[(source | own << 48).to_le()])?;
+        frame.write_words(4, &[(source >> 32 | own << 16).to_le()])?;
         let udp_at = datagram.payload_at - UDP_BYTES;
         let [a, b, c, d] = frame.read::<4>(udp_at)?;
         let [high, low] = UDP_LENGTH.to_be_bytes();
@@ -168,7 +203,7 @@ impl Reply<'_> {
         let checksum = Checksum {
             at: udp_at + 6,
             value: if datagram.v6 { checksum(pseudo + sum(&udp, 0, 6) + payload) } else { 0 },
-            payload: if F::BY_DIFFERENCE { growth(before, fold(payload)) } else { 0 },
+            payload: if F::BY_DIFFERENCE { growth(self.asked.into(), fold(payload)) } else { 0 },
             addresses,
         };
         frame.write_checksum(&checksum)
@@ -197,25 +232,21 @@ impl Reply<'_> {
     /// The same, and the sum of the pseudo header (RFC 8200 8.1).
     #[inline(always)]
     fn write_ipv6<F: Sink + ?Sized>(&self, frame: &F, at: usize) -> Option<(u32, u64)> {
-        let source = frame.read::<16>(at + 8)?;
-        let destination = frame.read::<16>(at + 24)?;
+        // In words: as bytes they would not fit on the kernel's stack.
+        let source = frame.words::<2>(at + 8)?;
+        let before = sum_of_words(frame.words::<2>(at + 24)?);
         let [high, low] = UDP_LENGTH.to_be_bytes();
         let own = &self.site.address;
         frame.write(at + 4, &[high, low, PROTOCOL_UDP as u8, HOPS])?;
         frame.write(at + 8, own)?;
-        frame.write(at + 24, &source)?;
-        let (before, after) = (sum(&destination, 0, 16), sum(own, 0, 16));
+        frame.write_words(at + 24, &source)?;
+        let after = sum(own, 0, 16);
         let rest = u64::from(UDP_LENGTH.to_be()) + u64::from(PROTOCOL_UDP.to_be());
-        Some((growth(fold(before), fold(after)), sum(&source, 0, 16) + after + rest))
+        Some((growth(fold(before), fold(after)), sum_of_words(source) + after + rest))
     }
 }
 
 const _: () = assert!(IPV6_BYTES == 4 + 4 + 16 + 16);
-
-#[inline(always)]
-fn payload_sum<F: Source + ?Sized>(frame: &F, datagram: &Datagram) -> Option<u64> {
-    Some(fold(Fixed::read(frame, datagram.payload_at)?.sum()))
-}
 
 /// A sum as checksum; one that is zero is sent as all ones (RFC 768).
 #[inline(always)]

@@ -12,6 +12,7 @@ use crate::frame::{Source, mapped, parse};
 use crate::judge::{Judgement, Tables, judge_and_reply};
 use crate::maps::{
     Audience, Change, ChangeKind, Endpoint, Lease, LinkRecord, NodeIdentity, Path, SLOTS_MAX, Site,
+    Slate,
 };
 use crate::reason::Reason;
 use crate::record::Record;
@@ -368,8 +369,13 @@ impl Sink for Page {
         Some(())
     }
 
-    fn write_fixed(&self, offset: usize, fixed: &Fixed) -> Option<()> {
-        self.write(offset, &fixed.to_bytes())
+    fn write_words<const W: usize>(&self, offset: usize, words: &[u64; W]) -> Option<()> {
+        let mut at = offset;
+        for word in words {
+            self.write(at, &word.to_ne_bytes())?;
+            at += 8;
+        }
+        Some(())
     }
 
     fn write_checksum(&self, checksum: &Checksum) -> Option<()> {
@@ -381,10 +387,11 @@ impl Sink for Page {
 #[must_use]
 pub fn judge_and_answer(tables: &Memory, frame: &[u8]) -> (Judgement, Option<Vec<u8>>) {
     let page = Page::new(frame);
-    let write = |reply: &Reply<'_>| {
+    let write = |slate: &Slate| {
+        let reply = Reply::on(slate);
         parse(&page).is_some_and(|datagram| reply.write(&page, &datagram).is_some())
     };
-    let judgement = judge_and_reply(tables, frame, INTERFACE, write);
+    let judgement = judge_and_reply(tables, frame, INTERFACE, &mut Slate::default(), write);
     let answer = (judgement.reason == Reason::Probe).then(|| page.contents());
     (judgement, answer)
 }

@@ -207,7 +207,8 @@ pub(crate) const HEADER_WORDS: usize = HEADER_BYTES / 8;
 ///
 /// Words, because the kernel side must read, check and decode it in few instructions and within
 /// 512 bytes of stack: bytes would be loaded, kept and spilled one by one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Fixed {
     words: [u64; FIXED_WORDS],
 }
@@ -217,14 +218,6 @@ impl Fixed {
     #[inline(always)]
     pub fn read<S: Source + ?Sized>(source: &S, offset: usize) -> Option<Self> {
         Some(Self { words: source.words::<FIXED_WORDS>(offset)? })
-    }
-
-    /// The kind of a header that was decoded before.
-    #[inline(always)]
-    pub(crate) fn kind_again(&self) -> Kind {
-        // SAFETY: a reference is valid to read from.
-        let first = u64::from_be(unsafe { (&raw const self.words[0]).read_volatile() });
-        Kind::from_wire((first >> 32) as u8).unwrap_or(Kind::Heartbeat)
     }
 
     /// The bytes as they travel.
@@ -273,6 +266,12 @@ impl Fixed {
         w[8] = (u64::from(said) << 32).to_be();
         w[9] = 0;
         w[10] = 0;
+    }
+
+    /// Whether it says so.
+    #[inline(always)]
+    pub(crate) fn is_probe(&self) -> bool {
+        (u64::from_be(self.words[0]) >> 32) as u8 == Kind::Probe as u8
     }
 
     /// One's complement sum of its words in memory, not folded.

@@ -9,7 +9,7 @@ use ha_common::auth::{KEY_ENTRIES, Key, Scratch, Workspace};
 use ha_common::judge::Tables;
 use ha_common::maps::{
     CHANGES_BYTES, Change, ENDPOINTS_MAX, Endpoint, Lease, LinkRecord, NodeIdentity, Path,
-    SLOTS_MAX, Site,
+    SLOTS_MAX, Site, Slate,
 };
 use ha_common::reason::{REASONS, Reason};
 use ha_common::record::Record;
@@ -35,6 +35,8 @@ static BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
 static KEYS: Array<Key, KEY_ENTRIES> = Array::new();
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+#[btf_map(name = "slate")]
+static SLATE: PerCpuArray<Slate, 1> = PerCpuArray::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
 #[btf_map(name = "changes")]
@@ -118,6 +120,14 @@ impl Tables for Maps {
         // SAFETY: a per-CPU value; programs of one CPU do not interrupt each other here.
         BUDGET.get_ptr_mut(0).is_some_and(|budget| unsafe { (*budget).spend(now_ns) })
     }
+}
+
+/// This CPU's memory for the packet that it judges.
+#[inline(always)]
+pub fn slate() -> Option<&'static mut Slate> {
+    // SAFETY: a per-CPU value, aligned to 8 bytes; programs of one CPU do not interrupt each other here,
+    // and each judges one packet.
+    SLATE.get_ptr_mut(0).map(|slate| unsafe { &mut *slate })
 }
 
 /// Moves the counter of `reason`.

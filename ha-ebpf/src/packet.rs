@@ -6,7 +6,6 @@ use aya_ebpf::bindings::BPF_F_PSEUDO_HDR;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use ha_common::frame::Source;
 use ha_common::reply::{Checksum, Sink};
-use ha_common::wire::Fixed;
 
 /// A frame in a driver's receive ring or in a socket buffer's linear part.
 pub struct Packet {
@@ -78,8 +77,8 @@ impl Sink for XdpPacket {
     }
 
     #[inline(always)]
-    fn write_fixed(&self, offset: usize, fixed: &Fixed) -> Option<()> {
-        self.0.store(offset, fixed.words())
+    fn write_words<const W: usize>(&self, offset: usize, words: &[u64; W]) -> Option<()> {
+        self.0.store(offset, words)
     }
 
     #[inline(always)]
@@ -87,6 +86,10 @@ impl Sink for XdpPacket {
         self.0.store(checksum.at, &checksum.value.to_ne_bytes())
     }
 }
+
+/// Bytes that begin at a word.
+#[repr(align(8))]
+struct Aligned<const N: usize>([u8; N]);
 
 /// A TC packet. Read through pointers, written through the kernel's helpers, which invalidate them;
 /// so they are made anew for each read.
@@ -143,12 +146,14 @@ impl Sink for TcPacket<'_> {
 
     #[inline(always)]
     fn write<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Option<()> {
-        self.0.store(offset, bytes, 0).ok()
+        // The verifier refuses words at odd places of the stack, which the compiler makes of bytes.
+        let aligned = Aligned(*bytes);
+        self.0.store(offset, &aligned.0, 0).ok()
     }
 
     #[inline(always)]
-    fn write_fixed(&self, offset: usize, fixed: &Fixed) -> Option<()> {
-        self.0.store(offset, fixed.words(), 0).ok()
+    fn write_words<const W: usize>(&self, offset: usize, words: &[u64; W]) -> Option<()> {
+        self.0.store(offset, words, 0).ok()
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_log_ebpf::debug;
 use ha_common::frame;
 use ha_common::judge;
+use ha_common::maps::Slate;
 use ha_common::reason::Reason;
 use ha_common::reply::{Reply, Sink};
 use ha_common::wire::Way;
@@ -17,17 +18,24 @@ use crate::packet;
 #[inline(always)]
 pub fn judge<S: Sink, C: EbpfContext>(frame: &S, context: &C, interface: u32, way: Way) -> Reason {
     let maps = Maps { way };
-    // Parsed anew: the verifier would carry every combination of headers through the hashes.
-    let write = |reply: &Reply<'_>| {
-        frame::parse(frame).is_some_and(|datagram| reply.write(frame, &datagram).is_some())
-    };
-    let judgement = judge::judge_and_reply(&maps, frame, interface, write);
+    let Some(slate) = maps::slate() else { return Reason::NotReady };
+    let write = |slate: &Slate| write(frame, slate);
+    let judgement = judge::judge_and_reply(&maps, frame, interface, slate, write);
     maps::count(judgement.reason);
-    if let Some(change) = judgement.change {
+    if let Some(change) = judgement.change() {
         maps::announce(change);
         debug!(context, "slot {}: change {}, value {}", change.slot, change.kind, change.value);
     }
     judgement.reason
+}
+
+/// Turns the frame of a probe into one that carries the answer back. A function of its own, since its
+/// stack would be too much beside that of the hashes. The frame is parsed anew: the verifier would
+/// carry every combination of headers through the hashes.
+#[inline(never)]
+fn write<S: Sink>(frame: &S, slate: &Slate) -> bool {
+    let reply = Reply::on(slate);
+    frame::parse(frame).is_some_and(|datagram| reply.write(frame, &datagram).is_some())
 }
 
 /// What happens to a packet.

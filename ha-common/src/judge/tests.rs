@@ -34,7 +34,8 @@ fn unconfigured() -> Memory {
 
 fn check(tables: &Memory, vector: &Vector) {
     let before = tables.contents();
-    let Judgement { reason, change } = judge_at(tables, &vector.frame);
+    let judgement = judge_at(tables, &vector.frame);
+    let (reason, change) = (judgement.reason, judgement.change());
     assert_eq!(reason, vector.reason, "{}", vector.name);
     let expected = vector.change.map(|kind| kind as u32);
     assert_eq!(change.map(|change| change.kind), expected, "{}", vector.name);
@@ -109,7 +110,7 @@ fn a_greeting_is_remembered_and_refreshes_nothing() {
     let mut packet = Packet::heartbeat(5);
     packet.header.echo = 0;
     let judgement = judge_at(&tables, &packet.frame());
-    let change = judgement.change.unwrap();
+    let change = judgement.change().unwrap();
     assert_eq!((change.kind, change.value), (ChangeKind::FirstSight as u32, 20));
     let expected = LinkRecord {
         heartbeat: crate::fresh::Window { heard: 20, believed: 0, sequence: 0 },
@@ -135,7 +136,7 @@ fn proving_a_new_incarnation_restarts_the_sequence_and_counts_no_loss() {
     let tables = settled();
     let mut packet = Packet::heartbeat(1);
     packet.header.incarnation = 21;
-    let change = judge_at(&tables, &packet.frame()).change.unwrap();
+    let change = judge_at(&tables, &packet.frame()).change().unwrap();
     assert_eq!((change.kind, change.value), (ChangeKind::NewIncarnation as u32, 21));
     let record = alpha(&tables);
     assert_eq!((record.heartbeat.believed, record.heartbeat.sequence, record.lost), (21, 1, 0));
@@ -154,9 +155,9 @@ fn a_return_reports_how_long_the_silence_was() {
     judge(&tables, gamma(1).as_slice(), INTERFACE);
     tables.advance(50_000_000);
     // Exactly the limit is not beyond it.
-    assert_eq!(judge(&tables, gamma(2).as_slice(), INTERFACE).change, None);
+    assert_eq!(judge(&tables, gamma(2).as_slice(), INTERFACE).change(), None);
     tables.advance(50_000_001);
-    let change = judge(&tables, gamma(3).as_slice(), INTERFACE).change.unwrap();
+    let change = judge(&tables, gamma(3).as_slice(), INTERFACE).change().unwrap();
     assert_eq!((change.kind, change.value), (ChangeKind::LinkBack as u32, 50_000_001));
     assert_eq!(change.slot, SLOT_GAMMA);
 }
@@ -171,7 +172,7 @@ fn a_stamp_from_the_future_is_no_silence() {
     judge_at(&tables, &packet.frame());
     tables.record(SLOT_GAMMA).unwrap().set_last_seen_ns(tables.now_ns() + 10_000_000);
     packet.header.sequence = 2;
-    assert_eq!(judge(&tables, packet.frame().as_slice(), INTERFACE).change, None);
+    assert_eq!(judge(&tables, packet.frame().as_slice(), INTERFACE).change(), None);
 }
 
 #[test]
@@ -236,7 +237,7 @@ proptest! {
             let judgement = judge_at(&tables, &frame);
             let changed = without_rejected(tables.contents()) != before;
             let good = judgement.reason.is_good();
-            prop_assert!(good || (!changed && judgement.change.is_none()), "{:?}", judgement);
+            prop_assert!(good || (!changed && judgement.change().is_none()), "{:?}", judgement);
             prop_assert!(!good || is_authentic(&frame), "{:?}", judgement);
         }
     }

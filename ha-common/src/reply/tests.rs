@@ -234,7 +234,7 @@ fn no_vector_is_answered_with_more_than_its_own_length() {
         let Some(answer) = answer else { continue };
         answers += 1;
         assert_eq!(answer.len(), vector.frame.len(), "{}", vector.name);
-        assert_eq!(judgement.change, None, "{}: nobody wakes", vector.name);
+        assert_eq!(judgement.change(), None, "{}: nobody wakes", vector.name);
         let after = contents(tables.record(SLOT_ALPHA).unwrap());
         let known = |it: LinkRecord| LinkRecord {
             probes: before.probes,

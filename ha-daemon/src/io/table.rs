@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ha_common::auth::{Key, OwnStack, Scratch, Workspace};
 use ha_common::fresh::Window;
-use ha_common::judge::{Arrival, Judgement, Tables, judge_payload};
+use ha_common::judge::{Arrival, Tables, judge_payload};
 use ha_common::maps::{
     Audience, Change, Endpoint, Lease, LinkRecord, NodeIdentity, Path as PathKey, Site,
 };
@@ -137,11 +137,12 @@ impl Table {
         let key = |it: Header| PathKey::new(it.sender, it.link, interface);
         let slot = header.ok().and_then(|it| self.slot(&key(it)));
         let window = slot.and_then(|slot| self.record(slot)).map(Record::control_window);
-        let Judgement { mut reason, change } = judge_payload(
+        let judgement = judge_payload(
             self,
             &mut fixed,
             &Arrival::at_socket(datagram.len(), interface, audience),
         );
+        let (mut reason, change) = (judgement.reason, judgement.change());
         if let (Reason::Control, Ok(header), Some(slot), Some(window)) =
             (reason, header, slot, window)
             && !self.body_is_authentic(&fixed, &header, datagram)

@@ -22,7 +22,7 @@ fn all_vectors(hook: Hook) -> Result<()> {
     for vector in vectors().iter().filter(|vector| is_runnable(hook, &vector.frame)) {
         let judgement = both.judge(hook, &vector.frame).context(vector.name)?;
         ensure!(judgement.reason == vector.reason, "{}: {judgement:?}", vector.name);
-        let change = judgement.change.map(|change| change.kind);
+        let change = judgement.change().map(|change| change.kind);
         ensure!(change == vector.change.map(|kind| kind as u32), "{}: {judgement:?}", vector.name);
         run += 1;
     }

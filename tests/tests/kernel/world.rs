@@ -121,7 +121,7 @@ impl Both {
         let moved = moved(&before, &self.kernel.counters());
         ensure!(moved == [(judgement.reason, 1)], "{judgement:?}: counters {moved:?}");
         let changes = self.kernel.take_changes();
-        let wanted: Vec<_> = judgement.change.iter().map(timeless).collect();
+        let wanted: Vec<_> = judgement.change().iter().map(timeless).collect();
         ensure!(
             changes.iter().map(timeless).collect::<Vec<_>>() == wanted,
             "{judgement:?}: {changes:?}"
