@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use ha_common::maps::Lease;
 use ha_common::reason::Reason;
-use ha_common::vectors::{Packet, SLOT_ALPHA, vectors, world};
+use ha_common::vectors::{Destination, Packet, SLOT_ALPHA, vectors, world};
 use ha_common::wire::{Fixed, Header, Kind, Phase, Way, layers};
 
 use crate::world::{Both, Hook, is_runnable, moved};
@@ -72,6 +72,35 @@ fn a_refused_probe_for_tc_ends_there() -> Result<()> {
     let before = both.kernel.counters();
     ensure!(both.run(Hook::TcAnswer, &forged, 1)? == SHOT);
     ensure!(moved(&before, &both.kernel.counters()) == [(Reason::BadTag, 1)]);
+    Ok(())
+}
+
+/// The one's complement sum over a UDP datagram in IPv6 and its pseudo header.
+fn udp_sum(frame: &[u8]) -> u16 {
+    let mut bytes = frame[22..].to_vec();
+    bytes.extend([0, frame[20], frame[18], frame[19]]);
+    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum: u32 = words.sum();
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+#[test]
+#[ignore = "needs root: loads BPF programs"]
+fn a_right_checksum_is_right_in_the_answer_too() -> Result<()> {
+    for (hook, destination) in [
+        (Hook::Xdp, Destination::Host(2)),
+        (Hook::Xdp, Destination::Group),
+        (Hook::Tc, Destination::Host(2)),
+        (Hook::Tc, Destination::Group),
+    ] {
+        let mut both = settled(hook)?;
+        let mut frame = Packet { v6: true, destination, ..probe(5, Way::Xdp) }.frame();
+        let checksum = !udp_sum(&frame);
+        frame[60..62].copy_from_slice(&checksum.to_be_bytes());
+        ensure!(udp_sum(&frame) == 0xffff, "the test's own");
+        let (_, out) = both.out(hook, &frame, 1)?;
+        ensure!(out != frame && udp_sum(&out) == 0xffff, "{hook:?} {destination:?}: {out:02x?}");
+    }
     Ok(())
 }
 
