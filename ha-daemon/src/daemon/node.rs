@@ -392,7 +392,13 @@ fn receive_on(
         Err(error) => Err(anyhow::anyhow!("the kernel side cannot be used: {error:#}")),
     };
     match attached {
-        Ok(attachment) => Ok(Reception { via: attachment.via, reason: attachment.reason }),
+        Ok(attachment) => {
+            let (interface, missing) = (&network.interface, &attachment.no_tc_answer);
+            if !missing.is_empty() {
+                tracing::warn!("on {interface}, probes are answered by XDP alone: {missing}");
+            }
+            Ok(Reception { via: attachment.via, reason: attachment.reason })
+        }
         Err(error) if receive == Receive::Auto => {
             tracing::debug!("{error:#}");
             Ok(Reception { via: Via::Socket, reason: brief(&format!("{error:#}")) })
