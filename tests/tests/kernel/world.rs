@@ -178,10 +178,12 @@ pub fn expected_action(hook: Hook, reason: Reason) -> u32 {
         Hook::Xdp => XDP_ACTIONS,
         Hook::Tc | Hook::TcAnswer => TC_ACTIONS,
     };
-    match reason {
-        Reason::Probe => back,
-        reason if passes(reason) => pass,
-        _ => drop,
+    if reason == Reason::Probe {
+        back
+    } else if passes(reason) {
+        pass
+    } else {
+        drop
     }
 }
 
