@@ -514,6 +514,7 @@ fn word(state: NodeState) -> &'static str {
         NodeState::Joining => "joining",
         NodeState::Up => "up",
         NodeState::Late => "late",
+        NodeState::Stale => "stale",
         NodeState::Restarting => "restarting",
         NodeState::DaemonGone => "without daemon",
         NodeState::Dead => "dead",

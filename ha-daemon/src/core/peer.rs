@@ -125,7 +125,11 @@ impl Peer {
     pub fn alive(&self) -> bool {
         matches!(
             self.state,
-            NodeState::Joining | NodeState::Up | NodeState::Late | NodeState::Restarting
+            NodeState::Joining
+                | NodeState::Up
+                | NodeState::Late
+                | NodeState::Stale
+                | NodeState::Restarting
         )
     }
 

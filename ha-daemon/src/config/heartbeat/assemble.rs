@@ -17,9 +17,10 @@ use crate::config::finding::{Finding, Position, quoted};
 use crate::config::load::{Places, announce_default};
 use crate::config::serial::too_many_for_a_line;
 use crate::config::{
-    Cluster, Config, Connectivity, DURATION_MAX, Endpoint, Failback, IsolatedOwner, KeyRing, Link,
-    LinkFinding, LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDoubt,
-    PING_INTERVAL_MIN, ProbeBeforeTake, Realtime, Receive, SCRIPT_TIMEOUT_DEFAULT, link_findings,
+    Cluster, Config, Connectivity, DAEMON_DEADTIME_DEFAULT_MIN, DURATION_MAX, Detection, Endpoint,
+    Failback, IsolatedOwner, KeyRing, Link, LinkFinding, LinkIdentity, LinkIndex, LinkKind,
+    Logging, Node, NodeIndex, OnDoubt, PING_INTERVAL_MIN, ProbeBeforeTake, Realtime, Receive,
+    SCRIPT_TIMEOUT_DEFAULT, link_findings,
 };
 
 /// Name of the cluster unless `cluster` says otherwise; the original has the same. It does not
@@ -83,6 +84,7 @@ pub(super) fn assemble(
             deadtime: timing.deadtime,
             warntime: timing.warntime,
             initdead: timing.initdead,
+            daemon_deadtime: timing.deadtime.max(DAEMON_DEADTIME_DEFAULT_MIN),
             port: draft.media.port(service),
             on_doubt: OnDoubt::Take,
             address_lifetime: ADDRESS_LIFETIME,
@@ -95,6 +97,7 @@ pub(super) fn assemble(
         clients: draft.clients.clone(),
         logging: logging(draft),
         realtime: Realtime { enabled: draft.realtime.as_ref().is_none_or(|at| at.value) },
+        detection: Detection::default(),
         script_directory: directory.join("resource.d"),
         links: draft.media.list.iter().filter_map(link).collect(),
         nodes,

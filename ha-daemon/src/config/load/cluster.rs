@@ -11,9 +11,10 @@ use toml::de::DeValue;
 use super::reader::{Field, Reader, Span, Table};
 use crate::config::finding::quoted;
 use crate::config::{
-    ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX, Cluster, DURATION_MAX,
-    KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT, REFRESH_MIN, REPEAT_MAX, SCRIPT_TIMEOUT_DEFAULT,
-    SCRIPT_TIMEOUT_MIN, authkeys,
+    ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX, Cluster,
+    DAEMON_DEADTIME_DEFAULT_MIN, DAEMON_DEADTIME_MIN, DURATION_MAX, KEEPALIVE_MIN, KeyRing,
+    OnDoubt, PORT_DEFAULT, REFRESH_MIN, REPEAT_MAX, SCRIPT_TIMEOUT_DEFAULT, SCRIPT_TIMEOUT_MIN,
+    authkeys,
 };
 use crate::names::NodeName;
 
@@ -54,6 +55,7 @@ pub(super) fn read(
         deadtime: timing.deadtime,
         warntime: timing.warntime,
         initdead: timing.initdead,
+        daemon_deadtime: timing.daemon_deadtime,
         port: u16::try_from(port.or_default(u32::from(PORT_DEFAULT))?).ok()?,
         on_doubt: on_doubt.or_default(OnDoubt::Take)?,
         address_lifetime: address_lifetime?,
@@ -83,6 +85,7 @@ struct Timing {
     deadtime: Duration,
     warntime: Duration,
     initdead: Duration,
+    daemon_deadtime: Duration,
 }
 
 fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing> {
@@ -91,6 +94,8 @@ fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing>
     let deadtime = table.duration(reader, "deadtime", &any);
     let warntime = table.duration(reader, "warntime", &any);
     let initdead = table.duration(reader, "initdead", &any);
+    let range = DAEMON_DEADTIME_MIN..=DURATION_MAX;
+    let daemon_deadtime = table.duration(reader, "daemon_deadtime", &range);
     // A wrong pair is shown at the later one of the two that the file has.
     let pair_span = deadtime.span().or(keepalive.span()).unwrap_or(table.span());
     let keepalive = keepalive.or_default(KEEPALIVE_DEFAULT);
@@ -100,11 +105,13 @@ fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing>
     }
     let warntime = check_warntime(reader, warntime, keepalive, deadtime);
     let initdead = check_initdead(reader, initdead, deadtime);
+    let daemon_deadtime = check_daemon_deadtime(reader, daemon_deadtime, deadtime);
     Some(Timing {
         keepalive: keepalive?,
         deadtime: deadtime?,
         warntime: warntime?,
         initdead: initdead?,
+        daemon_deadtime: daemon_deadtime?,
     })
 }
 
@@ -201,6 +208,30 @@ fn check_initdead(
         reader.warning(&given.span(), message, remedy);
     }
     Some(initdead)
+}
+
+fn check_daemon_deadtime(
+    reader: &mut Reader<'_>,
+    field: Field<Duration>,
+    deadtime: Option<Duration>,
+) -> Option<Duration> {
+    let given = match field {
+        Field::Absent => return Some(deadtime?.max(DAEMON_DEADTIME_DEFAULT_MIN)),
+        Field::Refused => return None,
+        Field::Given(given) => given,
+    };
+    let (daemon_deadtime, deadtime) = (*given.get_ref(), deadtime?);
+    if daemon_deadtime < deadtime {
+        let message = format!(
+            "daemon_deadtime {} is shorter than deadtime {}",
+            format_duration(daemon_deadtime),
+            format_duration(deadtime)
+        );
+        let remedy = format!("set it to {} or more", format_duration(deadtime));
+        reader.error(&given.span(), message, remedy);
+        return None;
+    }
+    Some(daemon_deadtime)
 }
 
 fn read_address_lifetime(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Duration> {
