@@ -148,6 +148,12 @@ impl Core {
         deadtimes.fold(self.config.cluster.daemon_deadtime, Duration::max)
     }
 
+    /// Whether a peer that is alive is heard on no link in time.
+    #[must_use]
+    pub fn verdict_is_near(&self) -> bool {
+        self.peers.values().any(|peer| peer.alive() && !peer.any_link(LinkState::Up))
+    }
+
     /// When the next question on a link is due.
     fn probe_at(&self, peer: &Peer, link: LinkIndex) -> Option<Moment> {
         let window_from = self.window_of(peer);

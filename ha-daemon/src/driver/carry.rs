@@ -215,7 +215,9 @@ impl Driver {
                 let _ = self.parts.keeper.release(address, &interface);
                 let (group, resource) = self.address_at(address, &interface)?;
                 let seconds = silent_ns as f64 / 1e9;
-                let cause = format!("not renewed for {seconds:.3} s, longer than its lifetime");
+                let cause = format!(
+                    "not renewed for {seconds:.3} s, longer than its lifetime or the lease"
+                );
                 Some(Input::ResourceLost { group, resource, cause })
             }
             AddressReport::RenewFailed { address, interface, cause } => {

@@ -232,6 +232,7 @@ impl Sim {
         self.take_addresses_off(node);
         let host = &mut self.hosts[node];
         host.kernel.silent = false;
+        host.kernel.waiting.clear();
         let incarnation = host.incarnations * 1000 + node as u64;
         let file = Arc::clone(&self.files[node]);
         let core = Core::new(file, NodeIndex(node), incarnation, self.now);
@@ -515,7 +516,9 @@ impl Sim {
                 self.work(node, Input::ResourceStarted { group, resource, error });
             }
             Action::StopResource { group, resource } => {
-                self.hosts[node].resources.insert((group.0, resource), Standing::Stopping);
+                // What the keeper has taken off already is not there for the time of its stop.
+                let here = self.hosts[node].resources.get_mut(&(group.0, resource));
+                here.into_iter().for_each(|it| *it = Standing::Stopping);
                 self.note_holding();
                 let fails = self.stop_fails.contains(&(node, group.0));
                 let error = fails.then(|| "it would not stop".to_owned());

@@ -8,6 +8,8 @@ use super::*;
 pub(super) struct Kernel {
     /// The host is off, or does not run.
     pub(super) silent: bool,
+    /// What arrived at a host that does not run.
+    pub(super) waiting: Vec<(Wire, Packet)>,
     /// The last start of a daemon here.
     pub(super) incarnation: u64,
     /// When that daemon last ran.
@@ -39,7 +41,8 @@ impl Sim {
     pub(in super::super) fn stop(&mut self, node: usize, stop: Stop) {
         let now = self.now;
         let host = &mut self.hosts[node];
-        let Some(daemon) = &mut host.daemon else { return };
+        // Who changes its program is not stopped: it is away for as long as that takes.
+        let Some(daemon) = host.daemon.as_mut().filter(|it| it.away.is_none()) else { return };
         host.kernel.silent |= stop == Stop::Node;
         daemon.sender_stopped |= stop != Stop::Driver;
         if stop != Stop::Sender {
@@ -78,14 +81,23 @@ impl Sim {
             return;
         }
         host.kernel.silent = false;
+        let waiting = std::mem::take(&mut host.kernel.waiting);
         let sender_stopped = std::mem::take(&mut daemon.sender_stopped);
-        let Some(since) = daemon.paused.take() else { return };
+        if daemon.paused.take().is_none() {
+            return;
+        }
+        let length_ns = now.since(daemon.ran);
+        // The driver may well run before the kernel has looked at what arrived.
+        for (wire, packet) in waiting {
+            let delay = self.net.random.between(Duration::ZERO, Duration::from_micros(200));
+            self.after(delay, Happening::Arrival { wire, packet });
+        }
         if sender_stopped {
             self.keepalives().into_iter().for_each(|keepalive| self.beat(node, keepalive));
         }
         let mut inputs = Vec::new();
         if self.config.detection.own_pause {
-            inputs.push(Input::OwnPause { length_ns: now.since(since) });
+            inputs.push(Input::OwnPause { length_ns });
         }
         if let Some(daemon) = &mut self.hosts[node].daemon {
             inputs.append(&mut daemon.waiting);
@@ -129,7 +141,7 @@ impl Sim {
         let (from, node, link) = wire;
         let Host { records, kernel, .. } = &self.hosts[node];
         let known = records.get(&(from, link)).map(|record| record.observation().incarnation);
-        if kernel.silent || known != Some(incarnation) {
+        if known != Some(incarnation) {
             return;
         }
         let answer = Packet::Answer {
@@ -150,11 +162,11 @@ impl Sim {
         lease_age_ms: u32,
     ) {
         let (from, node, link) = wire;
-        let Host { daemon: Some(daemon), records, kernel, .. } = &mut self.hosts[node] else {
+        let Host { daemon: Some(daemon), records, .. } = &mut self.hosts[node] else {
             return;
         };
         let Some(record) = records.get_mut(&(from, link)) else { return };
-        if kernel.silent || echo != daemon.incarnation {
+        if echo != daemon.incarnation {
             return;
         }
         if record.answered(left, incarnation, lease_age_ms) && daemon.paused.is_none() {

@@ -45,6 +45,10 @@ impl Sim {
         if self.net.cut(wire) {
             return;
         }
+        if self.hosts[node].kernel.silent {
+            self.hosts[node].kernel.waiting.push((wire, packet));
+            return;
+        }
         match packet {
             Packet::Probe { incarnation, left } => return self.asked(wire, incarnation, left),
             Packet::Answer { incarnation, echo, left, lease_age_ms } => {
