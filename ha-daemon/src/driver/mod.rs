@@ -2,7 +2,6 @@
 //! on absolute time) or until something happened, looks at the records, gives the core its inputs
 //! and hands the actions to I/O that cannot block it.
 
-mod asktmp;
 mod carry;
 mod handover;
 mod keys;
