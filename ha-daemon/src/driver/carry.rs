@@ -299,29 +299,43 @@ impl Driver {
         let signing = self.parts.shared.paths[slot].signing.get();
         let signer = self.parts.keys.signer(signing, sequence);
         let datagram = self.control_datagram(slot, sequence, signer, body);
-        if !self.send_on(slot, &datagram, body) {
+        if self.send_on(slot, &datagram, body).is_err() {
             self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
         }
     }
 
-    /// Sends a control datagram on a path; `false`: it did not leave.
-    fn send_on(&self, slot: usize, datagram: &[u8], body: &[u8]) -> bool {
+    /// Sends a probe or an answer on a path.
+    ///
+    /// # Errors
+    /// Why it did not leave.
+    pub(super) fn send_fixed(&self, slot: usize, datagram: &[u8]) -> Result<(), String> {
+        // What a line tells repetitions by: each of these is another.
+        self.send_on(slot, datagram, datagram)
+    }
+
+    /// Sends a datagram on a path.
+    fn send_on(&self, slot: usize, datagram: &[u8], body: &[u8]) -> Result<(), String> {
         let path = &self.parts.paths[slot];
-        match &path.carrier {
-            Carrier::Network(network) => {
-                let mut sockets = self.parts.sockets.iter();
-                let Some(socket) = sockets.find(|socket| socket.link == path.link) else {
-                    return false;
-                };
-                let mut refused = false;
-                for remote in &network.remotes {
-                    let remote = scoped(*remote, network.interface_index).into();
-                    refused |= socket.send(datagram, &remote).is_err();
-                }
-                !refused
+        let network = match &path.carrier {
+            Carrier::Network(network) => network,
+            Carrier::Serial(serial) => {
+                let closed =
+                    || format!("the line {} is not open, or full", serial.device.display());
+                let sent = self.send_serial(slot, datagram, body);
+                return sent.then_some(()).ok_or_else(closed);
             }
-            Carrier::Serial(_) => self.send_serial(slot, datagram, body),
+        };
+        let mut sockets = self.parts.sockets.iter();
+        let socket = sockets.find(|socket| socket.link == path.link);
+        let socket = socket.ok_or_else(|| format!("no socket on {}", network.interface))?;
+        let mut outcome = Ok(());
+        for remote in &network.remotes {
+            let to = scoped(*remote, network.interface_index).into();
+            if let Err(error) = socket.send(datagram, &to) {
+                outcome = Err(format!("{remote}: {error}"));
+            }
         }
+        outcome
     }
 
     pub(super) fn control_datagram(

@@ -2,6 +2,7 @@
 //! on absolute time) or until something happened, looks at the records, gives the core its inputs
 //! and hands the actions to I/O that cannot block it.
 
+mod ask;
 mod carry;
 mod handover;
 mod keys;
@@ -132,6 +133,7 @@ pub struct Driver {
     told: Vec<Observation>,
     control_sequences: Vec<u64>,
     /// By slot.
+    askers: Vec<ask::Asker>,
     probers: Vec<probe::Prober>,
     /// Incarnations of the peers, by slot, that the connections were told.
     heard_told: Vec<u64>,
@@ -221,6 +223,7 @@ impl Driver {
             timer,
             told: vec![Observation::default(); slots],
             control_sequences,
+            askers: vec![ask::Asker::default(); slots],
             probers: vec![probe::Prober::default(); slots],
             heard_told: vec![0; slots],
             obituary_is_due: false,
@@ -309,6 +312,7 @@ impl Driver {
         // Not before: whoever sees the lease renewed finds this node's groups given up, if they are.
         if self.own_pause.sender_runs(now_ns, &self.parts.shared) {
             self.parts.shared.driver_ran_ns.store(now_ns, Relaxed);
+            self.renew_lease(now_ns);
         }
         if sources.contains(&Source::Changes)
             && let Some(kernel) = &mut self.parts.kernel
@@ -341,12 +345,14 @@ impl Driver {
         }
         self.update_echoes();
         self.ask_probes(now_ns);
+        self.test_ways(now_ns);
         self.tell_losses(Moment(now_ns));
     }
 
     /// Takes datagrams from the sockets: heartbeats into the records, control messages as inputs.
     fn receive(&mut self, sources: &[Source]) -> Vec<Input> {
         let (mut inputs, mut probes) = (Vec::new(), Vec::new());
+        let mut answers = Vec::new();
         let mut buffer = [0; DATAGRAM_BYTES_MAX];
         let positions = sources.iter().filter_map(|source| match source {
             Source::Socket(position) => Some(*position),
@@ -364,6 +370,9 @@ impl Driver {
                 let datagram = &buffer[..length];
                 let table = &mut self.parts.table;
                 let received = table.receive(datagram, interface, at_ns, heartbeats, audience);
+                if let Received::Probe { slot, answer } = received {
+                    answers.push((slot as usize, answer));
+                }
                 let Received::Control { slot, header, body } = received else { continue };
                 match Message::decode(&body) {
                     Ok(Message::Probe(probe)) => probes.push((slot as usize, probe, at_ns)),
@@ -373,6 +382,10 @@ impl Driver {
         }
         for (slot, probe, at_ns) in probes {
             self.probed(slot, probe, at_ns);
+        }
+        for (slot, answer) in answers {
+            // One that does not leave is one that was lost.
+            let _ = self.send_fixed(slot, &answer);
         }
         inputs
     }
