@@ -320,7 +320,14 @@ impl Core {
             NodeState::Dead | NodeState::DaemonGone if !runs => was,
             // Whether that is over is judged by all that is known of it.
             NodeState::Stale => was,
-            _ => peer.known.map_or(NodeState::Joining, |_| NodeState::Up),
+            NodeState::Unknown
+            | NodeState::Joining
+            | NodeState::Up
+            | NodeState::Late
+            | NodeState::Restarting
+            | NodeState::DaemonGone
+            | NodeState::Dead
+            | NodeState::Left => peer.known.map_or(NodeState::Joining, |_| NodeState::Up),
         };
         peer.state = state;
         if peer.alive() {

@@ -289,7 +289,7 @@ fn misjudge(detection: Detection, seed: u64, steps: &[(Op, u64)]) -> usize {
     for (op, wait) in steps {
         match *op {
             Op::Stop(1, _) => sim.pause(1),
-            op => apply(&mut sim, op),
+            Op::Stop(..) | Op::Resume(_) | Op::Cut(..) | Op::LoseBeats(_) => apply(&mut sim, *op),
         }
         sim.run(Duration::from_micros(*wait));
         if sim.longest_stop() > ms(400) {
