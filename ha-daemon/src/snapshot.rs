@@ -19,6 +19,9 @@ pub enum NodeState {
     Up,
     /// Every link is silent for longer than `warntime`.
     Late,
+    /// Its daemon does not run, or not well enough to be heard, and its kernel answers: its groups are
+    /// its own until `daemon_deadtime`.
+    Stale,
     /// It said that it replaces its own program and goes on as the same start: a moment's silence is
     /// no sign of death.
     Restarting,

@@ -9,8 +9,8 @@ use humantime::format_duration;
 use super::finding::{ConfigError, Finding};
 use super::load::{self, announce_default};
 use super::{
-    AnnouncePlan, Client, Config, Connectivity, Endpoint, Failback, Group, Link, LinkIdentity,
-    LinkIndex, LinkKind, Node, OnDoubt, Receive, Resource, heartbeat,
+    AnnouncePlan, Client, Config, Connectivity, Detection, Endpoint, Failback, Group, Link,
+    LinkIdentity, LinkIndex, LinkKind, Node, OnDoubt, Receive, Resource, heartbeat,
 };
 
 #[cfg(test)]
@@ -133,6 +133,7 @@ impl Toml {
         self.set("warntime", duration(cluster.warntime));
         self.set("deadtime", duration(cluster.deadtime));
         self.set("initdead", duration(cluster.initdead));
+        self.set("daemon_deadtime", duration(cluster.daemon_deadtime));
         self.set("port", cluster.port);
         self.set(
             "on_doubt",
@@ -164,6 +165,11 @@ impl Toml {
         self.set("debug", logging.debug);
         self.section("realtime");
         self.set("enabled", config.realtime.enabled);
+        if config.detection != Detection::default() {
+            self.section("detection");
+            self.set("ask", config.detection.ask);
+            self.set("own_pause", config.detection.own_pause);
+        }
     }
 
     fn announce(&mut self, plan: &AnnouncePlan) {

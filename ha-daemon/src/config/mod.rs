@@ -45,6 +45,12 @@ pub const RESOURCES_MAX: usize = 64;
 pub const KEEPALIVE_MIN: Duration = Duration::from_micros(500);
 /// Longest duration that is accepted anywhere.
 pub const DURATION_MAX: Duration = Duration::from_secs(3600);
+/// Shortest [`Cluster::daemon_deadtime`]: three quarters of it are some wake-ups of an idle driver.
+pub const DAEMON_DEADTIME_MIN: Duration = Duration::from_secs(1);
+/// Least margin between a holder's lease and the wait of who would take from it.
+pub const LEASE_MARGIN_MIN: Duration = Duration::from_millis(250);
+/// Least default of [`Cluster::daemon_deadtime`].
+pub const DAEMON_DEADTIME_DEFAULT_MIN: Duration = Duration::from_secs(3);
 /// Shortest lifetime of an address in the kernel: its renewal every second may be late twice.
 pub const ADDRESS_LIFETIME_MIN: Duration = Duration::from_secs(3);
 /// Longest lifetime of an address in the kernel.
@@ -211,6 +217,9 @@ pub struct Cluster {
     pub warntime: Duration,
     /// `deadtime` while this node has just started. Default: the larger of 10 x `deadtime` and 1 s.
     pub initdead: Duration,
+    /// How long the daemon of a peer may not run, while the peer's kernel answers, before the peer is
+    /// dead. At least `deadtime` and 1 s. Default: the larger of `deadtime` and 3 s.
+    pub daemon_deadtime: Duration,
     /// UDP port of heartbeats and control messages, TCP port of control connections.
     pub port: u16,
     /// See [`OnDoubt`]. Default take.
@@ -224,6 +233,17 @@ pub struct Cluster {
     /// Where the incarnation survives a reboot. `None`: `/var/lib/ha`, or the run directory when
     /// that is not the default one.
     pub state_dir: Option<PathBuf>,
+}
+
+impl Cluster {
+    /// How long an owner whose daemon does not run keeps its addresses: shorter than
+    /// `daemon_deadtime`, after which others take them, by deadtime, but a quarter at most, and by
+    /// 250 ms at least.
+    #[must_use]
+    pub fn holder_lease(&self) -> Duration {
+        let margin = self.deadtime.min(self.daemon_deadtime / 4).max(LEASE_MARGIN_MIN);
+        self.daemon_deadtime.saturating_sub(margin)
+    }
 }
 
 /// Plan of gratuitous ARP / unsolicited neighbour advertisements after a takeover.
@@ -476,6 +496,21 @@ pub struct Logging {
     pub debug: bool,
 }
 
+/// How silence becomes a verdict. Both rules are switched off for experiments only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Detection {
+    /// Whether a silent peer's kernel is asked before the peer is judged. Default yes.
+    pub ask: bool,
+    /// Whether this node, when it did not run itself, waits for a fresh window. Default yes.
+    pub own_pause: bool,
+}
+
+impl Default for Detection {
+    fn default() -> Self {
+        Self { ask: true, own_pause: true }
+    }
+}
+
 /// Scheduling of the threads that heartbeats depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Realtime {
@@ -515,6 +550,8 @@ pub struct Config {
     pub logging: Logging,
     /// Scheduling.
     pub realtime: Realtime,
+    /// How silence becomes a verdict.
+    pub detection: Detection,
     /// Where resource scripts are looked up first. Default: `resource.d` beside the configuration.
     pub script_directory: PathBuf,
     /// Links, by name.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
+use super::DAEMON_DEADTIME_DEFAULT_MIN;
 use super::finding::Finding;
 
 /// The times as they hold.
@@ -13,6 +14,7 @@ pub(super) struct Timing {
     pub(super) warntime: Duration,
     pub(super) deadtime: Duration,
     pub(super) initdead: Duration,
+    pub(super) daemon_deadtime: Duration,
 }
 
 pub(super) fn warntime_default(keepalive: Duration, deadtime: Duration) -> Duration {
@@ -68,6 +70,21 @@ pub(super) fn warntime_finding(
     } else {
         None
     }
+}
+
+pub(super) fn daemon_deadtime_default(deadtime: Duration) -> Duration {
+    deadtime.max(DAEMON_DEADTIME_DEFAULT_MIN)
+}
+
+pub(super) fn daemon_deadtime_finding(
+    daemon_deadtime: Duration,
+    deadtime: Duration,
+) -> Option<Finding> {
+    let (shown, dead) = (format_duration(daemon_deadtime), format_duration(deadtime));
+    (daemon_deadtime < deadtime).then(|| {
+        let message = format!("daemon_deadtime {shown} is shorter than deadtime {dead}");
+        Finding::error(message, format!("set it to {dead} or more"))
+    })
 }
 
 pub(super) fn initdead_finding(initdead: Duration, deadtime: Duration) -> Option<Finding> {

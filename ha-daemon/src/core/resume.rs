@@ -73,6 +73,8 @@ pub struct Memory {
     started_at: Moment,
     initdead_from: Moment,
     pauses: u64,
+    #[serde(default)]
+    lapsed_at: Option<Moment>,
     phase: u8,
     generation: u32,
     published: Option<(u8, bool, Option<u8>, Vec<Claim>)>,
@@ -99,6 +101,8 @@ struct PeerMemory {
     answered: Option<Answer>,
     restart: Option<Restart>,
     resumed_at: Moment,
+    #[serde(default)]
+    lease: Moment,
     reached: Option<u8>,
     standby: bool,
     errand: Option<(u64, u32)>,
@@ -252,6 +256,8 @@ impl Core {
             window_from: _,
             pauses,
             pause_noted: _,
+            lapsed_at,
+            handled_at: _,
             phase,
             leaving: _,
             exited: _,
@@ -283,6 +289,7 @@ impl Core {
             started_at: *started_at,
             initdead_from: *initdead_from,
             pauses: *pauses,
+            lapsed_at: *lapsed_at,
             phase: *phase as u8,
             generation: *generation,
             published: published.as_ref().map(|(phase, standby, reached, claims)| {
@@ -316,6 +323,10 @@ impl PeerMemory {
             answered,
             restart,
             resumed_at,
+            lease,
+            // Judged anew, in a fresh window.
+            mute: _,
+            unasked_since: _,
             standings,
             reached,
             standby,
@@ -340,6 +351,7 @@ impl PeerMemory {
             answered,
             restart,
             resumed_at,
+            lease,
             reached,
             standby,
             errand,
@@ -370,6 +382,7 @@ impl PeerMemory {
         // Whether it is still the same one is not known here: it may have come back in between.
         peer.restart = self.restart.map(|it| Restart { until: now.after(grace), ..it });
         peer.resumed_at = self.resumed_at;
+        peer.lease = self.lease;
         peer.reached = self.reached;
         peer.standby = self.standby;
         peer.errand = self.errand;
@@ -458,6 +471,7 @@ impl Core {
         core.started_at = memory.started_at;
         core.initdead_from = memory.initdead_from;
         core.pauses = memory.pauses;
+        core.lapsed_at = memory.lapsed_at;
         core.phase = match Phase::from_wire(memory.phase) {
             Phase::Starting => Phase::Starting,
             // It comes here only as one that takes part.

@@ -368,7 +368,7 @@ async fn prepare(
         .start()?;
     let mut keeper = keeper;
     let held = purge(node, handed.as_ref(), &mut keeper)?;
-    let worker = node.address_worker(&mailbox, held)?;
+    let worker = node.address_worker(&mailbox, &shared, held)?;
     let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;

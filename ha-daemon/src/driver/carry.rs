@@ -8,7 +8,7 @@ use ha_common::wire::{Header, Kind, Phase, SEQUENCE_LAST};
 use super::{Driver, record};
 use ipnet::IpNet;
 
-use crate::config::{GroupIndex, NodeIndex, Resource};
+use crate::config::{GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::control::event_log::EventDraft;
 use crate::core::io::{Action, Input, Note, Probed};
 use crate::core::message::Message;
@@ -49,6 +49,7 @@ impl Driver {
     /// Carries an action out; what is refused at once comes back as the core's next input.
     pub(super) fn carry_out(&mut self, action: Action, now: Moment) -> Option<Input> {
         match action {
+            Action::Probe { peer, link } => return self.probe_kernel(peer, link),
             Action::StartResource { group, resource } => {
                 return self.start_resource(group, resource);
             }
@@ -71,6 +72,16 @@ impl Driver {
             Action::Exit => self.exit = true,
         }
         None
+    }
+
+    /// Asks a peer's kernel; says when the question left, or why it could not.
+    fn probe_kernel(&mut self, peer: NodeIndex, link: LinkIndex) -> Option<Input> {
+        let mut paths = self.parts.paths.iter();
+        let slot = paths.position(|path| (path.peer, path.link) == (peer, link))?;
+        Some(match self.ask(slot) {
+            Ok(left_ns) => Input::ProbeLeft { peer, link, at: Moment(left_ns) },
+            Err(error) => Input::ProbeFailed { peer, link, error },
+        })
     }
 
     fn start_resource(&mut self, group: GroupIndex, resource: usize) -> Option<Input> {
@@ -204,7 +215,9 @@ impl Driver {
                 let _ = self.parts.keeper.release(address, &interface);
                 let (group, resource) = self.address_at(address, &interface)?;
                 let seconds = silent_ns as f64 / 1e9;
-                let cause = format!("not renewed for {seconds:.3} s, longer than its lifetime");
+                let cause = format!(
+                    "not renewed for {seconds:.3} s, longer than its lifetime or the lease"
+                );
                 Some(Input::ResourceLost { group, resource, cause })
             }
             AddressReport::RenewFailed { address, interface, cause } => {

@@ -7,6 +7,7 @@ mod carry;
 mod handover;
 mod keys;
 mod losses;
+mod own_pause;
 mod probe;
 mod questions;
 mod serial;
@@ -46,6 +47,7 @@ use crate::io::service::ServiceSender;
 use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
 use crate::snapshot::{Severity, Via};
+use own_pause::OwnPause;
 use questions::Questions;
 
 pub use handover::Resumption;
@@ -137,7 +139,7 @@ pub struct Driver {
     heard_told: Vec<u64>,
     /// The keeper's datagrams do not echo the newest incarnations.
     obituary_is_due: bool,
-    pause_handled_ns: u64,
+    own_pause: OwnPause,
     lateness_max_ns: u64,
     scheduling: Vec<(&'static str, String)>,
     questions: Questions,
@@ -209,6 +211,12 @@ impl Driver {
         let now = Moment(monotonic_ns());
         let slots = parts.paths.len();
         let (core, control_sequences) = handover::core(&mut parts, now);
+        let own_pause = OwnPause::new(
+            parts.config.detection.own_pause,
+            parts.pause,
+            parts.config.cluster.holder_lease(),
+            parts.beat,
+        );
         Ok(Self {
             core,
             epoll,
@@ -219,7 +227,7 @@ impl Driver {
             probers: vec![probe::Prober::default(); slots],
             heard_told: vec![0; slots],
             obituary_is_due: false,
-            pause_handled_ns: 0,
+            own_pause,
             lateness_max_ns: 0,
             scheduling: Vec::new(),
             questions: Questions::default(),
@@ -290,17 +298,21 @@ impl Driver {
     /// One turn: what happened, in an order in which nothing is judged by old news.
     fn turn(&mut self, deadline_ns: u64, sources: &[Source]) {
         let now_ns = monotonic_ns();
-        let shared = &self.parts.shared;
-        shared.driver_ran_ns.store(now_ns, Relaxed);
-        self.renew_lease(now_ns);
         let lateness_ns = now_ns.saturating_sub(deadline_ns);
         self.lateness_max_ns = self.lateness_max_ns.max(lateness_ns);
         if sources.contains(&Source::Timer) {
             // Set again before the next wait; until then it must not stay readable.
             let _ = self.timer.wait();
         }
-        if let Some(length_ns) = self.own_pause(now_ns, lateness_ns) {
+        let near = self.core.verdict_is_near();
+        let paused = self.own_pause.look(now_ns, lateness_ns, near, &self.parts.shared);
+        if let Some(length_ns) = paused {
             self.handle(Input::OwnPause { length_ns });
+        }
+        // Not before: whoever sees the lease renewed finds this node's groups given up, if they are.
+        if self.own_pause.sender_runs(now_ns, &self.parts.shared) {
+            self.parts.shared.driver_ran_ns.store(now_ns, Relaxed);
+            self.renew_lease(now_ns);
         }
         if sources.contains(&Source::Changes)
             && let Some(kernel) = &mut self.parts.kernel
@@ -335,21 +347,6 @@ impl Driver {
         self.ask_probes(now_ns);
         self.test_ways(now_ns);
         self.tell_losses(Moment(now_ns));
-    }
-
-    /// Whether this node did not run: its driver or its sender was late, or its sender is overdue.
-    fn own_pause(&mut self, now_ns: u64, lateness_ns: u64) -> Option<i64> {
-        let limit_ns = self.parts.pause.as_nanos() as u64;
-        let shared = &self.parts.shared;
-        let ended_ns = shared.pause_end_ns.load(Relaxed);
-        if ended_ns != self.pause_handled_ns {
-            self.pause_handled_ns = ended_ns;
-            return Some(shared.pause_ns.load(Relaxed) as i64);
-        }
-        let beat_ns = self.parts.beat.as_nanos() as u64;
-        let overdue_ns = now_ns.saturating_sub(shared.sender_ran_ns.load(Relaxed) + beat_ns);
-        let length_ns = lateness_ns.max(overdue_ns);
-        (length_ns > limit_ns).then_some(length_ns as i64)
     }
 
     /// Takes datagrams from the sockets: heartbeats into the records, control messages as inputs.

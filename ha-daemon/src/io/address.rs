@@ -147,7 +147,8 @@ pub enum AddressReport {
         /// What, on what, remedy.
         cause: String,
     },
-    /// The address was not renewed within its lifetime: the worker removed it and owns it no more.
+    /// The address was not renewed within its lifetime, or the lease of this node is over: the worker
+    /// removed it and owns it no more.
     Lapsed {
         /// Address and prefix length.
         address: IpNet,
@@ -168,6 +169,8 @@ pub struct AddressOptions {
     /// How long an address stays without being renewed. Whole seconds; see
     /// `config::Cluster::address_lifetime`.
     pub address_lifetime: Duration,
+    /// Whether the lease of this node holds: an address is not renewed otherwise.
+    pub lease_holds: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Runs first on the worker's thread: to give it a real-time priority, for example.
     pub at_start: Option<Box<dyn FnOnce() + Send>>,
     /// Where reports go.

@@ -35,6 +35,7 @@ pub fn start(plan: AnnouncePlan, lifetime_s: u64) -> Running {
     let (reported, reports) = channel();
     let reported = Mutex::new(reported);
     let worker = AddressWorker::start(AddressOptions {
+        lease_holds: Arc::new(|| true),
         plan,
         address_lifetime: Duration::from_secs(lifetime_s),
         at_start: None,

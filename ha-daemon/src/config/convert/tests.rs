@@ -84,6 +84,7 @@ keepalive = "2s"
 warntime = "15s"
 deadtime = "30s"
 initdead = "30s"
+daemon_deadtime = "30s"
 port = 694
 on_doubt = "take"
 address_lifetime = "5s"

@@ -17,12 +17,13 @@ use crate::config::finding::{Finding, Position, quoted};
 use crate::config::load::{Places, announce_default};
 use crate::config::serial::too_many_for_a_line;
 use crate::config::time_rules::{
-    Timing, deadtime_finding, deadtime_remedy, initdead_finding, warntime_default, warntime_finding,
+    Timing, daemon_deadtime_default, deadtime_finding, deadtime_remedy, initdead_finding,
+    warntime_default, warntime_finding,
 };
 use crate::config::{
-    ADDRESS_LIFETIME_DEFAULT, Cluster, Config, Connectivity, DURATION_MAX, Endpoint, Failback,
-    IsolatedOwner, KeyRing, Link, LinkFinding, LinkIdentity, LinkIndex, LinkKind, Logging, Node,
-    NodeIndex, OnDoubt, PING_INTERVAL_MIN, ProbeBeforeTake, Realtime, Receive,
+    ADDRESS_LIFETIME_DEFAULT, Cluster, Config, Connectivity, DURATION_MAX, Detection, Endpoint,
+    Failback, IsolatedOwner, KeyRing, Link, LinkFinding, LinkIdentity, LinkIndex, LinkKind,
+    Logging, Node, NodeIndex, OnDoubt, PING_INTERVAL_MIN, ProbeBeforeTake, Realtime, Receive,
     SCRIPT_TIMEOUT_DEFAULT, link_findings,
 };
 
@@ -77,6 +78,7 @@ pub(super) fn assemble(
             deadtime: timing.deadtime,
             warntime: timing.warntime,
             initdead: timing.initdead,
+            daemon_deadtime: timing.daemon_deadtime,
             port: draft.media.port(service),
             on_doubt: OnDoubt::Take,
             // The original has no such thing.
@@ -90,6 +92,7 @@ pub(super) fn assemble(
         clients: draft.clients.clone(),
         logging: logging(draft),
         realtime: Realtime { enabled: draft.realtime.as_ref().is_none_or(|at| at.value) },
+        detection: Detection::default(),
         script_directory: directory.join("resource.d"),
         links: draft.media.list.iter().filter_map(link).collect(),
         nodes,
@@ -141,7 +144,8 @@ fn timing(draft: &Draft, findings: &mut Findings) -> Timing {
             at.value
         }
     };
-    Timing { keepalive, warntime, deadtime, initdead }
+    let daemon_deadtime = daemon_deadtime_default(deadtime);
+    Timing { keepalive, warntime, deadtime, initdead, daemon_deadtime }
 }
 
 /// As the original: never shorter than `deadtime`.

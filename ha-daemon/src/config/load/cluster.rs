@@ -11,12 +11,13 @@ use toml::de::DeValue;
 use super::reader::{Field, Reader, Span, Table};
 use crate::config::finding::{Finding, Severity};
 use crate::config::time_rules::{
-    Timing, deadtime_finding, initdead_finding, warntime_default, warntime_finding,
+    Timing, daemon_deadtime_default, daemon_deadtime_finding, deadtime_finding, initdead_finding,
+    warntime_default, warntime_finding,
 };
 use crate::config::{
     ADDRESS_LIFETIME_DEFAULT, ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX,
-    Cluster, DURATION_MAX, KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT, REFRESH_MIN, REPEAT_MAX,
-    SCRIPT_TIMEOUT_DEFAULT, SCRIPT_TIMEOUT_MIN, authkeys,
+    Cluster, DAEMON_DEADTIME_MIN, DURATION_MAX, KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT,
+    REFRESH_MIN, REPEAT_MAX, SCRIPT_TIMEOUT_DEFAULT, SCRIPT_TIMEOUT_MIN, authkeys,
 };
 use crate::names::NodeName;
 
@@ -56,6 +57,7 @@ pub(super) fn read(
         deadtime: timing.deadtime,
         warntime: timing.warntime,
         initdead: timing.initdead,
+        daemon_deadtime: timing.daemon_deadtime,
         port: u16::try_from(port.or_default(u32::from(PORT_DEFAULT))?).ok()?,
         on_doubt: on_doubt.or_default(OnDoubt::Take)?,
         address_lifetime: address_lifetime?,
@@ -86,6 +88,8 @@ fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing>
     let deadtime = table.duration(reader, "deadtime", &any);
     let warntime = table.duration(reader, "warntime", &any);
     let initdead = table.duration(reader, "initdead", &any);
+    let range = DAEMON_DEADTIME_MIN..=DURATION_MAX;
+    let daemon_deadtime = table.duration(reader, "daemon_deadtime", &range);
     // A wrong pair is shown at the later one of the two that the file has.
     let pair_span = deadtime.span().or(keepalive.span()).unwrap_or(table.span());
     let keepalive = keepalive.or_default(KEEPALIVE_DEFAULT);
@@ -95,11 +99,13 @@ fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing>
     }
     let warntime = check_warntime(reader, warntime, keepalive, deadtime);
     let initdead = check_initdead(reader, initdead, deadtime);
+    let daemon_deadtime = check_daemon_deadtime(reader, daemon_deadtime, deadtime);
     Some(Timing {
         keepalive: keepalive?,
         deadtime: deadtime?,
         warntime: warntime?,
         initdead: initdead?,
+        daemon_deadtime: daemon_deadtime?,
     })
 }
 
@@ -155,6 +161,19 @@ fn judged(
     let severity = finding.severity;
     reader.add_at(span, finding);
     (severity == Severity::Warning).then_some(time)
+}
+
+fn check_daemon_deadtime(
+    reader: &mut Reader<'_>,
+    field: Field<Duration>,
+    deadtime: Option<Duration>,
+) -> Option<Duration> {
+    let (span, given) = match field {
+        Field::Absent => return Some(daemon_deadtime_default(deadtime?)),
+        Field::Refused => return None,
+        Field::Given(given) => (given.span(), given.into_inner()),
+    };
+    judged(reader, &span, given, daemon_deadtime_finding(given, deadtime?))
 }
 
 fn read_address_lifetime(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Duration> {

@@ -163,6 +163,7 @@ fn read_sections(
     let announce = cluster::read_announce(reader, &mut root);
     let logging = logging::read_logging(reader, &mut root);
     let realtime = logging::read_realtime(reader, &mut root);
+    let detection = logging::read_detection(reader, &mut root);
     let links = links::read(reader, &mut root, cluster.as_ref().map(|(cluster, ..)| cluster));
     let nodes = nodes::read(reader, &mut root, &links);
     let groups = groups::read(reader, &mut root, &nodes);
@@ -193,6 +194,7 @@ fn read_sections(
         clients,
         logging: logging?,
         realtime: realtime?,
+        detection: detection?,
         script_directory,
         cluster,
         keys,

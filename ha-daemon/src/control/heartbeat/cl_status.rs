@@ -397,7 +397,7 @@ fn unknown_node(name: &str) -> Printed {
 
 fn node_status(node: &NodeStatus) -> &'static str {
     match node.state {
-        NodeState::Up | NodeState::Late | NodeState::Restarting => "active",
+        NodeState::Up | NodeState::Late | NodeState::Stale | NodeState::Restarting => "active",
         NodeState::Joining => "up",
         NodeState::Unknown | NodeState::DaemonGone | NodeState::Dead | NodeState::Left => "dead",
     }

@@ -1,6 +1,7 @@
 //! Tests of the core as a whole: several cores on one virtual clock ([`sim`]), told what a modelled
 //! world does to them. Deterministic: every random choice comes from a seed.
 
+mod asking;
 mod connectivity;
 mod deaths;
 mod links;
@@ -24,8 +25,8 @@ use std::time::Duration;
 use super::Core;
 use super::io::{Observation, Sighting};
 use crate::config::{
-    AnnouncePlan, Cluster, Config, Connectivity, Endpoint, Failback, Group, KeyRing, Link,
-    LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDoubt, Realtime, Receive,
+    AnnouncePlan, Cluster, Config, Connectivity, Detection, Endpoint, Failback, Group, KeyRing,
+    Link, LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDoubt, Realtime, Receive,
     Resource,
 };
 
@@ -33,6 +34,7 @@ pub(super) const KEEPALIVE: Duration = Duration::from_millis(10);
 pub(super) const WARNTIME: Duration = Duration::from_millis(20);
 pub(super) const DEADTIME: Duration = Duration::from_millis(35);
 pub(super) const INITDEAD: Duration = Duration::from_millis(500);
+pub(super) const DAEMON_DEADTIME: Duration = Duration::from_secs(1);
 /// From a change until every node has heard, judged and settled it, control messages lost included.
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
 
@@ -82,6 +84,7 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
             deadtime: DEADTIME,
             warntime: WARNTIME,
             initdead: INITDEAD,
+            daemon_deadtime: DAEMON_DEADTIME,
             port: 694,
             on_doubt: OnDoubt::Take,
             address_lifetime: Duration::from_secs(5),
@@ -93,6 +96,7 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
         clients: Vec::new(),
         logging: Logging::default(),
         realtime: Realtime { enabled: true },
+        detection: Detection::default(),
         script_directory: "resource.d".into(),
         announce: AnnouncePlan { burst: 1, repeat: Vec::new(), refresh: None },
         links: (0..links).map(link).collect(),

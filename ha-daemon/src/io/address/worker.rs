@@ -5,6 +5,7 @@ mod announcing;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -70,6 +71,7 @@ pub(super) fn run(
 struct Worker {
     plan: AnnouncePlan,
     lifetime: Duration,
+    lease_holds: Arc<dyn Fn() -> bool + Send + Sync>,
     report: ReportAddress,
     netlink: Handle,
     frames: FrameSender,
@@ -109,6 +111,7 @@ impl Worker {
         Ok(Self {
             plan: options.plan,
             lifetime: options.address_lifetime,
+            lease_holds: options.lease_holds,
             report: options.report,
             netlink,
             frames: FrameSender::open().map_err(failed("cannot open a packet socket"))?,
@@ -414,13 +417,13 @@ impl Worker {
             (boottime_ns(), owned.renewed_boot_ns, owned.link.index);
         let details = owned.details.clone();
         let lifetime_ns = nanoseconds(self.lifetime);
-        if before_ns.saturating_sub(last_ns) >= lifetime_ns {
+        if before_ns.saturating_sub(last_ns) >= lifetime_ns || !(self.lease_holds)() {
             return self.lapse(floating, before_ns.saturating_sub(last_ns)).await;
         }
         let outcome = self.set_address(floating, ifindex, &details).await;
         // Again after the request: stopped in between, it would have brought the address back.
         let silent_ns = boottime_ns().saturating_sub(last_ns);
-        if silent_ns >= lifetime_ns {
+        if silent_ns >= lifetime_ns || !(self.lease_holds)() {
             return self.lapse(floating, silent_ns).await;
         }
         self.agenda.set(floating, Task::Renew, Some(monotonic_ns() + nanoseconds(RENEW_INTERVAL)));

@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::config::{
-    AnnouncePlan, Cluster, Connectivity, Failback, Group, KeyRing, Logging, Node, OnDoubt,
-    Realtime, Receive, Resource,
+    AnnouncePlan, Cluster, Connectivity, Detection, Failback, Group, KeyRing, Logging, Node,
+    OnDoubt, Realtime, Receive, Resource,
 };
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ fn config(nodes: usize, kind: LinkKind, identity: LinkIdentity) -> Config {
             deadtime: 4 * second,
             warntime: 2 * second,
             initdead: 9 * second,
+            daemon_deadtime: 4 * second,
             port: 694,
             on_doubt: OnDoubt::Take,
             script_timeout: Duration::from_secs(60),
@@ -47,6 +48,7 @@ fn config(nodes: usize, kind: LinkKind, identity: LinkIdentity) -> Config {
         clients: Vec::new(),
         logging: Logging::default(),
         realtime: Realtime { enabled: true },
+        detection: Detection::default(),
         script_directory: "resource.d".into(),
         announce: AnnouncePlan { burst: 1, repeat: Vec::new(), refresh: None },
         links: vec![Link {

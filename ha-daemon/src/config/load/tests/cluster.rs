@@ -1,6 +1,8 @@
 //! Refusals and warnings of `[cluster]` and `[announce]`.
 
-use super::{findings, with_cluster};
+use std::time::Duration;
+
+use super::{CLEAN, Place, findings, with_cluster};
 
 #[test]
 fn a_missing_cluster_section_is_refused() {
@@ -196,6 +198,37 @@ fn an_initdead_below_two_deadtimes_is_warned_about() {
         "ha.toml:3:12: warning: initdead 399ms is shorter than two deadtimes of 200ms: a peer that starts a little later is taken for dead; set it to 400ms or more",
     ];
     assert_eq!(with_cluster(r#"initdead = "399ms""#), expected);
+}
+
+#[test]
+fn a_daemon_deadtime_below_deadtime_or_a_second_is_refused() {
+    let expected =
+        [r#"ha.toml:3:19: error: daemon_deadtime "900ms" is shorter than 1s; give 1s to 1h"#];
+    assert_eq!(with_cluster(r#"daemon_deadtime = "900ms""#), expected);
+    let expected = [
+        "ha.toml:4:19: error: daemon_deadtime 2s is shorter than deadtime 2s 1ms; set it to 2s 1ms or more",
+    ];
+    let cluster = "deadtime = \"2001ms\"\ndaemon_deadtime = \"2s\"";
+    assert_eq!(with_cluster(cluster), expected);
+}
+
+#[test]
+fn a_holder_gives_up_before_others_may_take() {
+    let place = Place::new();
+    for (deadtime, daemon_deadtime, lease) in [
+        ("30ms", "3s", 2_750),
+        ("200ms", "1s", 750),
+        ("600ms", "3s", 2_400),
+        ("1s", "1s", 750),
+        ("30s", "30s", 22_500),
+    ] {
+        let lines = format!(
+            "name = \"shop\"\ndeadtime = \"{deadtime}\"\ndaemon_deadtime = \"{daemon_deadtime}\"\n\
+             keepalive = \"10ms\"\n"
+        );
+        let config = place.parse(&CLEAN.replace("name = \"shop\"\n", &lines)).unwrap();
+        assert_eq!(config.cluster.holder_lease(), Duration::from_millis(lease), "{deadtime}");
+    }
 }
 
 #[test]

@@ -51,6 +51,18 @@ fn what_is_wrong_is_refused_at_its_place() {
             "26:9: error: debug has the type integer; write debug = true or debug = false",
         ),
         (
+            "[detection]\nask = false",
+            "26:7: warning: ask = false: a peer whose daemon is only slow is taken for dead; leave it out, except for experiments",
+        ),
+        (
+            "[detection]\nown_pause = false",
+            "26:13: warning: own_pause = false: a node that did not run itself takes its peers for dead; leave it out, except for experiments",
+        ),
+        (
+            "[detection]\nasks = true",
+            "26:1: error: unknown key \"asks\" in [detection]; did you mean \"ask\"?",
+        ),
+        (
             "[realtime]\nenable = true",
             "26:1: error: unknown key \"enable\" in [realtime]; did you mean \"enabled\"?",
         ),
