@@ -11,15 +11,18 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Far, between_two_namespaces, entry, eventually, ip};
 use ha_daemon::io::clock::monotonic_ns;
-use ha_daemon::io::keeper::{Datagram, Keeper, KeeperError, KeeperOptions};
+use ha_daemon::io::keeper::{Datagram, Keeper, KeeperError, KeeperOptions, Lease};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getsid};
 
+/// Nobody renews it here: longer than any test.
+const LEASE: Duration = Duration::from_secs(600);
 const FOUR: &str = "192.0.2.10/24";
 const SIX: &str = "2001:db8::10/64";
 /// How the stand-in ends: `killed` waits to be, `farewell` says it at once.
@@ -30,6 +33,8 @@ fn spawn() -> Keeper {
         program: env!("CARGO_BIN_EXE_ha-daemon").into(),
         node: "alpha".parse().unwrap(),
         priority: Some(50),
+        lease: Arc::new(Lease::create(LEASE).unwrap()),
+        meeting: None,
     })
     .unwrap()
 }

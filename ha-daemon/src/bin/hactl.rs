@@ -116,6 +116,8 @@ enum Command {
     Reload,
     /// Have the daemon replace itself by the program that is in its place now, without a failover.
     Reexec,
+    /// Have the daemon end and leave everything running, for one that is started right afterwards.
+    Detach,
     /// Configuration files; needs no daemon.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -261,6 +263,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
             Command::Reload => hand_over(&client, "/v1/reload").await,
             Command::Reexec => hand_over(&client, "/v1/reexec").await,
+            Command::Detach => detach(&client).await,
             Command::Events(events) if events.follow => follow(&client, events).await,
             Command::Events(events) => {
                 show(&client, &events.path(), &events.output, |events: Vec<Event>| {
@@ -349,6 +352,7 @@ fn request(command: &Command) -> Option<(CommandRequest, Wait)> {
         | Command::Config(_)
         | Command::Reload
         | Command::Reexec
+        | Command::Detach
         | Command::InstallNames { .. } => return None,
     })
 }
@@ -449,7 +453,10 @@ async fn hand_over(client: &Client, path: &str) -> Result<(), Failure> {
                 let event: Event =
                     serde_json::from_slice(&line).map_err(|error| client.not_understood(&error))?;
                 last_id = event.id;
-                if matches!(event.kind.as_str(), "reloaded" | "reexecuted" | "reload-failed") {
+                if matches!(
+                    event.kind.as_str(),
+                    "reloaded" | "reexecuted" | "detached" | "reload-failed"
+                ) {
                     return Ok(event);
                 }
             }
@@ -463,6 +470,22 @@ async fn hand_over(client: &Client, path: &str) -> Result<(), Failure> {
         return Err(Failure::HandOver(event.message));
     }
     print(&[event.message.as_bytes(), b"\n"])
+}
+
+/// Has the daemon end and leave everything in place, and waits until its process is gone.
+async fn detach(client: &Client) -> Result<(), Failure> {
+    let answer = client.get("/v1/status").await?;
+    let status: Snapshot =
+        serde_json::from_slice(&answer).map_err(|error| client.not_understood(&error))?;
+    hand_over(client, "/v1/detach").await?;
+    let process = PathBuf::from(format!("/proc/{}", status.pid));
+    let gone = async {
+        while process.exists() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let waited = tokio::time::timeout(CHECK_TIME_MAX, gone).await;
+    waited.map_err(|_| Failure::HandOver(format!("process {} does not end", status.pid)))
 }
 
 fn print(pieces: &[&[u8]]) -> Result<(), Failure> {

@@ -19,6 +19,7 @@ use crate::io::address::{AddressOptions, AddressWorker, HeldAddress};
 use crate::io::clients::{ClientOptions, Clients};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::connection::Connections;
+use crate::io::keeper::Lease;
 use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Letter, Mailbox};
@@ -211,6 +212,7 @@ impl Node {
         &self,
         mailbox: &Mailbox,
         held: Vec<HeldAddress>,
+        lease: Arc<Lease>,
     ) -> Result<AddressWorker> {
         let reports = mailbox.clone();
         let scheduled = mailbox.clone();
@@ -226,6 +228,7 @@ impl Node {
                 reports.post(Letter::Address(report));
             }),
             held,
+            lease,
         })?)
     }
 

@@ -529,6 +529,7 @@ impl Sim {
             Action::Announce { .. }
             | Action::Event(_)
             | Action::Answer { .. }
+            | Action::Adopted
             | Action::HandOverFailed(_) => {}
         }
     }

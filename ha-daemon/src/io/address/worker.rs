@@ -5,6 +5,7 @@ mod announcing;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::frames::{self, Mac};
+use crate::io::keeper::Lease;
 use crate::io::netlink::{AddressDetails, Removal, delete_address, new_address};
 use crate::names::InterfaceName;
 
@@ -70,6 +72,7 @@ pub(super) fn run(
 struct Worker {
     plan: AnnouncePlan,
     lifetime: Duration,
+    lease: Arc<Lease>,
     report: ReportAddress,
     netlink: Handle,
     frames: FrameSender,
@@ -109,6 +112,7 @@ impl Worker {
         Ok(Self {
             plan: options.plan,
             lifetime: options.address_lifetime,
+            lease: options.lease,
             report: options.report,
             netlink,
             frames: FrameSender::open().map_err(failed("cannot open a packet socket"))?,
@@ -149,6 +153,7 @@ impl Worker {
                 self.announce_again(&Floating { address, interface }).await;
             }
             AddressCommand::Ask { token, addresses } => self.ask(token, addresses).await,
+            AddressCommand::GiveUp => self.give_up().await,
             AddressCommand::Shutdown => {}
         }
     }
@@ -266,6 +271,7 @@ impl Worker {
         details: &AddressDetails,
     ) -> Result<Link, String> {
         let refused = |error| explain("add", floating, &error);
+        self.check_lease(floating)?;
         let link = link_named(&self.netlink, &floating.interface).await.map_err(refused)?;
         if link.state == LinkState::Down {
             return Err(format!(
@@ -281,7 +287,41 @@ impl Worker {
                 undone.err().map_or_else(String::new, |error| format!("; nor removed: {error}"));
             return Err(refused(error) + &rest);
         }
+        // Stopped in between, this thread would have brought it back.
+        if let Err(over) = self.check_lease(floating) {
+            let undone = self.delete(floating).await;
+            let rest =
+                undone.err().map_or_else(String::new, |error| format!("; nor removed: {error}"));
+            return Err(over + &rest);
+        }
         Ok(link)
+    }
+
+    fn check_lease(&self, floating: &Floating) -> Result<(), String> {
+        match self.lease.is_over() {
+            None => Ok(()),
+            Some(over) => Err(format!(
+                "cannot add {floating}: this daemon did not run for {:.3} s, and nothing is its own \
+                 any more",
+                over.silent_ns as f64 / 1e9
+            )),
+        }
+    }
+
+    /// Gives everything up: the lease was over.
+    async fn give_up(&mut self) {
+        let owned: Vec<Floating> = self.owned.keys().cloned().collect();
+        for floating in owned {
+            self.drop_silently(&floating).await;
+        }
+        self.lease.begin();
+    }
+
+    async fn drop_silently(&mut self, floating: &Floating) {
+        self.forget(floating);
+        if let Err(error) = self.delete(floating).await {
+            tracing::warn!("{}", explain("remove", floating, &error));
+        }
     }
 
     /// Adds the address, or renews it.
@@ -414,11 +454,18 @@ impl Worker {
             (boottime_ns(), owned.renewed_boot_ns, owned.link.index);
         let details = owned.details.clone();
         let lifetime_ns = nanoseconds(self.lifetime);
+        // The driver finds out by itself and tells the core.
+        if self.lease.is_over().is_some() {
+            return self.drop_silently(floating).await;
+        }
         if before_ns.saturating_sub(last_ns) >= lifetime_ns {
             return self.lapse(floating, before_ns.saturating_sub(last_ns)).await;
         }
         let outcome = self.set_address(floating, ifindex, &details).await;
         // Again after the request: stopped in between, it would have brought the address back.
+        if self.lease.is_over().is_some() {
+            return self.drop_silently(floating).await;
+        }
         let silent_ns = boottime_ns().saturating_sub(last_ns);
         if silent_ns >= lifetime_ns {
             return self.lapse(floating, silent_ns).await;
@@ -443,10 +490,7 @@ impl Worker {
     }
 
     async fn lapse(&mut self, floating: &Floating, silent_ns: u64) {
-        self.forget(floating);
-        if let Err(error) = self.delete(floating).await {
-            tracing::warn!("{}", explain("remove", floating, &error));
-        }
+        self.drop_silently(floating).await;
         let Floating { address, interface } = floating.clone();
         (self.report)(AddressReport::Lapsed { address, interface, silent_ns });
         self.restore_secondaries(floating);

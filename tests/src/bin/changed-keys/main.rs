@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use ha_daemon::config::{authkeys, check, load};
 use ha_daemon::daemon::handover::ask::Source;
 use ha_daemon::daemon::{self, Options};
+use ha_daemon::io::keeper::{Post, keeper_main};
 use ha_daemon::names::NodeName;
 
 #[derive(Parser)]
@@ -35,6 +36,10 @@ enum Command {
         #[arg(long)]
         fd: i32,
         #[arg(long)]
+        lease_fd: i32,
+        #[arg(long)]
+        meeting: Option<PathBuf>,
+        #[arg(long)]
         priority: Option<u8>,
     },
 }
@@ -54,8 +59,9 @@ fn main() -> Result<()> {
             let options = Options { run_directory, bpf_directory, kernel_log: 0, source };
             daemon::run(config, own, &options, None)
         }
-        Command::Keeper { node, fd, priority } => {
-            Ok(ha_daemon::io::keeper::keeper_main(fd, &node, priority)?)
+        Command::Keeper { node, fd, lease_fd, meeting, priority } => {
+            let post = Post { socket: fd, lease: lease_fd, meeting, node, priority };
+            Ok(keeper_main(post)?)
         }
     }
 }
