@@ -52,8 +52,9 @@ use questions::Questions;
 
 pub use handover::Resumption;
 
-/// The driver wakes at least this often, to renew the daemon's lease in its heartbeats.
-pub const WAKE_MAX: Duration = Duration::from_millis(250);
+/// The driver wakes at least this often, to renew the daemon's lease in its heartbeats and the
+/// holder's: a pause may end that lease so much sooner than its length.
+pub const WAKE_MAX: Duration = Duration::from_millis(100);
 /// Most datagrams that are taken from one socket before the others get their turn.
 const DATAGRAMS_PER_TURN: usize = 64;
 
