@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
         let believed =
             matches!(judgement.reason, Reason::Accepted | Reason::Greeting | Reason::Control);
         if !believed {
-            assert_eq!(judgement.change, None);
+            assert_eq!(judgement.change(), None);
             assert_eq!(records(&tables), before, "{judgement:?}");
         }
     }

@@ -167,9 +167,15 @@ impl Key {
 
     /// Fills the tag field. Without a key it stays as it is.
     pub fn sign(&self, fixed: &mut Fixed) {
-        if let Some(words) = self.tag_words(fixed, &OwnStack) {
-            fixed.set_tag_words(words);
-        }
+        self.sign_in(fixed, &OwnStack);
+    }
+
+    /// The same with memory of the caller's; `false`: there is no key, or no memory.
+    #[inline(always)]
+    pub(crate) fn sign_in<W: Workspace>(&self, fixed: &mut Fixed, workspace: &W) -> bool {
+        let Some(words) = self.tag_words(fixed, workspace) else { return false };
+        fixed.set_tag_words(words);
+        true
     }
 
     /// The tag of a message in parts; zero when there is no key.

@@ -59,6 +59,10 @@ pub struct Datagram {
     pub port: u16,
     /// The frame carries only the first part of the datagram.
     pub fragment: bool,
+    /// Whether it is IPv6.
+    pub v6: bool,
+    /// Where the IP header begins in the frame.
+    pub network_at: usize,
     /// Where the payload begins in the frame.
     pub payload_at: usize,
     /// How much of it is there: the least of what UDP, IP and the frame say. The network stack
@@ -99,6 +103,8 @@ pub fn parse<S: Source + ?Sized>(frame: &S) -> Option<Datagram> {
     let carried = frame.length().saturating_sub(transport_at);
     let length = stated.min(packet.carried_bytes).min(carried);
     Some(Datagram {
+        v6: ethertype == ETHERTYPE_IPV6,
+        network_at,
         destination: packet.destination,
         port: u16::from_be_bytes([udp[2], udp[3]]),
         fragment: packet.fragment,

@@ -5,17 +5,18 @@
 use crate::auth::{self, Key, Workspace};
 use crate::frame::{self, Source};
 use crate::fresh::Freshness;
-use crate::maps::{Audience, Change, ChangeKind, Endpoint, NodeIdentity, Path};
+use crate::maps::{Audience, Change, ChangeKind, Endpoint, Lease, NodeIdentity, Path, Site, Slate};
 use crate::reason::Reason;
 use crate::record::Record;
-use crate::wire::{FIXED_BYTES, Fixed, Header, HeaderError, Kind, TAG_BYTES};
+use crate::reply::{ANSWER_PAUSE_NS, Answering, sum_of};
+use crate::wire::{FIXED_BYTES, Fixed, Header, HeaderError, Kind, MAGIC, TAG_BYTES, VERSION, Way};
 
 /// What judging looks things up in: BPF maps in the kernel, plain tables in user space.
 pub trait Tables: Workspace {
     /// Who this node is; `None` = not configured yet.
     fn node(&self) -> Option<NodeIdentity>;
-    /// Who hears that endpoint, if it is one of this node's.
-    fn audience(&self, endpoint: &Endpoint) -> Option<Audience>;
+    /// What there is to know of that endpoint, if it is one of this node's.
+    fn site(&self, endpoint: &Endpoint) -> Option<Site>;
     /// The slot of a peer's link.
     fn slot(&self, path: &Path) -> Option<u32>;
     /// The record in a slot.
@@ -24,6 +25,13 @@ pub trait Tables: Workspace {
     fn key(&self, entry: u32) -> Option<&Key>;
     /// When the packet arrived, `CLOCK_MONOTONIC` nanoseconds.
     fn now_ns(&self) -> u64;
+    /// Who judges.
+    fn way(&self) -> Way;
+    /// The lease of this node's daemon.
+    fn lease(&self) -> Lease;
+    /// Takes one out of the answers that this CPU may give, if there is one, see
+    /// [`crate::reply::Budget`].
+    fn spend(&self, now_ns: u64) -> bool;
 }
 
 /// The outcome for one packet.
@@ -31,53 +39,125 @@ pub trait Tables: Workspace {
 pub struct Judgement {
     /// What became of it.
     pub reason: Reason,
+    /// What the daemon must look at; of kind 0, nothing. No `Option`: the verifier would meet what the
+    /// stack held before in the place of a change that is not there.
+    told: Change,
+}
+
+impl Judgement {
+    const NOTHING: Change = Change { kind: 0, slot: 0, at_ns: 0, value: 0 };
+
     /// What the daemon must look at.
-    pub change: Option<Change>,
+    #[inline(always)]
+    #[must_use]
+    pub fn change(&self) -> Option<Change> {
+        if self.told.kind == 0 { None } else { Some(self.told) }
+    }
 }
 
 impl From<Reason> for Judgement {
     #[inline(always)]
     fn from(reason: Reason) -> Self {
-        Self { reason, change: None }
+        Self { reason, told: Self::NOTHING }
     }
 }
 
 /// Judges an Ethernet frame that arrived on the interface with that index.
 #[inline(always)]
 pub fn judge<T: Tables, S: Source + ?Sized>(tables: &T, frame: &S, interface: u32) -> Judgement {
+    judge_and_reply(tables, frame, interface, &mut Slate::default(), |_| true)
+}
+
+/// The same, with the memory that it needs; `reply` writes the answer of a probe that is to be answered, and says whether it could.
+#[inline(always)]
+pub fn judge_and_reply<T: Tables, S: Source + ?Sized>(
+    tables: &T,
+    frame: &S,
+    interface: u32,
+    slate: &mut Slate,
+    reply: impl FnOnce(&Slate) -> bool,
+) -> Judgement {
     let Some(datagram) = frame::parse(frame) else { return Reason::NotOurs.into() };
     let endpoint =
         Endpoint { interface, port: u32::from(datagram.port), address: datagram.destination };
-    let Some(audience) = tables.audience(&endpoint) else { return Reason::NotOurs.into() };
+    let Some(site) = tables.site(&endpoint) else { return Reason::NotOurs.into() };
     if datagram.fragment {
         return Reason::Fragment.into();
     }
-    match Fixed::read(frame, datagram.payload_at) {
-        Some(fixed) => judge_payload(tables, &fixed, datagram.payload_bytes, interface, audience),
-        None => Reason::Truncated.into(),
+    let Some(fixed) = Fixed::read(frame, datagram.payload_at) else {
+        return Reason::Truncated.into();
+    };
+    slate.fixed = fixed;
+    slate.site = site;
+    slate.asked = if slate.fixed.is_probe() { sum_of(&slate.fixed) } else { 0 };
+    let Some(destination) = frame.read::<6>(0) else { return Reason::NotOurs.into() };
+    let arrival = Arrival {
+        payload_bytes: datagram.payload_bytes,
+        interface,
+        audience: site.audience(),
+        can_answer: site.can_answer(destination),
+    };
+    let judgement = judge_payload(tables, &mut slate.fixed, &arrival);
+    if judgement.reason == Reason::Probe && !reply(slate) {
+        return Reason::Truncated.into();
+    }
+    judgement
+}
+
+/// Whether a frame looks like a probe that asks for an answer by that way; nothing of it was checked.
+#[inline(always)]
+pub fn asks<S: Source + ?Sized>(frame: &S, way: Way) -> bool {
+    let Some(datagram) = frame::parse(frame) else { return false };
+    let Some([start]) = frame.words::<1>(datagram.payload_at) else { return false };
+    let Some([link]) = frame.words::<1>(datagram.payload_at + 16) else { return false };
+    let start = u64::from_be(start) >> 32;
+    let probe = u64::from(MAGIC) << 16 | u64::from(VERSION) << 8 | Kind::Probe as u64;
+    start == probe && (u64::from_be(link) >> 16) as u8 == way as u8
+}
+
+/// How a payload arrived.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// Its whole length.
+    pub payload_bytes: usize,
+    /// Index of the interface.
+    pub interface: u32,
+    /// Who else hears that endpoint.
+    pub audience: Audience,
+    /// Whether a probe can be answered where it is judged.
+    pub can_answer: bool,
+}
+
+impl Arrival {
+    /// At a socket, or on a line.
+    #[must_use]
+    pub const fn at_socket(payload_bytes: usize, interface: u32, audience: Audience) -> Self {
+        Self { payload_bytes, interface, audience, can_answer: true }
     }
 }
 
-/// Judges the payload of a datagram to one of this node's endpoints: its fixed part, and its
-/// whole length. `audience` is the endpoint's.
+/// Judges the payload of a datagram to one of this node's endpoints by its fixed part. Of a probe
+/// that is to be answered, the answer is in its place then.
 #[inline(always)]
-pub fn judge_payload<T: Tables>(
-    tables: &T,
-    fixed: &Fixed,
-    payload_bytes: usize,
-    interface: u32,
-    audience: Audience,
-) -> Judgement {
+pub fn judge_payload<T: Tables>(tables: &T, fixed: &mut Fixed, arrival: &Arrival) -> Judgement {
     let header = match Header::decode(fixed) {
         Ok(header) => header,
         Err(HeaderError::Version) => return Reason::BadVersion.into(),
         Err(HeaderError::Kind) => return Reason::BadKind.into(),
     };
+    let is_question = matches!(header.kind, Kind::Probe | Kind::Answer);
+    // Nothing is answered with more than 88 bytes, nor to more.
+    if is_question && (header.body_bytes != 0 || arrival.payload_bytes > FIXED_BYTES) {
+        return Reason::BadKind.into();
+    }
+    if header.kind == Kind::Probe && header.way == Way::Tc && tables.way() == Way::Xdp {
+        return Reason::ProbePassed.into();
+    }
     let body_bytes = match header.body_bytes {
         0 => 0,
         bytes => bytes as usize + TAG_BYTES,
     };
-    if payload_bytes < FIXED_BYTES + body_bytes {
+    if arrival.payload_bytes < FIXED_BYTES + body_bytes {
         return Reason::Truncated.into();
     }
     let Some(node) = tables.node() else { return Reason::NotReady.into() };
@@ -85,75 +165,170 @@ pub fn judge_payload<T: Tables>(
         return Reason::WrongCluster.into();
     }
     if header.receiver != node.node {
-        return match audience {
+        return match arrival.audience {
             Audience::One => Reason::WrongReceiver.into(),
             Audience::Several => Reason::ForAnother.into(),
         };
     }
-    let path = Path::new(header.sender, header.link, interface);
+    let path = Path::new(header.sender, header.link, arrival.interface);
     let Some(slot) = tables.slot(&path) else { return Reason::UnknownPeer.into() };
     let Some(record) = tables.record(slot) else { return Reason::NotReady.into() };
-    let judgement = judge_peer(tables, fixed, &header, node.incarnation, record, slot, interface);
-    if !matches!(judgement.reason, Reason::Accepted | Reason::Greeting | Reason::Control) {
+    let known = Known { node, record, slot };
+    let judgement = judge_peer(tables, fixed, &header, &known, arrival);
+    if !judgement.reason.is_good() {
         record.count_rejected();
     }
     judgement
+}
+
+/// Of whom a datagram is.
+struct Known<'a> {
+    /// This node.
+    node: NodeIdentity,
+    /// The peer's record.
+    record: Record<'a>,
+    /// Its slot.
+    slot: u32,
 }
 
 /// The part from "peer" on.
 #[inline(always)]
 fn judge_peer<T: Tables>(
     tables: &T,
-    fixed: &Fixed,
+    fixed: &mut Fixed,
     header: &Header,
-    own: u64,
-    record: Record<'_>,
-    slot: u32,
-    interface: u32,
+    known: &Known<'_>,
+    arrival: &Arrival,
 ) -> Judgement {
-    if record.interface() != interface {
+    let Known { node, record, slot } = *known;
+    if record.interface() != arrival.interface {
         return Reason::WrongInterface.into();
     }
-    let window = match header.kind {
-        Kind::Heartbeat => record.heartbeat_window(),
-        Kind::Control => record.control_window(),
-    };
-    let freshness = window.judge(header.incarnation, header.sequence, header.echo, own);
     // The cheap check comes first; nothing is stored before the tag was found right.
-    if let Some(reason) = stale(freshness) {
+    let early_ns =
+        if matches!(header.kind, Kind::Probe | Kind::Answer) { tables.now_ns() } else { 0 };
+    if let Err(reason) = fresh(header.kind, header, record, node.incarnation, early_ns) {
         return reason.into();
     }
     let key_entry = match auth::authenticate(tables, header.key, fixed) {
         Ok(entry) => entry,
         Err(reason) => return reason.into(),
     };
-    // Kind and window are loaded anew: the verifier would carry what the checks above know of them
+    // Header and window are loaded anew: the verifier would carry what the checks above know of them
     // through the hashes, once for each combination. And no CPU's stamp of meanwhile is lost.
-    let kind = fixed.kind_again();
-    let window = match kind {
-        Kind::Heartbeat => record.heartbeat_window(),
-        Kind::Control => record.control_window(),
+    let Ok(again) = Header::decode(fixed) else { return Reason::BadVersion.into() };
+    let header = &again;
+    let kind = header.kind;
+    let now_ns = if kind == Kind::Control { 0 } else { tables.now_ns() };
+    let freshness = match fresh(kind, header, record, node.incarnation, now_ns) {
+        Ok(freshness) => freshness,
+        Err(reason) => return reason.into(),
     };
-    let freshness = window.judge(header.incarnation, header.sequence, header.echo, own);
-    if let Some(reason) = stale(freshness) {
-        return reason.into();
-    }
     match kind {
-        Kind::Heartbeat => {
-            let now_ns = tables.now_ns();
-            heartbeat(header, freshness, record, slot, key_entry, now_ns)
-        }
+        Kind::Heartbeat => heartbeat(header, freshness, record, slot, key_entry, now_ns),
         Kind::Control => control(header, freshness, record),
+        Kind::Answer => answer(header, record, slot, now_ns),
+        Kind::Probe => {
+            let is_believed = header.incarnation == record.believed()
+                || header.incarnation == record.control_believed();
+            if !is_believed || freshness == Freshness::Greeting {
+                return Reason::Greeting.into();
+            }
+            let asked = Asked { key_entry, now_ns, can_answer: arrival.can_answer };
+            probe(tables, fixed, header, known, &asked).into()
+        }
     }
 }
 
+/// Whether a datagram of that kind may change something, if it is authentic.
 #[inline(always)]
-fn stale(freshness: Freshness) -> Option<Reason> {
-    match freshness {
-        Freshness::OldIncarnation => Some(Reason::OldIncarnation),
-        Freshness::OldSequence => Some(Reason::OldSequence),
-        Freshness::Next { .. } | Freshness::Proven | Freshness::Greeting => None,
+fn fresh(
+    kind: Kind,
+    header: &Header,
+    record: Record<'_>,
+    own: u64,
+    now_ns: u64,
+) -> Result<Freshness, Reason> {
+    if kind == Kind::Answer {
+        let is_expected =
+            header.echo == own && header.sent_ns > record.answered_ns() && header.sent_ns <= now_ns;
+        return if is_expected { Ok(Freshness::Proven) } else { Err(Reason::UnexpectedAnswer) };
     }
+    let window = match kind {
+        Kind::Heartbeat => record.heartbeat_window(),
+        Kind::Control => record.control_window(),
+        Kind::Probe | Kind::Answer => record.probe_window(),
+    };
+    let freshness = window.judge(header.incarnation, header.sequence, header.echo, own);
+    match freshness {
+        Freshness::OldIncarnation => return Err(Reason::OldIncarnation),
+        Freshness::OldSequence => return Err(Reason::OldSequence),
+        Freshness::Next { .. } | Freshness::Proven | Freshness::Greeting => {}
+    }
+    if kind == Kind::Probe && now_ns < record.answer_from_ns() {
+        return Err(Reason::ProbeLimit);
+    }
+    Ok(freshness)
+}
+
+/// What else there is to know of an authentic probe.
+struct Asked {
+    key_entry: u32,
+    now_ns: u64,
+    can_answer: bool,
+}
+
+/// Answers a probe, whose place the answer takes, or passes it up.
+#[inline(always)]
+fn probe<T: Tables>(
+    tables: &T,
+    fixed: &mut Fixed,
+    header: &Header,
+    known: &Known<'_>,
+    asked: &Asked,
+) -> Reason {
+    let (record, now_ns) = (known.record, asked.now_ns);
+    let is_for_socket = header.way == Way::Socket && tables.way() != Way::Socket;
+    let passes = is_for_socket || !asked.can_answer;
+    // A path's pause bounds what goes up too.
+    if !passes && !tables.spend(now_ns) {
+        return Reason::ProbeLimit;
+    }
+    record.set_probe_heard(header.incarnation);
+    record.set_probe_believed(header.incarnation);
+    record.set_probe_sequence(header.sequence);
+    record.set_answer_from_ns(now_ns + ANSWER_PAUSE_NS);
+    if passes {
+        return Reason::ProbePassed;
+    }
+    let silence_ns = now_ns.wrapping_sub(record.last_seen_ns()) as i64;
+    let answering = Answering {
+        node: known.node,
+        lease: tables.lease(),
+        hears: record.last_seen_ns() != 0 && silence_ns <= record.silence_ns() as i64,
+        now_ns,
+        way: tables.way(),
+    };
+    answering.turn(fixed);
+    let Some(key) = tables.key(asked.key_entry) else { return Reason::UnknownKey };
+    if !key.sign_in(fixed, tables) {
+        return Reason::UnknownKey;
+    }
+    record.set_answers(record.answers().wrapping_add(1));
+    Reason::Probe
+}
+
+/// Stores what an answer proves; the moment last.
+#[inline(always)]
+fn answer(header: &Header, record: Record<'_>, slot: u32, now_ns: u64) -> Judgement {
+    record.set_answer_incarnation(header.incarnation);
+    record.set_answer_lease_age_ms(u32::from(header.lease_age_ms));
+    record.set_answer_layers(u32::from(header.layers));
+    record.set_answer_way(header.way as u32);
+    record.set_answered_ns(header.sent_ns);
+    let change =
+        Change { kind: ChangeKind::Answered as u32, slot, at_ns: now_ns, value: header.sent_ns };
+    Judgement { reason: Reason::Answer, told: change }
 }
 
 #[inline(always)]
@@ -165,15 +340,17 @@ fn heartbeat(
     key_entry: u32,
     now_ns: u64,
 ) -> Judgement {
-    let change =
-        |kind: ChangeKind, value| Some(Change { kind: kind as u32, slot, at_ns: now_ns, value });
+    let change = |kind: ChangeKind, value| Change { kind: kind as u32, slot, at_ns: now_ns, value };
     if freshness == Freshness::Greeting {
         let first = header.incarnation > record.heard();
         if first {
             record.set_heard(header.incarnation);
         }
-        let change = if first { change(ChangeKind::FirstSight, header.incarnation) } else { None };
-        return Judgement { reason: Reason::Greeting, change };
+        if !first {
+            return Reason::Greeting.into();
+        }
+        let told = change(ChangeKind::FirstSight, header.incarnation);
+        return Judgement { reason: Reason::Greeting, told };
     }
     // Signed: another CPU may have stamped a later time in between.
     let silence_ns = now_ns.wrapping_sub(record.last_seen_ns()) as i64;
@@ -184,16 +361,16 @@ fn heartbeat(
         || header.key_offered != record.key_offered();
     record.set_key_entry(key_entry);
     record.stamp(header, freshness, now_ns);
-    let change = if freshness == Freshness::Proven {
+    let told = if freshness == Freshness::Proven {
         change(ChangeKind::NewIncarnation, header.incarnation)
     } else if silent {
         change(ChangeKind::LinkBack, silence_ns as u64)
     } else if changed {
         change(ChangeKind::State, header.incarnation)
     } else {
-        None
+        Judgement::NOTHING
     };
-    Judgement { reason: Reason::Accepted, change }
+    Judgement { reason: Reason::Accepted, told }
 }
 
 #[inline(always)]

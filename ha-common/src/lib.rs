@@ -20,6 +20,7 @@ pub mod judge;
 pub mod maps;
 pub mod reason;
 pub mod record;
+pub mod reply;
 #[cfg(any(test, feature = "vectors"))]
 pub mod vectors;
 pub mod wire;

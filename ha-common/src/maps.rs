@@ -6,9 +6,9 @@
 use crate::fresh::Window;
 
 /// Slots of the `links` map: one per peer and link.
-pub const SLOTS_MAX: usize = 512;
+pub const SLOTS_MAX: usize = 2_048;
 /// Slots of the `endpoints` map: the (interface, address, port) triples on which this node receives.
-pub const ENDPOINTS_MAX: usize = 64;
+pub const ENDPOINTS_MAX: usize = 128;
 /// Size of the ring buffer of changes in bytes; a change takes 32, so 2,048 fit.
 pub const CHANGES_BYTES: usize = 64 * 1024;
 
@@ -36,6 +36,19 @@ pub struct Endpoint {
     pub address: [u8; 16],
 }
 
+/// What is known of the packet that a CPU judges just now (map `slate`): the kernel's stack has no room
+/// for it beside the hashes.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Slate {
+    /// Header and tag; then those of the answer.
+    pub fixed: crate::wire::Fixed,
+    /// Where it arrived.
+    pub site: Site,
+    /// Sum of a probe as it came, see [`crate::reply::sum_of`].
+    pub asked: u32,
+}
+
 /// Whom what arrives at an endpoint may be for (value of the `endpoints` map).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -53,6 +66,57 @@ impl Audience {
     #[must_use]
     pub const fn from_value(value: u32) -> Self {
         if value == Self::Several as u32 { Self::Several } else { Self::One }
+    }
+}
+
+/// What there is to know of an endpoint (value of the `endpoints` map).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Site {
+    /// See [`Audience`].
+    pub audience: u32,
+    /// Hardware address of the interface, for what arrives at a group's; zero = not known.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// From which address probes are answered that arrive here: the endpoint's own, or, where that
+    /// is a group's, one of the interface. Zero = none.
+    pub address: [u8; 16],
+}
+
+impl Site {
+    /// An endpoint that is an address of this node.
+    #[must_use]
+    pub const fn own(audience: Audience, address: [u8; 16]) -> Self {
+        Self { audience: audience as u32, mac: [0; 6], reserved: [0; 2], address }
+    }
+
+    /// Whose address other nodes have too, on an interface with this hardware address, if any,
+    /// and this one of its addresses, if any.
+    #[must_use]
+    pub fn shared(mac: Option<[u8; 6]>, address: Option<[u8; 16]>) -> Self {
+        Self {
+            audience: Audience::Several as u32,
+            mac: mac.unwrap_or_default(),
+            reserved: [0; 2],
+            address: address.unwrap_or_default(),
+        }
+    }
+
+    /// Who hears it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn audience(&self) -> Audience {
+        Audience::from_value(self.audience)
+    }
+
+    /// Whether a frame to that hardware address can be answered from here.
+    #[inline(always)]
+    #[must_use]
+    pub fn can_answer(&self, destination: [u8; 6]) -> bool {
+        // IEEE 802: the lowest bit of the first byte tells a group's address.
+        let has_mac = destination[0] & 1 == 0 || self.mac != [0; 6];
+        has_mac && self.address != [0; 16]
     }
 }
 
@@ -137,6 +201,10 @@ pub struct LinkRecord {
     pub answer_layers: u32,
     /// Probes of the peer that were answered.
     pub answers: u64,
+    /// Who gave that answer, see [`crate::wire::Way`].
+    pub answer_way: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// The lease of this node's daemon (map `lease`, one entry, mmap-ed): what the kernel answers a peer's
@@ -164,6 +232,8 @@ pub enum ChangeKind {
     State = 3,
     /// The link was silent for longer than `silence_ns` and is back.
     LinkBack = 4,
+    /// The peer's kernel (or its daemon, on a socket) answered a probe.
+    Answered = 5,
 }
 
 /// Entry of the ring buffer `changes`.
@@ -176,7 +246,8 @@ pub struct Change {
     pub slot: u32,
     /// `CLOCK_MONOTONIC` of the packet.
     pub at_ns: u64,
-    /// The incarnation, or for [`ChangeKind::LinkBack`] the length of the silence in nanoseconds.
+    /// The incarnation, or for [`ChangeKind::LinkBack`] the length of the silence in nanoseconds,
+    /// for [`ChangeKind::Answered`] when the probe left.
     pub value: u64,
 }
 
@@ -185,7 +256,9 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 24);
     assert!(size_of::<Path>() == 12);
     assert!(size_of::<Window>() == 24);
-    assert!(size_of::<LinkRecord>() == 200);
+    assert!(size_of::<LinkRecord>() == 208);
+    assert!(size_of::<Site>() == 28);
+    assert!(size_of::<Slate>() == 120);
     assert!(size_of::<Change>() == 24);
     assert!(size_of::<Lease>() == 16);
 };

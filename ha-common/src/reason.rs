@@ -61,6 +61,36 @@ reasons! {
     /// For another node (or from this one), at a multicast group, a broadcast address or another
     /// endpoint that other nodes hear too: no fault.
     ForAnother = "for-another",
+    /// A probe of a peer that proved itself: answered.
+    Probe = "probe",
+    /// A probe that somebody else answers: the program at TC ingress, or the daemon, to which it
+    /// goes up.
+    ProbePassed = "probe-passed",
+    /// A probe that came too soon after the last one of its path, or of all: not answered.
+    ProbeLimit = "probe-limit",
+    /// An answer to a probe of this node's: the peer's kernel was alive when that probe left.
+    Answer = "answer",
+    /// An answer to a probe of another start of this node, of the future, or no later than one that
+    /// is answered already.
+    UnexpectedAnswer = "unexpected-answer",
+}
+
+impl Reason {
+    /// Whether the packet was one that its sender rightly sent: what else concerns a record is
+    /// counted there as rejected.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_good(self) -> bool {
+        matches!(
+            self,
+            Self::Accepted
+                | Self::Greeting
+                | Self::Control
+                | Self::Probe
+                | Self::ProbePassed
+                | Self::Answer
+        )
+    }
 }
 
 /// Number of reasons, which is the number of counters.

@@ -81,6 +81,7 @@ impl Record<'_> {
     word!(u32, answer_lease_age_ms, set_answer_lease_age_ms, answer_lease_age_ms);
     word!(u32, answer_layers, set_answer_layers, answer_layers);
     word!(u64, answers, set_answers, answers);
+    word!(u32, answer_way, set_answer_way, answer_way);
 
     /// Counts a refused packet. Atomic, because hostile packets may arrive on all CPUs at once and
     /// the count must be exact.

@@ -8,15 +8,17 @@ use std::ptr::NonNull;
 use std::vec::Vec;
 
 use crate::auth::{KEYS_MAX, Key, Scratch, Workspace, method};
-use crate::frame::mapped;
-use crate::judge::Tables;
+use crate::frame::{Source, mapped, parse};
+use crate::judge::{Judgement, Tables, judge_and_reply};
 use crate::maps::{
-    Audience, Change, ChangeKind, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX,
+    Audience, Change, ChangeKind, Endpoint, Lease, LinkRecord, NodeIdentity, Path, SLOTS_MAX, Site,
+    Slate,
 };
 use crate::reason::Reason;
 use crate::record::Record;
+use crate::reply::{Budget, Checksum, Reply, Sink};
 use crate::wire::{
-    Fixed, HEADER_BYTES, Header, Kind, Phase, TAG_BYTES, by_arrival, layers, name_id,
+    Fixed, HEADER_BYTES, Header, Kind, Phase, TAG_BYTES, Way, by_arrival, layers, name_id,
 };
 
 mod frames;
@@ -31,6 +33,11 @@ pub use mutate::{Mutator, timeless};
 pub const INTERFACE: u32 = 1;
 /// This node's incarnation.
 pub const OWN: u64 = 1000;
+/// Hardware address of that interface.
+pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// What the tests let pass between two frames: less than the pause between two answers, and more than
+/// half of it.
+pub const STEP_NS: u64 = 400_000;
 /// Port of the endpoints.
 pub const PORT: u16 = 694;
 /// Slot of alpha on hb0, whose return is never reported.
@@ -65,7 +72,7 @@ pub struct World {
     /// Who this node is.
     pub identity: NodeIdentity,
     /// Where it listens.
-    pub endpoints: Vec<(Endpoint, Audience)>,
+    pub endpoints: Vec<(Endpoint, Site)>,
     /// Who speaks to it.
     pub paths: Vec<(Path, u32)>,
     /// Keys by entry, see [`crate::auth::KEY_ENTRIES`].
@@ -125,8 +132,11 @@ pub fn key(entry: u8) -> Key {
 #[must_use]
 pub fn world() -> World {
     let endpoint = |interface, address| Endpoint { interface, port: u32::from(PORT), address };
-    let own = |interface, address| (endpoint(interface, address), Audience::One);
-    let shared = |address| (endpoint(INTERFACE, address), Audience::Several);
+    let own =
+        |interface, address| (endpoint(interface, address), Site::own(Audience::One, address));
+    let shared = |address| (endpoint(INTERFACE, address), Site::shared(None, None));
+    let group =
+        |address, own| (endpoint(INTERFACE, address), Site::shared(Some(OWN_MAC), Some(own)));
     let path = |sender, link| Path::new(name_id(sender), name_id(link), INTERFACE);
     let arrival = |interface| Path::new(name_id("alpha"), by_arrival::MCAST, interface);
     let by_arrival = |interface| LinkRecord {
@@ -152,8 +162,8 @@ pub fn world() -> World {
             own(INTERFACE, mapped([192, 0, 2, 2])),
             own(INTERFACE, frames::address_v6(2)),
             own(INTERFACE + 1, mapped([192, 0, 2, 9])),
-            shared(Destination::Group.v4()),
-            shared(Destination::Group.v6()),
+            group(Destination::Group.v4(), mapped([192, 0, 2, 2])),
+            group(Destination::Group.v6(), frames::address_v6(2)),
             shared(Destination::Network.v4()),
             shared(Destination::Everybody.v4()),
         ],
@@ -181,6 +191,9 @@ pub struct Memory {
     world: World,
     records: Vec<UnsafeCell<LinkRecord>>,
     now_ns: Cell<u64>,
+    way: Cell<Way>,
+    lease: Cell<Lease>,
+    budget: Cell<Budget>,
 }
 
 impl Memory {
@@ -194,7 +207,24 @@ impl Memory {
             }
         }
         let records = records.into_iter().map(UnsafeCell::new).collect();
-        Self { world, records, now_ns: Cell::new(1_000_000_000) }
+        Self {
+            world,
+            records,
+            now_ns: Cell::new(1_000_000_000),
+            way: Cell::new(Way::Xdp),
+            lease: Cell::default(),
+            budget: Cell::default(),
+        }
+    }
+
+    /// Changes who judges; the XDP program at first.
+    pub fn set_way(&self, way: Way) {
+        self.way.set(way);
+    }
+
+    /// Changes the daemon's lease; none at first.
+    pub fn set_lease(&self, lease: Lease) {
+        self.lease.set(lease);
     }
 
     /// Sets the clock forward.
@@ -243,6 +273,8 @@ pub fn contents(record: Record<'_>) -> LinkRecord {
         answer_lease_age_ms: record.answer_lease_age_ms(),
         answer_layers: record.answer_layers(),
         answers: record.answers(),
+        answer_way: record.answer_way(),
+        reserved: 0,
     }
 }
 
@@ -257,9 +289,9 @@ impl Tables for Memory {
         Some(self.world.identity).filter(|identity| identity.incarnation != 0)
     }
 
-    fn audience(&self, endpoint: &Endpoint) -> Option<Audience> {
+    fn site(&self, endpoint: &Endpoint) -> Option<Site> {
         let mut endpoints = self.world.endpoints.iter();
-        endpoints.find(|(known, _)| known == endpoint).map(|(_, audience)| *audience)
+        endpoints.find(|(known, _)| known == endpoint).map(|(_, site)| *site)
     }
 
     fn slot(&self, path: &Path) -> Option<u32> {
@@ -280,6 +312,88 @@ impl Tables for Memory {
     fn now_ns(&self) -> u64 {
         self.now_ns.get()
     }
+
+    fn way(&self) -> Way {
+        self.way.get()
+    }
+
+    fn lease(&self) -> Lease {
+        self.lease.get()
+    }
+
+    fn spend(&self, now_ns: u64) -> bool {
+        let mut budget = self.budget.get();
+        let spent = budget.spend(now_ns);
+        self.budget.set(budget);
+        spent
+    }
+}
+
+/// A frame in memory that an answer is written into.
+#[derive(Debug)]
+pub struct Page(core::cell::RefCell<Vec<u8>>);
+
+impl Page {
+    /// With that frame.
+    #[must_use]
+    pub fn new(frame: &[u8]) -> Self {
+        Self(core::cell::RefCell::new(frame.to_vec()))
+    }
+
+    /// What it holds now.
+    #[must_use]
+    pub fn contents(&self) -> Vec<u8> {
+        self.0.borrow().clone()
+    }
+}
+
+impl Source for Page {
+    fn length(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.borrow().as_slice().read(offset)
+    }
+
+    fn words<const W: usize>(&self, offset: usize) -> Option<[u64; W]> {
+        self.0.borrow().as_slice().words(offset)
+    }
+}
+
+impl Sink for Page {
+    const BY_DIFFERENCE: bool = false;
+
+    fn write<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        self.0.borrow_mut().get_mut(offset..offset + N)?.copy_from_slice(bytes);
+        Some(())
+    }
+
+    fn write_words<const W: usize>(&self, offset: usize, words: &[u64; W]) -> Option<()> {
+        let mut at = offset;
+        for word in words {
+            self.write(at, &word.to_ne_bytes())?;
+            at += 8;
+        }
+        Some(())
+    }
+
+    fn write_checksum(&self, checksum: &Checksum) -> Option<()> {
+        self.write(checksum.at, &checksum.value.to_ne_bytes())
+    }
+}
+
+/// Judges a frame; with it, what is sent back if it is a probe that is answered.
+#[must_use]
+pub fn judge_and_answer(tables: &Memory, frame: &[u8]) -> (Judgement, Option<Vec<u8>>) {
+    let page = Page::new(frame);
+    let write = |slate: &Slate| {
+        let reply = Reply::on(slate);
+        parse(&page).is_some_and(|datagram| reply.write(&page, &datagram).is_some())
+    };
+    let judgement = judge_and_reply(tables, frame, INTERFACE, &mut Slate::default(), write);
+    let answer = (judgement.reason == Reason::Probe).then(|| page.contents());
+    (judgement, answer)
 }
 
 /// How the frame is tagged.
@@ -364,6 +478,7 @@ impl Packet {
                 receiver: name_id("beta"),
                 link: name_id("hb0"),
                 key: 1,
+                way: Way::None,
                 body_bytes: 0,
                 incarnation: 20,
                 echo: OWN,

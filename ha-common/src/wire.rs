@@ -66,6 +66,52 @@ pub enum Kind {
     Heartbeat = 1,
     /// Group states, hand-over, leave; goes up to the daemon.
     Control = 2,
+    /// A question to the peer's kernel: header and tag alone.
+    Probe = 3,
+    /// Its answer, of the same length; never answered.
+    Answer = 4,
+}
+
+impl Kind {
+    #[inline(always)]
+    const fn from_wire(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Heartbeat),
+            2 => Some(Self::Control),
+            3 => Some(Self::Probe),
+            4 => Some(Self::Answer),
+            _ => None,
+        }
+    }
+}
+
+/// Who answers a probe: in a probe, who is asked; in an answer, who answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(u8)]
+pub enum Way {
+    /// Not said.
+    #[default]
+    None = 0,
+    /// The XDP program, which sends the packet back from where it came (`XDP_TX`).
+    Xdp = 1,
+    /// The program at TC ingress, which redirects it to the same interface.
+    Tc = 2,
+    /// The daemon, on a socket or a serial line.
+    Socket = 3,
+}
+
+impl Way {
+    /// The way with that number on the wire; an unknown one (of a newer node) counts as not said.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_wire(byte: u8) -> Self {
+        match byte {
+            1 => Self::Xdp,
+            2 => Self::Tc,
+            3 => Self::Socket,
+            _ => Self::None,
+        }
+    }
 }
 
 /// What a node says of itself in every heartbeat.
@@ -125,6 +171,8 @@ pub struct Header {
     pub link: u32,
     /// Number of the key that made the tag, 0..=15.
     pub key: u8,
+    /// Who is asked, or who answered; in heartbeats and control messages nobody.
+    pub way: Way,
     /// Length of the body in bytes, without its tag; 0 = no body and no body tag.
     pub body_bytes: u16,
     /// Which start of the sender's daemon is speaking.
@@ -151,7 +199,7 @@ pub struct Header {
 }
 
 /// Words of the fixed part.
-const FIXED_WORDS: usize = FIXED_BYTES / 8;
+pub const FIXED_WORDS: usize = FIXED_BYTES / 8;
 /// Words of the header.
 pub(crate) const HEADER_WORDS: usize = HEADER_BYTES / 8;
 
@@ -159,7 +207,8 @@ pub(crate) const HEADER_WORDS: usize = HEADER_BYTES / 8;
 ///
 /// Words, because the kernel side must read, check and decode it in few instructions and within
 /// 512 bytes of stack: bytes would be loaded, kept and spilled one by one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Fixed {
     words: [u64; FIXED_WORDS],
 }
@@ -169,14 +218,6 @@ impl Fixed {
     #[inline(always)]
     pub fn read<S: Source + ?Sized>(source: &S, offset: usize) -> Option<Self> {
         Some(Self { words: source.words::<FIXED_WORDS>(offset)? })
-    }
-
-    /// The kind of a header that was decoded before.
-    #[inline(always)]
-    pub(crate) fn kind_again(&self) -> Kind {
-        // SAFETY: a reference is valid to read from.
-        let first = u64::from_be(unsafe { (&raw const self.words[0]).read_volatile() });
-        if (first >> 32) as u8 == Kind::Control as u8 { Kind::Control } else { Kind::Heartbeat }
     }
 
     /// The bytes as they travel.
@@ -208,7 +249,52 @@ impl Fixed {
         [self.words[9], self.words[10]].map(u64::from_le)
     }
 
+    /// Makes the header of the answer out of that of a probe: ends swapped, the probe's incarnation as
+    /// echo, and the rest as it is said. The tag field is left zero.
+    #[inline(always)]
+    pub(crate) fn turn(&mut self, way: Way, incarnation: u64, generation: u32, said: u32) {
+        const KIND: u64 = 0xff << 32;
+        const WAY: u64 = 0xff << 16;
+        let word = |word: u64| u64::from_be(word);
+        let w = &mut self.words;
+        w[0] = (word(w[0]) & !KIND | (Kind::Answer as u64) << 32).to_be();
+        w[1] = word(w[1]).rotate_left(32).to_be();
+        w[2] = (word(w[2]) & !WAY | (way as u64) << 16).to_be();
+        w[4] = w[3];
+        w[3] = incarnation.to_be();
+        w[7] = u64::from(generation).to_be();
+        w[8] = (u64::from(said) << 32).to_be();
+        w[9] = 0;
+        w[10] = 0;
+    }
+
+    /// Whether it says so.
+    #[inline(always)]
+    pub(crate) fn is_probe(&self) -> bool {
+        (u64::from_be(self.words[0]) >> 32) as u8 == Kind::Probe as u8
+    }
+
+    /// One's complement sum of its words in memory, not folded.
+    #[inline(always)]
+    pub(crate) fn sum(&self) -> u64 {
+        let mut sum = 0;
+        let mut at = 0;
+        while at < FIXED_WORDS {
+            sum += (self.words[at] & 0xffff_ffff) + (self.words[at] >> 32);
+            at += 1;
+        }
+        sum
+    }
+
+    /// Its words, as they stand in memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn words(&self) -> &[u64; FIXED_WORDS] {
+        &self.words
+    }
+
     /// Sets the tag field.
+    #[inline(always)]
     pub(crate) fn set_tag_words(&mut self, tag: [u64; 2]) {
         self.words[9] = tag[0].to_le();
         self.words[10] = tag[1].to_le();
@@ -236,10 +322,8 @@ impl Header {
         if (first >> 48) as u16 != MAGIC || (first >> 40) as u8 != VERSION {
             return Err(HeaderError::Version);
         }
-        let kind = match (first >> 32) as u8 {
-            1 => Kind::Heartbeat,
-            2 => Kind::Control,
-            _ => return Err(HeaderError::Kind),
+        let Some(kind) = Kind::from_wire((first >> 32) as u8) else {
+            return Err(HeaderError::Kind);
         };
         Ok(Self {
             kind,
@@ -248,6 +332,7 @@ impl Header {
             receiver: word(1) as u32,
             link: (word(2) >> 32) as u32,
             key: (word(2) >> 24) as u8,
+            way: Way::from_wire((word(2) >> 16) as u8),
             body_bytes: word(2) as u16,
             incarnation: word(3),
             echo: word(4),
@@ -267,9 +352,9 @@ impl Header {
     pub fn encode(&self) -> Fixed {
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
         let magic = u32::from(MAGIC) << 16 | u32::from(VERSION) << 8 | self.kind as u32;
-        // The byte between key and body length is reserved: sent as zero, ignored when received,
-        // covered by the tag.
-        let key_and_body = u32::from(self.key) << 24 | u32::from(self.body_bytes);
+        let key_and_body = u32::from(self.key) << 24
+            | u32::from(self.way as u8) << 16
+            | u32::from(self.body_bytes);
         let liveness = u32::from(self.phase as u8) << 24
             | u32::from(self.layers) << 16
             | u32::from(self.lease_age_ms);

@@ -145,6 +145,10 @@ pub struct LinkStatus {
     /// Their moving average (RFC 6298).
     #[serde(default)]
     pub rtt_smoothed_us: Option<u64>,
+    /// Who answers this node's probes on it, the best first: `xdp`, `tc` or `socket`, or `serial`;
+    /// empty when nobody does, or before it was tried.
+    #[serde(default)]
+    pub answers_via: Vec<String>,
     /// Accepted heartbeats.
     pub received: u64,
     /// Heartbeats that the sequence numbers show as missing.

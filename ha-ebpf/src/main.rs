@@ -7,8 +7,10 @@ mod maps;
 mod packet;
 mod verdict;
 
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use ha_common::wire::Way;
 
 /// XDP entry: native or generic.
 #[xdp]
@@ -17,6 +19,7 @@ pub fn ha_xdp(context: XdpContext) -> u32 {
         &packet::XdpPacket::new(&context),
         &context,
         context.ingress_ifindex() as u32,
+        Way::Xdp,
     );
     verdict::xdp_action(reason)
 }
@@ -25,8 +28,24 @@ pub fn ha_xdp(context: XdpContext) -> u32 {
 #[classifier]
 pub fn ha_tc(context: TcContext) -> i32 {
     let interface = packet::tc_ingress_interface(&context);
-    let reason = verdict::judge(&packet::TcPacket::new(&context), &context, interface);
-    verdict::tc_action(reason)
+    let reason = verdict::judge(&packet::TcPacket::new(&context), &context, interface, Way::Tc);
+    verdict::tc_action(reason, interface)
+}
+
+/// TC ingress entry beside XDP: answers the probes that ask for it, and touches nothing else.
+#[classifier]
+pub fn ha_tc_answer(context: TcContext) -> i32 {
+    // What is no heartbeat's is mostly shorter or longer: such a packet is not even pulled.
+    if !packet::may_be_probe(&context) {
+        return TC_ACT_UNSPEC;
+    }
+    let frame = packet::TcPacket::new(&context);
+    if !ha_common::judge::asks(&frame, Way::Tc) {
+        return TC_ACT_UNSPEC;
+    }
+    let interface = packet::tc_ingress_interface(&context);
+    let reason = verdict::judge(&frame, &context, interface, Way::Tc);
+    verdict::tc_answer_action(reason, interface)
 }
 
 #[cfg(not(test))]

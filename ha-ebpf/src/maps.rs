@@ -8,11 +8,13 @@ use aya_ebpf::macros::btf_map;
 use ha_common::auth::{KEY_ENTRIES, Key, Scratch, Workspace};
 use ha_common::judge::Tables;
 use ha_common::maps::{
-    Audience, CHANGES_BYTES, Change, ENDPOINTS_MAX, Endpoint, LinkRecord, NodeIdentity, Path,
-    SLOTS_MAX,
+    CHANGES_BYTES, Change, ENDPOINTS_MAX, Endpoint, Lease, LinkRecord, NodeIdentity, Path,
+    SLOTS_MAX, Site, Slate,
 };
 use ha_common::reason::{REASONS, Reason};
 use ha_common::record::Record;
+use ha_common::reply::Budget;
+use ha_common::wire::Way;
 
 /// `BPF_F_MMAPABLE`: the daemon reads the records without a system call (kernel 5.5).
 const MMAPABLE: usize = 1 << 10;
@@ -20,22 +22,31 @@ const MMAPABLE: usize = 1 << 10;
 #[btf_map(name = "node")]
 static NODE: Array<NodeIdentity, 1> = Array::new();
 #[btf_map(name = "endpoints")]
-static ENDPOINTS: HashMap<Endpoint, u32, ENDPOINTS_MAX> = HashMap::new();
+static ENDPOINTS: HashMap<Endpoint, Site, ENDPOINTS_MAX> = HashMap::new();
 #[btf_map(name = "paths")]
 static PATHS: HashMap<Path, u32, SLOTS_MAX> = HashMap::new();
 #[btf_map(name = "links")]
 static LINKS: Array<LinkRecord, SLOTS_MAX, MMAPABLE> = Array::new();
+#[btf_map(name = "lease")]
+static LEASE: Array<Lease, 1, MMAPABLE> = Array::new();
+#[btf_map(name = "budget")]
+static BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
 #[btf_map(name = "keys")]
 static KEYS: Array<Key, KEY_ENTRIES> = Array::new();
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+#[btf_map(name = "slate")]
+static SLATE: PerCpuArray<Slate, 1> = PerCpuArray::new();
 #[btf_map(name = "counters")]
 static COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
 #[btf_map(name = "changes")]
 static CHANGES: RingBuf<Change, CHANGES_BYTES> = RingBuf::new();
 
 /// The maps as the judge sees them.
-pub struct Maps;
+pub struct Maps {
+    /// Which program judges.
+    pub way: Way,
+}
 
 impl Workspace for Maps {
     #[inline(always)]
@@ -55,9 +66,10 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn audience(&self, endpoint: &Endpoint) -> Option<Audience> {
-        // SAFETY: as for `slot`.
-        ENDPOINTS.get_ptr(endpoint).map(|value| Audience::from_value(unsafe { *value }))
+    fn site(&self, endpoint: &Endpoint) -> Option<Site> {
+        // SAFETY: the daemon replaces entries only, never frees the map. An entry that is written just
+        // now may be read half; it says the same as the one before, but for a changed address.
+        ENDPOINTS.get_ptr(endpoint).map(|value| unsafe { *value })
     }
 
     #[inline(always)]
@@ -84,6 +96,38 @@ impl Tables for Maps {
         // SAFETY: no arguments, no side effects.
         unsafe { bpf_ktime_get_ns() }
     }
+
+    #[inline(always)]
+    fn way(&self) -> Way {
+        self.way
+    }
+
+    #[inline(always)]
+    fn lease(&self) -> Lease {
+        let Some(lease) = LEASE.get_ptr(0) else { return Lease::default() };
+        // SAFETY: aligned words of a map value, each loaded once; the daemon stores them whole.
+        unsafe {
+            Lease {
+                driver_ran_ns: (&raw const (*lease).driver_ran_ns).read_volatile(),
+                generation: (&raw const (*lease).generation).read_volatile(),
+                phase: (&raw const (*lease).phase).read_volatile(),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn spend(&self, now_ns: u64) -> bool {
+        // SAFETY: a per-CPU value; programs of one CPU do not interrupt each other here.
+        BUDGET.get_ptr_mut(0).is_some_and(|budget| unsafe { (*budget).spend(now_ns) })
+    }
+}
+
+/// This CPU's memory for the packet that it judges.
+#[inline(always)]
+pub fn slate() -> Option<&'static mut Slate> {
+    // SAFETY: a per-CPU value, aligned to 8 bytes; programs of one CPU do not interrupt each other here,
+    // and each judges one packet.
+    SLATE.get_ptr_mut(0).map(|slate| unsafe { &mut *slate })
 }
 
 /// Moves the counter of `reason`.

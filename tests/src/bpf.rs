@@ -103,6 +103,30 @@ where
     program.test_run(TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() })
 }
 
+/// The same; the program's answer and the frame as it left it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_for_output<P>(
+    program: &P,
+    frame: &[u8],
+    repeat: u32,
+) -> Result<(u32, Vec<u8>), ProgramError>
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+{
+    let mut out = vec![0; frame.len() + 64];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        repeat,
+        ..TestRunOptions::new()
+    };
+    let result = program.test_run(options)?;
+    out.truncate(result.data_size_out as usize);
+    Ok((result.return_value, out))
+}
+
 /// Mean time of one run in `repeat` runs, nanoseconds, as the kernel measured it.
 ///
 /// # Errors

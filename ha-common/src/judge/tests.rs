@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::maps::LinkRecord;
 use crate::vectors::{
-    EARLIER, ENTRIES, INTERFACE, Memory, Mutator, OWN, Packet, SLOT_ALPHA, SLOT_GAMMA, Vector,
-    World, before_configuration, contents, key, secret, vectors, world,
+    EARLIER, ENTRIES, INTERFACE, Memory, Mutator, OWN, Packet, SLOT_ALPHA, SLOT_GAMMA, STEP_NS,
+    Vector, World, before_configuration, contents, key, secret, vectors, world,
 };
 use crate::wire::HEADER_BYTES;
 
 fn judge_at(tables: &Memory, frame: &[u8]) -> Judgement {
-    tables.advance(1_000_000);
+    tables.advance(STEP_NS);
     judge(tables, frame, INTERFACE)
 }
 
@@ -34,14 +34,15 @@ fn unconfigured() -> Memory {
 
 fn check(tables: &Memory, vector: &Vector) {
     let before = tables.contents();
-    let Judgement { reason, change } = judge_at(tables, &vector.frame);
+    let judgement = judge_at(tables, &vector.frame);
+    let (reason, change) = (judgement.reason, judgement.change());
     assert_eq!(reason, vector.reason, "{}", vector.name);
     let expected = vector.change.map(|kind| kind as u32);
     assert_eq!(change.map(|change| change.kind), expected, "{}", vector.name);
     if let Some(change) = change {
         assert_eq!(change.at_ns, tables.now_ns(), "{}", vector.name);
     }
-    if !matches!(reason, Reason::Accepted | Reason::Greeting | Reason::Control) {
+    if !reason.is_good() {
         let rejected = |records: &[LinkRecord]| records.iter().map(|it| it.rejected).sum::<u64>();
         let after = tables.contents();
         assert!(rejected(&after) - rejected(&before) <= 1, "{}", vector.name);
@@ -109,7 +110,7 @@ fn a_greeting_is_remembered_and_refreshes_nothing() {
     let mut packet = Packet::heartbeat(5);
     packet.header.echo = 0;
     let judgement = judge_at(&tables, &packet.frame());
-    let change = judgement.change.unwrap();
+    let change = judgement.change().unwrap();
     assert_eq!((change.kind, change.value), (ChangeKind::FirstSight as u32, 20));
     let expected = LinkRecord {
         heartbeat: crate::fresh::Window { heard: 20, believed: 0, sequence: 0 },
@@ -135,7 +136,7 @@ fn proving_a_new_incarnation_restarts_the_sequence_and_counts_no_loss() {
     let tables = settled();
     let mut packet = Packet::heartbeat(1);
     packet.header.incarnation = 21;
-    let change = judge_at(&tables, &packet.frame()).change.unwrap();
+    let change = judge_at(&tables, &packet.frame()).change().unwrap();
     assert_eq!((change.kind, change.value), (ChangeKind::NewIncarnation as u32, 21));
     let record = alpha(&tables);
     assert_eq!((record.heartbeat.believed, record.heartbeat.sequence, record.lost), (21, 1, 0));
@@ -154,9 +155,9 @@ fn a_return_reports_how_long_the_silence_was() {
     judge(&tables, gamma(1).as_slice(), INTERFACE);
     tables.advance(50_000_000);
     // Exactly the limit is not beyond it.
-    assert_eq!(judge(&tables, gamma(2).as_slice(), INTERFACE).change, None);
+    assert_eq!(judge(&tables, gamma(2).as_slice(), INTERFACE).change(), None);
     tables.advance(50_000_001);
-    let change = judge(&tables, gamma(3).as_slice(), INTERFACE).change.unwrap();
+    let change = judge(&tables, gamma(3).as_slice(), INTERFACE).change().unwrap();
     assert_eq!((change.kind, change.value), (ChangeKind::LinkBack as u32, 50_000_001));
     assert_eq!(change.slot, SLOT_GAMMA);
 }
@@ -171,7 +172,7 @@ fn a_stamp_from_the_future_is_no_silence() {
     judge_at(&tables, &packet.frame());
     tables.record(SLOT_GAMMA).unwrap().set_last_seen_ns(tables.now_ns() + 10_000_000);
     packet.header.sequence = 2;
-    assert_eq!(judge(&tables, packet.frame().as_slice(), INTERFACE).change, None);
+    assert_eq!(judge(&tables, packet.frame().as_slice(), INTERFACE).change(), None);
 }
 
 #[test]
@@ -222,7 +223,7 @@ proptest! {
         frame.truncate(kept);
         frame.extend(noise);
         let judgement = judge_at(&tables, &frame);
-        prop_assert!(!matches!(judgement.reason, Reason::Accepted | Reason::Greeting | Reason::Control));
+        prop_assert!(!judgement.reason.is_good());
         prop_assert_eq!(without_rejected(tables.contents()), before);
     }
 
@@ -235,8 +236,8 @@ proptest! {
             let before = without_rejected(tables.contents());
             let judgement = judge_at(&tables, &frame);
             let changed = without_rejected(tables.contents()) != before;
-            let good = matches!(judgement.reason, Reason::Accepted | Reason::Greeting | Reason::Control);
-            prop_assert!(good || (!changed && judgement.change.is_none()), "{:?}", judgement);
+            let good = judgement.reason.is_good();
+            prop_assert!(good || (!changed && judgement.change().is_none()), "{:?}", judgement);
             prop_assert!(!good || is_authentic(&frame), "{:?}", judgement);
         }
     }
@@ -271,8 +272,8 @@ impl Tables for Raced {
         self.0.node()
     }
 
-    fn audience(&self, endpoint: &Endpoint) -> Option<Audience> {
-        self.0.audience(endpoint)
+    fn site(&self, endpoint: &Endpoint) -> Option<Site> {
+        self.0.site(endpoint)
     }
 
     fn slot(&self, path: &Path) -> Option<u32> {
@@ -290,6 +291,18 @@ impl Tables for Raced {
 
     fn now_ns(&self) -> u64 {
         self.0.now_ns()
+    }
+
+    fn way(&self) -> Way {
+        self.0.way()
+    }
+
+    fn lease(&self) -> Lease {
+        self.0.lease()
+    }
+
+    fn spend(&self, now_ns: u64) -> bool {
+        self.0.spend(now_ns)
     }
 }
 

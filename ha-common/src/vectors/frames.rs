@@ -21,7 +21,13 @@ const PAYLOAD_V6_AT: usize = 62;
 pub(super) fn frame(packet: &Packet) -> Vec<u8> {
     let mut payload = packet.fixed().to_bytes().to_vec();
     payload.extend(&packet.rest);
-    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+    let mut frame = match (packet.destination, packet.v6) {
+        (Destination::Host(_), _) => OWN_MAC.to_vec(),
+        (Destination::Group, false) => vec![0x01, 0x00, 0x5e, 0x01, 0x00, 0x01],
+        (_, true) => vec![0x33, 0x33, 0, 0, 0x06, 0x94],
+        (Destination::Network | Destination::Everybody, false) => vec![0xff; 6],
+    };
+    frame.extend([2, 0, 0, 0, 0, 1]);
     // Priority 6 (network control), VLAN 100.
     match packet.vlan {
         Vlan::Untagged => {}
@@ -66,6 +72,8 @@ pub fn vectors() -> Vec<Vector> {
         accepted(),
         changes(),
         control(),
+        probes(),
+        answers(),
         identity(),
         authenticity(),
         methods::methods(),
@@ -201,6 +209,110 @@ fn control() -> Vec<Vector> {
     ]
 }
 
+fn probe(sequence: u64, way: Way) -> Packet {
+    with(sequence, |it| {
+        it.kind = Kind::Probe;
+        it.way = way;
+        it.sent_ns = 77;
+    })
+}
+
+/// Between two of them [`STEP_NS`] pass: who follows an answered one at once comes too soon.
+fn probes() -> Vec<Vector> {
+    let xdp = |sequence| probe(sequence, Way::Xdp);
+    let to = |destination, packet| Packet { destination, ..packet };
+    let unproven = Packet {
+        header: Header { incarnation: 30, echo: 0, ..xdp(9).header },
+        ..Packet::heartbeat(9)
+    };
+    let stranger = Packet {
+        header: Header { sender: name_id("eve"), ..xdp(9).header },
+        ..Packet::heartbeat(9)
+    };
+    let fourth = || xdp(4);
+    vec![
+        vector("first probe", &xdp(1), Reason::Probe),
+        vector("probe too soon", &xdp(2), Reason::ProbeLimit),
+        vector("probe that came too soon", &xdp(2), Reason::Probe),
+        vector("replayed probe", &xdp(2), Reason::OldSequence),
+        damaged("forged probe", &xdp(3), Reason::BadTag, |it| it[at::PAYLOAD + 75] ^= 1),
+        vector("probe of a start that is not believed", &unproven, Reason::Greeting),
+        vector("probe of a stranger", &stranger, Reason::UnknownPeer),
+        vector("probe with a body", &with_body(xdp(3), b"x"), Reason::BadKind),
+        vector("probe with more behind it", &Packet { rest: vec![0], ..xdp(3) }, Reason::BadKind),
+        vector("probe over IPv6", &Packet { v6: true, ..xdp(3) }, Reason::Probe),
+        vector("damaged while it is too soon", &fourth(), Reason::ProbeLimit),
+        vector("tagged probe", &Packet { vlan: Vlan::Customer, ..fourth() }, Reason::Probe),
+        vector("old probe", &xdp(1), Reason::OldSequence),
+        vector("probe for the socket", &probe(5, Way::Socket), Reason::ProbePassed),
+        vector("too soon for the socket", &probe(6, Way::Socket), Reason::ProbeLimit),
+        vector("probe at the group", &to(Destination::Group, xdp(6)), Reason::Probe),
+        vector(
+            "probe of an earlier start",
+            &{
+                Packet {
+                    header: Header { incarnation: 19, ..xdp(99).header },
+                    ..Packet::heartbeat(99)
+                }
+            },
+            Reason::OldIncarnation,
+        ),
+        vector(
+            "probe at the IPv6 group",
+            &Packet { v6: true, ..to(Destination::Group, xdp(7)) },
+            Reason::Probe,
+        ),
+        vector("first of two for the pause", &xdp(8), Reason::ProbeLimit),
+        vector(
+            "probe where nothing answers",
+            &to(Destination::Everybody, xdp(8)),
+            Reason::ProbePassed,
+        ),
+        vector("second of two for the pause", &xdp(9), Reason::ProbeLimit),
+        vector(
+            "probe with an old echo",
+            &{ Packet { header: Header { echo: 5, ..xdp(9).header }, ..Packet::heartbeat(9) } },
+            Reason::Probe,
+        ),
+    ]
+}
+
+fn answers() -> Vec<Vector> {
+    let answer = |sent_ns, alter: fn(&mut Header)| {
+        with(99, |it| {
+            it.kind = Kind::Answer;
+            it.way = Way::Xdp;
+            it.sent_ns = sent_ns;
+            alter(it);
+        })
+    };
+    let changed = |name, packet| changed(name, &packet, Reason::Answer, ChangeKind::Answered);
+    let unexpected = |name, packet| vector(name, &packet, Reason::UnexpectedAnswer);
+    vec![
+        changed("answer", answer(500_000_000, |_| {})),
+        unexpected("the same answer", answer(500_000_000, |_| {})),
+        unexpected("answer to an earlier probe", answer(499_999_999, |_| {})),
+        unexpected("answer to another start", answer(500_000_001, |it| it.echo = OWN - 1)),
+        unexpected("answer of the future", answer(u64::MAX, |_| {})),
+        damaged("forged answer", &answer(500_000_001, |_| {}), Reason::BadTag, |it| {
+            it[at::PAYLOAD + 75] ^= 1;
+        }),
+        changed(
+            "answer of a start that was not heard",
+            answer(500_000_001, |it| it.incarnation = 31),
+        ),
+        changed(
+            "answer to a later probe over IPv6",
+            Packet { v6: true, ..answer(500_000_002, |_| {}) },
+        ),
+        vector(
+            "answer with more behind it",
+            &Packet { rest: vec![0], ..answer(600_000_000, |_| {}) },
+            Reason::BadKind,
+        ),
+    ]
+}
+
 fn body_of_next() -> Packet {
     with_body(with(4, |it| it.kind = Kind::Control), b"{\"groups\":[]}")
 }
@@ -216,7 +328,7 @@ fn identity() -> Vec<Vector> {
         payload("version 0", Reason::BadVersion, 2, 0),
         payload("version 2", Reason::BadVersion, 2, 2),
         payload("kind 0", Reason::BadKind, 3, 0),
-        payload("kind 3", Reason::BadKind, 3, 3),
+        payload("kind 5", Reason::BadKind, 3, 5),
         header("wrong cluster", Reason::WrongCluster, |it| it.cluster = name_id("other")),
         header("wrong receiver", Reason::WrongReceiver, |it| it.receiver = name_id("gamma")),
         header("its own sender", Reason::UnknownPeer, |it| it.sender = name_id("beta")),

@@ -52,7 +52,16 @@ impl Mutator {
         packet.v6 = self.below(3) == 0;
         use Destination::{Everybody, Group, Host, Network};
         packet.destination = self.one_of(&[Host(3), Host(9), Group, Network, Everybody], Host(2));
-        packet.header.kind = if self.below(4) == 0 { Kind::Control } else { Kind::Heartbeat };
+        packet.header.kind = match self.below(8) {
+            0 | 1 => Kind::Control,
+            2 => Kind::Probe,
+            3 => Kind::Answer,
+            _ => Kind::Heartbeat,
+        };
+        packet.header.way = self.one_of(&[Way::None, Way::Socket], Way::Xdp);
+        if packet.header.kind == Kind::Answer {
+            packet.header.sent_ns = self.sequence;
+        }
         let sender = self.one_of(&["gamma", "delta", "eve"], "alpha");
         packet.header.sender = name_id(sender);
         let links = [name_id("svc"), by_arrival::MCAST, by_arrival::BCAST];

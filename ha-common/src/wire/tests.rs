@@ -10,6 +10,7 @@ pub(crate) fn example() -> Header {
         receiver: name_id("beta"),
         link: name_id("hb0"),
         key: 1,
+        way: Way::None,
         body_bytes: 0,
         incarnation: 0x0102_0304_0506_0708,
         echo: 0x1112_1314_1516_1718,
@@ -50,6 +51,17 @@ fn golden_bytes_pin_the_layout() {
 }
 
 #[test]
+fn golden_bytes_pin_probe_and_answer() {
+    let probe = Header { kind: Kind::Probe, way: Way::Tc, ..example() }.encode().to_bytes();
+    assert_eq!(probe[..4], [0x48, 0x41, 1, 3]);
+    assert_eq!(probe[20..24], [1, 2, 0, 0], "key, way, body length");
+    let answer = Header { kind: Kind::Answer, way: Way::Socket, ..example() }.encode().to_bytes();
+    assert_eq!(answer[..4], [0x48, 0x41, 1, 4]);
+    assert_eq!(answer[20..24], [1, 3, 0, 0]);
+    assert_eq!([Way::None as u8, Way::Xdp as u8], [0, 1]);
+}
+
+#[test]
 fn name_ids_are_fnv_1a() {
     // Published vectors of FNV-1a (32 bits), draft-eastlake-fnv appendix C.
     assert_eq!(name_id(""), 0x811c_9dc5);
@@ -72,11 +84,11 @@ proptest! {
     #[test]
     fn what_is_encoded_is_decoded(numbers in any::<[u64; 4]>(), words in any::<[u32; 7]>(),
                                   key in 0u8..16, body in any::<u16>(), lease in any::<u16>(),
-                                  bits in any::<u8>(), control in any::<bool>()) {
+                                  bits in any::<u8>(), kind in 1u8..5) {
         let header = Header {
-            kind: if control { Kind::Control } else { Kind::Heartbeat },
+            kind: Kind::from_wire(kind).unwrap(),
             cluster: words[0], sender: words[1], receiver: words[2], link: words[3],
-            key, body_bytes: body,
+            key, way: Way::from_wire(bits % 4), body_bytes: body,
             incarnation: numbers[0], echo: numbers[1], sequence: numbers[2], sent_ns: numbers[3],
             keepalive_us: words[4], generation: words[5],
             phase: Phase::from_wire(bits % 5), layers: bits, lease_age_ms: lease,
@@ -86,9 +98,9 @@ proptest! {
     }
 
     #[test]
-    fn the_reserved_byte_is_ignored(reserved in any::<u8>()) {
+    fn an_unknown_way_counts_as_not_said(way in 4u8..) {
         let mut bytes = example().encode().to_bytes();
-        bytes[21] = reserved;
+        bytes[21] = way;
         prop_assert_eq!(Header::decode(&Fixed::read(&bytes[..], 0).unwrap()), Ok(example()));
     }
 }

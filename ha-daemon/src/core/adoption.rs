@@ -15,7 +15,7 @@ use super::io::Action;
 use super::message::{ClaimState, Wish};
 use super::ownership::Goal;
 use super::resume::identity;
-use super::time::milliseconds;
+use super::time::Moment;
 use crate::config::{GroupIndex, NodeIndex, OnDaemonDeath, Resource};
 use crate::names::{GroupName, NodeName};
 use crate::snapshot::{ResourceState, Severity};
@@ -206,29 +206,19 @@ impl Core {
         }
     }
 
-    /// This node's lease was over: its addresses are off, and others may own its groups by now.
-    pub(super) fn lease_lost(&mut self, silent_ns: i64) {
+    /// The holder's lease was over: the addresses of this node are off, whoever took them off.
+    pub(super) fn lease_lost(&mut self, silent_ns: i64, now: Moment) {
         self.adoption = None;
+        self.lapse(silent_ns, now);
         let config = std::sync::Arc::clone(&self.config);
         for (group, entry) in config.groups.iter().zip(&mut self.groups.entries) {
-            let local = &mut entry.local;
-            if !local.claim_state().owns() {
-                continue;
-            }
-            local.goal = Goal::Release;
-            for (state, resource) in local.resources.iter_mut().zip(&group.resources) {
+            for (state, resource) in entry.local.resources.iter_mut().zip(&group.resources) {
                 let address = matches!(resource, Resource::Address { .. });
                 if address && *state == ResourceState::Started {
                     *state = ResourceState::Stopped;
                 }
             }
         }
-        let text = format!(
-            "this daemon did not run for {}, longer than the holder's lease: its addresses were taken \
-             off, and it gives up what it owned",
-            milliseconds(silent_ns)
-        );
-        self.note(Severity::Error, "lease-lost", text);
     }
 
     /// A resource of an adopted group is not there, or nothing tells: the group is not adopted.

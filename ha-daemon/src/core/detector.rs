@@ -2,11 +2,14 @@
 //!
 //! `up -> late` after warntime, `late -> dead` after deadtime, back to `up` with a newer stamp.
 //! Silence counts from the last heartbeat, or from the end of this node's own last pause when that
-//! is later: who did not run may not judge before a fresh full window has passed.
+//! is later: who did not run may not judge before a fresh full window has passed. An answer of the
+//! peer's kernel is a sign of life too ([`super::asking`]): a link with answers alone stays late.
 
 use std::time::Duration;
 
+use super::asking::{Asking, AskingTimes};
 use super::time::{Moment, nanoseconds};
+use crate::config::Times;
 use crate::snapshot::LinkState;
 
 /// Thresholds of silence.
@@ -16,6 +19,17 @@ pub struct Thresholds {
     pub warntime: Duration,
     /// Dead after.
     pub deadtime: Duration,
+    /// How its peer is asked before, if it is.
+    pub asking: Option<AskingTimes>,
+}
+
+impl Thresholds {
+    /// Of a link with these times, whose peer is asked or not.
+    #[must_use]
+    pub fn of(times: Times, ask: bool) -> Self {
+        let Times { warntime, deadtime, .. } = times;
+        Self { warntime, deadtime, asking: ask.then(|| AskingTimes::of(times)) }
+    }
 }
 
 /// The detector of one link to one peer.
@@ -23,6 +37,9 @@ pub struct Thresholds {
 pub struct Detector {
     state: LinkState,
     last_seen: Option<Moment>,
+    /// When that question left which the peer's kernel answered last.
+    answered: Option<Moment>,
+    pub(super) asking: Asking,
 }
 
 /// A change of a link's state.
@@ -38,14 +55,14 @@ pub struct Transition {
 
 impl Default for Detector {
     fn default() -> Self {
-        Self { state: LinkState::Unknown, last_seen: None }
+        Self::resume(LinkState::Unknown, None)
     }
 }
 
 impl Detector {
     /// As an earlier core had it.
     pub(super) fn resume(state: LinkState, last_seen: Option<Moment>) -> Self {
-        Self { state, last_seen }
+        Self { state, last_seen, answered: None, asking: Asking::default() }
     }
 
     /// The state as of the last call of [`Self::judge`] or [`Self::seen`].
@@ -70,6 +87,31 @@ impl Detector {
         self.change(LinkState::Up, silence_ns)
     }
 
+    /// Takes note of an answer of the peer's kernel to a question that left at `left`. It ends no state
+    /// of silence.
+    pub fn answered(&mut self, left: Moment) {
+        self.answered = self.answered.max(Some(left));
+    }
+
+    /// The last sign of life, or the beginning of the window; `None`: never heard.
+    #[must_use]
+    pub fn sign(&self, window_from: Moment) -> Option<Moment> {
+        Some(self.last_seen?.max(window_from).max(self.answered.unwrap_or_default()))
+    }
+
+    /// When the silence of the kernel is long enough for a verdict on the link, and asked about.
+    fn dead_at(&self, window_from: Moment, thresholds: Thresholds) -> Option<Moment> {
+        let sign = self.sign(window_from)?;
+        let silent_at = sign.after(thresholds.deadtime);
+        match thresholds.asking {
+            // Where no question leaves, nothing is to be waited for.
+            Some(times) if !self.asking.fails_since(sign) => {
+                Some(self.asking.complete_at(sign, times)?.max(silent_at))
+            }
+            Some(_) | None => Some(silent_at),
+        }
+    }
+
     /// Forgets the peer: it left, or its daemon is gone, and only a new start is believed.
     pub fn forget(&mut self) {
         *self = Self::default();
@@ -84,7 +126,8 @@ impl Detector {
     ) -> Option<Transition> {
         let last_seen = self.last_seen?;
         let silence_ns = now.since(last_seen.max(window_from));
-        let state = if silence_ns >= nanoseconds(thresholds.deadtime) {
+        let dead_at = self.dead_at(window_from, thresholds);
+        let state = if dead_at.is_some_and(|at| now.since(at) >= 0) {
             LinkState::Dead
         } else if silence_ns >= nanoseconds(thresholds.warntime) {
             LinkState::Late
@@ -104,7 +147,8 @@ impl Detector {
         let from = self.last_seen?.max(window_from);
         match self.state {
             LinkState::Up => Some(from.after(thresholds.warntime)),
-            LinkState::Late => Some(from.after(thresholds.deadtime)),
+            // Without enough questions, the next one comes first.
+            LinkState::Late => self.dead_at(window_from, thresholds),
             LinkState::Unknown | LinkState::Dead | LinkState::OneWay => None,
         }
     }
@@ -120,15 +164,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const THRESHOLDS: Thresholds =
-        Thresholds { warntime: Duration::from_millis(15), deadtime: Duration::from_millis(30) };
+    const THRESHOLDS: Thresholds = Thresholds {
+        warntime: Duration::from_millis(15),
+        deadtime: Duration::from_millis(30),
+        asking: None,
+    };
+
+    fn asking() -> Thresholds {
+        let keepalive = Duration::from_millis(10);
+        let Thresholds { warntime, deadtime, .. } = THRESHOLDS;
+        Thresholds::of(Times { keepalive, warntime, deadtime }, true)
+    }
 
     fn ms(milliseconds: u64) -> Moment {
         Moment(milliseconds * 1_000_000)
     }
 
     fn detector(state: LinkState) -> Detector {
-        Detector { state, last_seen: Some(ms(100)) }
+        Detector::resume(state, Some(ms(100)))
     }
 
     /// Every state, judged at every kind of moment.
@@ -160,6 +213,53 @@ mod tests {
             assert_eq!(detector.state(), after, "{state:?} at {now}, window from {window}");
             assert_eq!(transition.is_some(), reported, "{state:?} at {now}, window from {window}");
         }
+    }
+
+    /// Questions that left, the last one that failed and the last answer, against the moment.
+    #[test]
+    fn transition_table_of_a_link_that_is_asked() {
+        use LinkState::{Dead, Late};
+        type Case = (&'static [u64], Option<u64>, Option<u64>, u64, u64);
+        let table: [(Case, LinkState); 14] = [
+            // (left, failed, answered, now, window_from)
+            ((&[], None, None, 129, 0), Late),
+            ((&[], None, None, 130, 0), Late), // nothing was asked
+            ((&[], None, None, 900, 0), Late),
+            ((&[127], None, None, 130, 0), Late), // one question is not enough
+            ((&[124, 127], None, None, 129, 0), Late),
+            ((&[124, 127], None, None, 130, 0), Dead),
+            ((&[124, 130], None, None, 130, 0), Late), // the youngest is under way
+            ((&[124, 130], None, None, 131, 0), Dead),
+            ((&[124, 127], None, Some(115), 130, 0), Late), // its kernel answers
+            ((&[124, 127], None, Some(115), 145, 0), Dead), // and does not any more
+            ((&[115, 118], None, Some(118), 148, 0), Late), // nothing asked since the answer
+            ((&[], Some(127), None, 130, 0), Dead),         // nothing leaves
+            ((&[], Some(127), None, 150, 128), Late),       // own pause
+            ((&[124, 127], None, None, 158, 128), Late),    // all asked before the own pause
+        ];
+        for ((left, failed, answered, now, window), after) in table {
+            let mut detector = detector(Late);
+            left.iter().for_each(|at| detector.asking.left(ms(*at)));
+            failed.into_iter().for_each(|at| detector.asking.failed(ms(at)));
+            answered.into_iter().for_each(|at| detector.answered(ms(at)));
+            detector.judge(ms(now), ms(window), asking());
+            let case = (left, failed, answered, now, window);
+            assert_eq!(detector.state(), after, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_ends_no_state_of_silence_and_an_older_one_changes_nothing() {
+        for state in [LinkState::Late, LinkState::Dead] {
+            let mut detector = detector(state);
+            detector.answered(ms(150));
+            detector.answered(ms(140));
+            assert_eq!(detector.state(), state);
+            assert_eq!(detector.sign(ms(0)), Some(ms(150)));
+        }
+        let mut unknown = Detector::default();
+        unknown.answered(ms(150));
+        assert_eq!(unknown.sign(ms(0)), None, "what was never heard is not judged");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use ha_common::wire::Phase;
 use super::io::{Action, Presence};
 use super::message::{Claim, ClaimState, Wish};
 use super::ownership::{Candidate, Decision, FAILED_PAUSE, Goal, LocalGroup, Step, decide};
+use super::peer::Peer;
 use super::time::Moment;
 use super::{Core, word};
 use crate::config::{Config, GroupIndex, NodeIndex, OnDoubt, Resource};
@@ -271,7 +272,8 @@ impl Core {
             entry.local.end_pauses(now);
         }
         self.compare_reach(now);
-        let agreed = self.agreed();
+        self.end_lapse(now);
+        let agreed = self.lapsed_at.is_none() && self.agreed();
         for index in (0..self.groups.entries.len()).map(GroupIndex) {
             let local = &mut self.groups.entries[index.0].local;
             if self.leaving.is_some() || self.phase == Phase::Leaving {
@@ -291,8 +293,9 @@ impl Core {
     fn agreed(&self) -> bool {
         let told =
             self.published.as_ref().is_some_and(|published| *published == self.state_to_publish());
-        let mut heard = self.peers.iter().filter(|(_, peer)| peer.alive());
-        heard.all(|(node, peer)| told && peer.synced() && !self.unacknowledged(*node))
+        let mut heard = self.peers.iter().filter(|(_, peer)| peer.counts());
+        let is_known = |peer: &Peer| peer.synced() || peer.is_stale_member();
+        heard.all(|(node, peer)| told && is_known(peer) && !self.unacknowledged(*node))
     }
 
     fn decide_group(&mut self, index: GroupIndex, agreed: bool, now: Moment) {
@@ -426,7 +429,11 @@ impl Core {
                 Phase::Leaving => false,
             };
             let claim = said.state.owns().then_some(said.term);
-            let eligible = peer.synced() && ready && said.eligible && group.nodes.contains(&node);
+            // Nothing is given to a stale peer; but it may have taken the group just before it froze.
+            let mine = self.groups.entries[index.0].local.claim_state().owns();
+            let waited_for = peer.is_stale_member() && peer.counts() && !mine;
+            let takes_part = peer.synced() || waited_for;
+            let eligible = takes_part && ready && said.eligible && group.nodes.contains(&node);
             let releasing = said.state == ClaimState::Stopping;
             Some(Candidate { node, claim, releasing, eligible })
         };

@@ -175,6 +175,24 @@ pub enum Input {
         /// Whether it is there, up and has a carrier.
         up: bool,
     },
+    /// A question to a peer's kernel left.
+    ProbeLeft {
+        /// The peer.
+        peer: NodeIndex,
+        /// The link.
+        link: LinkIndex,
+        /// When.
+        at: Moment,
+    },
+    /// A question to a peer's kernel could not leave.
+    ProbeFailed {
+        /// The peer.
+        peer: NodeIndex,
+        /// The link.
+        link: LinkIndex,
+        /// What, on what, remedy.
+        error: String,
+    },
     /// This node did not run for a while; it ended at the moment of this input.
     OwnPause {
         /// How long, nanoseconds.
@@ -203,6 +221,15 @@ pub enum Input {
 /// Something the core asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
+    /// Ask the kernel of a peer on a link whether it is alive; to be answered by
+    /// [`Input::ProbeLeft`] or [`Input::ProbeFailed`]. What it answers is part of
+    /// [`Input::Observed`].
+    Probe {
+        /// The peer.
+        peer: NodeIndex,
+        /// The link.
+        link: LinkIndex,
+    },
     /// Start a resource; to be answered by [`Input::ResourceStarted`].
     StartResource {
         /// Its group.

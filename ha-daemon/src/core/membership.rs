@@ -1,5 +1,7 @@
 //! Membership: who is late, dead, gone or has left, by the silence of its links and by what is told.
 
+use super::detector::Thresholds;
+use super::stale::Cause;
 use super::*;
 
 impl Core {
@@ -17,14 +19,14 @@ impl Core {
     }
 
     pub(super) fn judge_links(&mut self, node: NodeIndex, now: Moment) {
-        let config = Arc::clone(&self.config);
+        let (config, ask) = (Arc::clone(&self.config), self.asks_peers());
         let Some(window_from) = self.peers.get(&node).map(|peer| self.window_of(peer)) else {
             return;
         };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let judged = peer.links.iter_mut().filter_map(|(link, it)| {
-            let Times { warntime, deadtime, .. } = config.times(*link);
-            Some((*link, it.judge(now, window_from, Thresholds { warntime, deadtime })?))
+            let thresholds = Thresholds::of(config.times(*link), ask);
+            Some((*link, it.judge(now, window_from, thresholds)?))
         });
         let transitions: Vec<_> = judged.collect();
         for (link, transition) in transitions {
@@ -48,7 +50,7 @@ impl Core {
             }
             return;
         }
-        if !peer.alive() || peer.any_link(LinkState::Up) && peer.closing.is_none() {
+        if !peer.alive() {
             return;
         }
         let silence = peer.last_seen().map_or(0, |last| now.since(last));
@@ -61,18 +63,40 @@ impl Core {
                 milliseconds(now.since(closing.at))
             );
             self.node_note(Severity::Error, "daemon-gone", node, text);
-        } else if !peer.any_link(LinkState::Up) && !peer.any_link(LinkState::Late) {
-            let restart = peer.restart.map_or("", |_| "; it did not come back from its restart");
-            self.end_unless_heard(node, NodeState::Dead);
-            let (name, silence) = (self.node_name(node), milliseconds(silence));
-            let text = format!("node {name}: is dead: silent on every link for {silence}{restart}");
-            self.node_note(Severity::Error, "node-dead", node, text);
-        } else if peer.state == NodeState::Up && !peer.any_link(LinkState::Up) {
+            return;
+        }
+        let verdict = self.peers.get(&node).and_then(|peer| self.verdict(peer, now));
+        if let Some(cause) = verdict {
+            self.bury(node, cause, now);
+            return;
+        }
+        self.judge_daemon(node, now);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.state == NodeState::Up && !peer.any_link(LinkState::Up) {
             peer.state = NodeState::Late;
             let (name, silence) = (self.node_name(node), milliseconds(silence));
             let text = format!("node {name} is late: silent on every link for {silence}");
             self.node_note(Severity::Warning, "node-late", node, text);
         }
+    }
+
+    fn bury(&mut self, node: NodeIndex, cause: Cause, now: Moment) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let silence = milliseconds(peer.last_seen().map_or(0, |last| now.since(last)));
+        let restart = peer.restart.map_or("", |_| "; it did not come back from its restart");
+        let cause = match cause {
+            Cause::Silent => format!("silent on every link for {silence}{restart}"),
+            Cause::Unasked => format!(
+                "silent on every link for {silence}{restart}; its kernel could not be asked"
+            ),
+            Cause::DaemonStale => format!(
+                "its daemon has not run for {}{restart}; its kernel answers",
+                milliseconds(now.since(peer.lease))
+            ),
+        };
+        self.end_unless_heard(node, NodeState::Dead);
+        let text = format!("node {}: is dead: {cause}", self.node_name(node));
+        self.node_note(Severity::Error, "node-dead", node, text);
     }
 
     /// A verdict on a peer that may be heard again with the same incarnation.

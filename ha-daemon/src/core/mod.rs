@@ -5,6 +5,7 @@
 //! file) -> [`ownership`] -> actions.
 
 pub mod adoption;
+pub mod asking;
 pub mod command;
 mod connectivity;
 mod custody;
@@ -18,6 +19,7 @@ pub mod ownership;
 pub mod peer;
 mod restart;
 pub mod resume;
+mod stale;
 pub mod standing;
 mod story;
 mod telling;
@@ -36,7 +38,7 @@ use crate::snapshot::{LinkState, NodeState, Severity};
 use adoption::Adoption;
 use command::{Errands, Standby};
 use connectivity::Reach;
-use detector::{Detector, Thresholds};
+use detector::Detector;
 use groups::Groups;
 use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
@@ -68,6 +70,10 @@ pub struct Core {
     window_from: Moment,
     pauses: u64,
     pause_noted: Option<Moment>,
+    /// End of a pause that was longer than this node's lease, until what others did in it is known.
+    lapsed_at: Option<Moment>,
+    /// The moment of the last input.
+    handled_at: Moment,
     phase: Phase,
     /// Since when the operator wants this node to leave, and by when it does so in any case.
     leaving: Option<Moment>,
@@ -119,6 +125,8 @@ impl Core {
             window_from: now,
             pauses: 0,
             pause_noted: None,
+            lapsed_at: None,
+            handled_at: now,
             phase: Phase::Starting,
             leaving: None,
             exited: false,
@@ -167,10 +175,12 @@ impl Core {
         if std::mem::take(&mut self.unprobed) {
             self.probe_resources();
         }
+        self.handled_at = now;
         match input {
             Input::Observed(sightings) => {
                 for Sighting { peer, link, observation } in sightings {
                     self.link(peer, link, observation, now);
+                    self.answered(peer, link, &observation);
                 }
             }
             Input::Control { peer, incarnation, phase, message } => {
@@ -199,13 +209,18 @@ impl Core {
                 self.addresses_probed(group, answer, pinged_at, now);
             }
             Input::Interface { name, up } => self.interface(name, up, now),
+            Input::ProbeLeft { peer, link, at } => self.probe_left(peer, link, at),
+            Input::ProbeFailed { peer, link, error } => {
+                self.probe_failed(peer, link, &error, now);
+            }
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
-            Input::LeaseLost { silent_ns } => self.lease_lost(silent_ns),
+            Input::LeaseLost { silent_ns } => self.lease_lost(silent_ns, now),
             Input::Command { id, command } => self.command(id, command, now),
             Input::HandOver(kept) => self.prepare_hand_over(kept, now),
             Input::Shutdown => self.shutdown(now),
         }
         self.judge(now);
+        self.ask_peers(now);
         self.interfaces.admit(self.peers.values().all(Peer::synced), now);
         self.settle(now);
         self.tell_active_peers();
@@ -239,6 +254,9 @@ impl Core {
         let leaving = self.leaving.filter(|_| !self.exited);
         peers
             .chain(self.directions_deadline())
+            .chain(self.asking_deadline())
+            .chain(self.verdicts_deadline())
+            .chain(self.lapse_deadline())
             .chain(initdead)
             .chain(patience)
             .chain(self.groups.deadline())
@@ -248,11 +266,6 @@ impl Core {
             .chain(leaving)
             .chain(self.hand_over.as_ref().map(|it| it.until))
             .min()
-    }
-
-    fn thresholds(&self, link: LinkIndex) -> Thresholds {
-        let Times { warntime, deadtime, .. } = self.config.times(link);
-        Thresholds { warntime, deadtime }
     }
 
     fn initdead_at(&self) -> Moment {
@@ -307,11 +320,21 @@ impl Core {
             return;
         }
         peer.told(&seen, before != seen.incarnation);
+        let runs = peer.renew_lease(&seen, before != seen.incarnation);
         peer.closing = peer.closing.filter(|it| seen.last_seen.since(it.at) <= grace);
         let was = peer.state;
-        let (phase, state) = (peer.phase, peer.known.map_or(NodeState::Joining, |_| NodeState::Up));
+        let phase = peer.phase;
+        let state = match was {
+            // Its sender alone does not bring it back: nobody would decide for it.
+            NodeState::Dead | NodeState::DaemonGone if !runs => was,
+            // Whether that is over is judged by all that is known of it.
+            NodeState::Stale => was,
+            _ => peer.known.map_or(NodeState::Joining, |_| NodeState::Up),
+        };
         peer.state = state;
-        peer.resend_at.get_or_insert(now);
+        if peer.alive() {
+            peer.resend_at.get_or_insert(now);
+        }
         if before != seen.incarnation && before != 0 {
             let (name, incarnation) = (self.node_name(node), seen.incarnation);
             let text = format!("Heartbeat restart on node {name}: incarnation {incarnation}");
@@ -329,7 +352,9 @@ impl Core {
         } else if was == NodeState::Late && state == NodeState::Up {
             let text = format!("{} is heard again in time", self.node_name(node));
             self.node_note(Severity::Info, "node-up", node, text);
-        } else if matches!(was, NodeState::Dead | NodeState::DaemonGone | NodeState::Left) {
+        } else if state != was
+            && matches!(was, NodeState::Dead | NodeState::DaemonGone | NodeState::Left)
+        {
             self.node_returned(node, was, before != seen.incarnation);
         }
     }
@@ -462,6 +487,9 @@ impl Core {
         self.window_from = now;
         self.reach.distrust(now);
         self.pauses += 1;
+        if length_ns >= nanoseconds(self.config.cluster.holder_lease()) {
+            self.lapse(length_ns, now);
+        }
         let waits: Vec<Duration> =
             self.peers.values().map(|peer| self.closing_wait(peer)).collect();
         for (peer, wait) in self.peers.values_mut().zip(waits) {

@@ -82,6 +82,12 @@ pub struct Peer {
     pub errand: Option<(u64, u32)>,
     /// It replaces its own program.
     pub restart: Option<Restart>,
+    /// The latest moment at which its daemon is known to have run, by this node's clock.
+    pub lease: Moment,
+    /// No heartbeat of it for `daemon_deadtime` while its kernel answers: nobody waits for its word.
+    pub mute: bool,
+    /// The last sign of life before the silence in which no question could leave, once told.
+    pub unasked_since: Option<Moment>,
     /// End of the last such restart: its silence before counts for nothing on any link.
     pub resumed_at: Moment,
     /// Its daemon is gone and its claims are kept for the next one: until then, unless that one says
@@ -119,6 +125,9 @@ impl Peer {
             standby: false,
             errand: None,
             restart: None,
+            lease: Moment::default(),
+            mute: false,
+            unasked_since: None,
             resumed_at: Moment::default(),
             custody: None,
         }
@@ -143,6 +152,13 @@ impl Peer {
         matches!(self.state, NodeState::Up | NodeState::Late | NodeState::Restarting)
     }
 
+    /// Whether its word is waited for before anything is taken. That of a stale one is, as it was told
+    /// last: it may have acted on that just before it froze.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.alive() && !self.mute
+    }
+
     /// Whether what it says about its groups is not the newest.
     #[must_use]
     pub fn outdated(&self) -> bool {
@@ -158,8 +174,12 @@ impl Peer {
     /// Whether it is heard on that link.
     #[must_use]
     pub fn hears(&self, link: LinkIndex) -> bool {
-        let state = self.links.get(&link).map(Detector::state);
-        matches!(state, Some(LinkState::Up | LinkState::Late))
+        match self.links.get(&link).map(Detector::state) {
+            Some(LinkState::Up) => true,
+            // What keeps the links of a stale peer from being dead are answers, not heartbeats.
+            Some(LinkState::Late) => self.state != NodeState::Stale,
+            Some(LinkState::Unknown | LinkState::Dead | LinkState::OneWay) | None => false,
+        }
     }
 
     /// Whether any link is in that state.

@@ -73,6 +73,8 @@ pub struct Memory {
     started_at: Moment,
     initdead_from: Moment,
     pauses: u64,
+    #[serde(default)]
+    lapsed_at: Option<Moment>,
     phase: u8,
     generation: u32,
     published: Option<(u8, bool, Option<u8>, Vec<Claim>)>,
@@ -101,6 +103,7 @@ struct PeerMemory {
     resumed_at: Moment,
     #[serde(default)]
     custody: Option<Moment>,
+    lease: Moment,
     reached: Option<u8>,
     standby: bool,
     errand: Option<(u64, u32)>,
@@ -256,6 +259,8 @@ impl Core {
             window_from: _,
             pauses,
             pause_noted: _,
+            lapsed_at,
+            handled_at: _,
             phase,
             leaving: _,
             exited: _,
@@ -289,6 +294,7 @@ impl Core {
             started_at: *started_at,
             initdead_from: *initdead_from,
             pauses: *pauses,
+            lapsed_at: *lapsed_at,
             phase: *phase as u8,
             generation: *generation,
             published: published.as_ref().map(|(phase, standby, reached, claims)| {
@@ -323,6 +329,10 @@ impl PeerMemory {
             restart,
             resumed_at,
             custody,
+            lease,
+            // Judged anew, in a fresh window.
+            mute: _,
+            unasked_since: _,
             standings,
             reached,
             standby,
@@ -348,6 +358,7 @@ impl PeerMemory {
             restart,
             resumed_at,
             custody,
+            lease,
             reached,
             standby,
             errand,
@@ -379,6 +390,7 @@ impl PeerMemory {
         peer.restart = self.restart.map(|it| Restart { until: now.after(grace), ..it });
         peer.resumed_at = self.resumed_at;
         peer.custody = self.custody;
+        peer.lease = self.lease;
         peer.reached = self.reached;
         peer.standby = self.standby;
         peer.errand = self.errand;
@@ -467,6 +479,7 @@ impl Core {
         core.started_at = memory.started_at;
         core.initdead_from = memory.initdead_from;
         core.pauses = memory.pauses;
+        core.lapsed_at = memory.lapsed_at;
         core.phase = match Phase::from_wire(memory.phase) {
             Phase::Starting => Phase::Starting,
             // It comes here only as one that takes part.

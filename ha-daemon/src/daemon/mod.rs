@@ -517,7 +517,9 @@ fn assemble(
     let Started { shared, sender, resumption, estate, connections, pinger, mut lines, .. } =
         started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
-        socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
+        socket
+            .accept_control_and_probes()
+            .context("cannot filter what the kernel side passes up")?;
     }
     node.put_keys_in_force(kernel.as_ref(), &receptions, &shared);
     let start_sender = || node.sender(&paths, &sockets, &mut lines, &shared, &mailbox);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ha_common::maps::NodeIdentity;
-use ha_common::wire::{Header, Kind, Phase};
+use ha_common::wire::{Header, Kind, Phase, Way};
 use tokio::sync::watch;
 
 use super::handover::Handed;
@@ -63,6 +63,7 @@ impl Node {
             receiver: 0,
             link: 0,
             key: self.keys.active_number(),
+            way: Way::None,
             body_bytes: 0,
             incarnation: self.incarnation,
             echo: 0,
@@ -180,9 +181,13 @@ impl Node {
             silence_ns: path.silence_ns,
             known: self.known.get(slot).map(|(used, _)| *used),
         };
+        let networks = || in_kernel.iter().map(|(_, _, network)| network);
+        // What is written last holds: a link that says who is where knows best.
+        let endpoints = networks().flat_map(|it| it.returns());
+        let endpoints = endpoints.chain(networks().flat_map(|it| it.endpoints())).collect();
         Tables {
             identity: self.identity(),
-            endpoints: in_kernel.iter().flat_map(|(_, _, network)| network.endpoints()).collect(),
+            endpoints,
             paths: in_kernel.iter().map(|(slot, path, _)| (path.key, *slot)).collect(),
             keys: self.keys.entries(),
             slots: in_kernel.iter().map(slot).collect(),

@@ -8,7 +8,7 @@ use ha_common::wire::{Header, Kind, Phase};
 use super::{Driver, record};
 use ipnet::IpNet;
 
-use crate::config::{GroupIndex, NodeIndex, Resource};
+use crate::config::{GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::control::event_log::EventDraft;
 use crate::core::io::{Action, Input, Note, Probed};
 use crate::core::message::Message;
@@ -49,6 +49,7 @@ impl Driver {
     /// Carries an action out; what is refused at once comes back as the core's next input.
     pub(super) fn carry_out(&mut self, action: Action, now: Moment) -> Option<Input> {
         match action {
+            Action::Probe { peer, link } => return self.probe_kernel(peer, link),
             Action::StartResource { group, resource } => {
                 return self.start_resource(group, resource);
             }
@@ -72,6 +73,16 @@ impl Driver {
             Action::Exit => self.exit = true,
         }
         None
+    }
+
+    /// Asks a peer's kernel; says when the question left, or why it could not.
+    fn probe_kernel(&mut self, peer: NodeIndex, link: LinkIndex) -> Option<Input> {
+        let mut paths = self.parts.paths.iter();
+        let slot = paths.position(|path| (path.peer, path.link) == (peer, link))?;
+        Some(match self.ask(slot) {
+            Ok(left_ns) => Input::ProbeLeft { peer, link, at: Moment(left_ns) },
+            Err(error) => Input::ProbeFailed { peer, link, error },
+        })
     }
 
     fn start_resource(&mut self, group: GroupIndex, resource: usize) -> Option<Input> {
@@ -205,7 +216,9 @@ impl Driver {
                 let _ = self.parts.keeper.release(address, &interface);
                 let (group, resource) = self.address_at(address, &interface)?;
                 let seconds = silent_ns as f64 / 1e9;
-                let cause = format!("not renewed for {seconds:.3} s, longer than its lifetime");
+                let cause = format!(
+                    "not renewed for {seconds:.3} s, longer than its lifetime or the lease"
+                );
                 Some(Input::ResourceLost { group, resource, cause })
             }
             AddressReport::RenewFailed { address, interface, cause } => {
@@ -287,29 +300,43 @@ impl Driver {
         let signing = self.parts.shared.paths[slot].signing.get();
         let signer = self.parts.keys.signer(signing, sequence);
         let datagram = self.control_datagram(slot, sequence, signer, body);
-        if !self.send_on(slot, &datagram, body) {
+        if self.send_on(slot, &datagram, body).is_err() {
             self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
         }
     }
 
-    /// Sends a control datagram on a path; `false`: it did not leave.
-    fn send_on(&self, slot: usize, datagram: &[u8], body: &[u8]) -> bool {
+    /// Sends a probe or an answer on a path.
+    ///
+    /// # Errors
+    /// Why it did not leave.
+    pub(super) fn send_fixed(&self, slot: usize, datagram: &[u8]) -> Result<(), String> {
+        // What a line tells repetitions by: each of these is another.
+        self.send_on(slot, datagram, datagram)
+    }
+
+    /// Sends a datagram on a path.
+    fn send_on(&self, slot: usize, datagram: &[u8], body: &[u8]) -> Result<(), String> {
         let path = &self.parts.paths[slot];
-        match &path.carrier {
-            Carrier::Network(network) => {
-                let mut sockets = self.parts.sockets.iter();
-                let Some(socket) = sockets.find(|socket| socket.link == path.link) else {
-                    return false;
-                };
-                let mut refused = false;
-                for remote in &network.remotes {
-                    let remote = scoped(*remote, network.interface_index).into();
-                    refused |= socket.send(datagram, &remote).is_err();
-                }
-                !refused
+        let network = match &path.carrier {
+            Carrier::Network(network) => network,
+            Carrier::Serial(serial) => {
+                let closed =
+                    || format!("the line {} is not open, or full", serial.device.display());
+                let sent = self.send_serial(slot, datagram, body);
+                return sent.then_some(()).ok_or_else(closed);
             }
-            Carrier::Serial(_) => self.send_serial(slot, datagram, body),
+        };
+        let mut sockets = self.parts.sockets.iter();
+        let socket = sockets.find(|socket| socket.link == path.link);
+        let socket = socket.ok_or_else(|| format!("no socket on {}", network.interface))?;
+        let mut outcome = Ok(());
+        for remote in &network.remotes {
+            let to = scoped(*remote, network.interface_index).into();
+            if let Err(error) = socket.send(datagram, &to) {
+                outcome = Err(format!("{remote}: {error}"));
+            }
         }
+        outcome
     }
 
     pub(super) fn control_datagram(

@@ -31,16 +31,13 @@ impl Driver {
     /// Before anything else in a turn: whether this daemon still has what it had.
     pub(super) fn check_lease(&mut self) {
         let lease = self.parts.keeper.lease();
-        let over = match self.holding {
-            Holding::Own => lease.renew().err(),
-            Holding::Provisional => lease.is_over(),
-            Holding::Lost => {
-                if lease.is_over().is_none() {
-                    self.holding = Holding::Own;
-                }
-                None
+        let over = lease.is_over();
+        if self.holding == Holding::Lost {
+            if over.is_none() {
+                self.holding = Holding::Own;
             }
-        };
+            return;
+        }
         let Some(over) = over else { return };
         // From here on nobody begins to renew an address; the worker begins the lease anew when it has
         // given everything up.
@@ -57,6 +54,13 @@ impl Driver {
         self.holding = Holding::Lost;
         self.parts.keeper.lose();
         self.handle(Input::LeaseLost { silent_ns: over.silent_ns.cast_signed() });
+    }
+
+    /// The daemon runs as a whole.
+    pub(super) fn renew_holding(&mut self) {
+        if self.holding == Holding::Own && self.parts.keeper.lease().renew().is_err() {
+            self.check_lease();
+        }
     }
 
     /// Every peer knows that this daemon goes on with what a dead one had.

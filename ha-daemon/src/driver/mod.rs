@@ -2,11 +2,13 @@
 //! on absolute time) or until something happened, looks at the records, gives the core its inputs
 //! and hands the actions to I/O that cannot block it.
 
+mod ask;
 mod carry;
 mod custody;
 mod handover;
 mod keys;
 mod losses;
+mod own_pause;
 mod probe;
 mod questions;
 mod serial;
@@ -48,6 +50,7 @@ use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
 use crate::snapshot::{Severity, Via};
 use custody::Holding;
+use own_pause::OwnPause;
 use questions::Questions;
 
 pub use handover::Resumption;
@@ -136,12 +139,13 @@ pub struct Driver {
     told: Vec<Observation>,
     control_sequences: Vec<u64>,
     /// By slot.
+    askers: Vec<ask::Asker>,
     probers: Vec<probe::Prober>,
     /// Incarnations of the peers, by slot, that the connections were told.
     heard_told: Vec<u64>,
     /// The keeper's datagrams do not echo the newest incarnations.
     obituary_is_due: bool,
-    pause_handled_ns: u64,
+    own_pause: OwnPause,
     lateness_max_ns: u64,
     scheduling: Vec<(&'static str, String)>,
     questions: Questions,
@@ -226,16 +230,23 @@ impl Driver {
             parts.keeper.lease().begin();
         }
         let (core, control_sequences) = handover::core(&mut parts, now);
+        let own_pause = OwnPause::new(
+            parts.config.detection.own_pause,
+            parts.pause,
+            parts.config.cluster.holder_lease(),
+            parts.beat,
+        );
         Ok(Self {
             core,
             epoll,
             timer,
             told: vec![Observation::default(); slots],
             control_sequences,
+            askers: vec![ask::Asker::default(); slots],
             probers: vec![probe::Prober::default(); slots],
             heard_told: vec![0; slots],
             obituary_is_due: false,
-            pause_handled_ns: 0,
+            own_pause,
             lateness_max_ns: 0,
             scheduling: Vec::new(),
             questions: Questions::default(),
@@ -309,8 +320,6 @@ impl Driver {
     /// One turn: what happened, in an order in which nothing is judged by old news.
     fn turn(&mut self, deadline_ns: u64, sources: &[Source]) {
         let now_ns = monotonic_ns();
-        let shared = &self.parts.shared;
-        shared.driver_ran_ns.store(now_ns, Relaxed);
         // Whoever wakes after its lease is over must not act on what it had.
         self.check_lease();
         let lateness_ns = now_ns.saturating_sub(deadline_ns);
@@ -319,8 +328,16 @@ impl Driver {
             // Set again before the next wait; until then it must not stay readable.
             let _ = self.timer.wait();
         }
-        if let Some(length_ns) = self.own_pause(now_ns, lateness_ns) {
+        let near = self.core.verdict_is_near();
+        let paused = self.own_pause.look(now_ns, lateness_ns, near, &self.parts.shared);
+        if let Some(length_ns) = paused {
             self.handle(Input::OwnPause { length_ns });
+        }
+        // Not before: whoever sees the lease renewed finds this node's groups given up, if they are.
+        if self.own_pause.sender_runs(now_ns, &self.parts.shared) {
+            self.parts.shared.driver_ran_ns.store(now_ns, Relaxed);
+            self.renew_lease(now_ns);
+            self.renew_holding();
         }
         if sources.contains(&Source::Changes)
             && let Some(kernel) = &mut self.parts.kernel
@@ -353,27 +370,14 @@ impl Driver {
         }
         self.update_echoes();
         self.ask_probes(now_ns);
+        self.test_ways(now_ns);
         self.tell_losses(Moment(now_ns));
-    }
-
-    /// Whether this node did not run: its driver or its sender was late, or its sender is overdue.
-    fn own_pause(&mut self, now_ns: u64, lateness_ns: u64) -> Option<i64> {
-        let limit_ns = self.parts.pause.as_nanos() as u64;
-        let shared = &self.parts.shared;
-        let ended_ns = shared.pause_end_ns.load(Relaxed);
-        if ended_ns != self.pause_handled_ns {
-            self.pause_handled_ns = ended_ns;
-            return Some(shared.pause_ns.load(Relaxed) as i64);
-        }
-        let beat_ns = self.parts.beat.as_nanos() as u64;
-        let overdue_ns = now_ns.saturating_sub(shared.sender_ran_ns.load(Relaxed) + beat_ns);
-        let length_ns = lateness_ns.max(overdue_ns);
-        (length_ns > limit_ns).then_some(length_ns as i64)
     }
 
     /// Takes datagrams from the sockets: heartbeats into the records, control messages as inputs.
     fn receive(&mut self, sources: &[Source]) -> Vec<Input> {
         let (mut inputs, mut probes) = (Vec::new(), Vec::new());
+        let mut answers = Vec::new();
         let mut buffer = [0; DATAGRAM_BYTES_MAX];
         let positions = sources.iter().filter_map(|source| match source {
             Source::Socket(position) => Some(*position),
@@ -391,6 +395,9 @@ impl Driver {
                 let datagram = &buffer[..length];
                 let table = &mut self.parts.table;
                 let received = table.receive(datagram, interface, at_ns, heartbeats, audience);
+                if let Received::Probe { slot, answer } = received {
+                    answers.push((slot as usize, answer));
+                }
                 let Received::Control { slot, header, body } = received else { continue };
                 match Message::decode(&body) {
                     Ok(Message::Probe(probe)) => probes.push((slot as usize, probe, at_ns)),
@@ -400,6 +407,10 @@ impl Driver {
         }
         for (slot, probe, at_ns) in probes {
             self.probed(slot, probe, at_ns);
+        }
+        for (slot, answer) in answers {
+            // One that does not leave is one that was lost.
+            let _ = self.send_fixed(slot, &answer);
         }
         inputs
     }

@@ -30,6 +30,10 @@ impl Driver {
             let Some(interface) = path.map(Path::interface_index) else { continue };
             let received =
                 self.parts.table.receive(datagram, interface, at_ns, true, Audience::Several);
+            if let Received::Probe { slot, answer } = received {
+                // One that does not leave is one that was lost.
+                let _ = self.send_fixed(slot as usize, &answer);
+            }
             let Received::Control { slot, header, body } = received else { continue };
             match Message::decode(&body) {
                 Ok(Message::Probe(probe)) => self.probed(slot as usize, probe, at_ns),

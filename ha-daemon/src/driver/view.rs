@@ -106,6 +106,7 @@ impl Driver {
             rtt_us: trip.map(|it| it.last_ns / 1_000),
             rtt_min_us: trip.map(|it| it.min_ns / 1_000),
             rtt_smoothed_us: trip.map(|it| it.smoothed_ns / 1_000),
+            answers_via: self.answers_via(slot),
             received: record.received(),
             lost: record.lost(),
             rejected: record.rejected() + self.rejected_behind_kernel(slot),

@@ -405,6 +405,7 @@ async fn wait_for_end(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ha_common::wire::Way;
 
     fn header(incarnation: u64, sent_ns: u64) -> Header {
         Header {
@@ -414,6 +415,7 @@ mod tests {
             receiver: 0,
             link: 0,
             key: 0,
+            way: Way::None,
             body_bytes: 0,
             incarnation,
             echo: 0,

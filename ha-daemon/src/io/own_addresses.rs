@@ -32,6 +32,7 @@ impl OwnAddress {
 #[derive(Debug, Clone, Default)]
 pub struct OwnAddresses {
     interfaces: BTreeMap<String, Vec<OwnAddress>>,
+    macs: BTreeMap<String, [u8; 6]>,
 }
 
 impl OwnAddresses {
@@ -42,9 +43,14 @@ impl OwnAddresses {
     /// The kernel does not tell.
     pub fn read() -> Result<Self> {
         let mut interfaces: BTreeMap<String, Vec<OwnAddress>> = BTreeMap::new();
+        let mut macs = BTreeMap::new();
         let entries =
             nix::ifaddrs::getifaddrs().context("cannot read the addresses of this host")?;
         for entry in entries {
+            if let Some(mac) = entry.address.as_ref().and_then(mac_address) {
+                macs.insert(entry.interface_name, mac);
+                continue;
+            }
             let ip = entry.address.as_ref().and_then(ip_address);
             let netmask = entry.netmask.as_ref().and_then(ip_address);
             let (Some(ip), Some(netmask)) = (ip, netmask) else { continue };
@@ -55,13 +61,19 @@ impl OwnAddresses {
             let name = entry.interface_name.split(':').next().unwrap_or_default().to_owned();
             interfaces.entry(name).or_default().push(OwnAddress { network, broadcast });
         }
-        Ok(Self { interfaces })
+        Ok(Self { interfaces, macs })
     }
 
     /// Those of one interface.
     #[must_use]
     pub fn of(&self, interface: &InterfaceName) -> &[OwnAddress] {
         self.interfaces.get(interface.as_str()).map_or(&[], Vec::as_slice)
+    }
+
+    /// The hardware address of an interface, if it has one.
+    #[must_use]
+    pub fn mac(&self, interface: &InterfaceName) -> Option<[u8; 6]> {
+        self.macs.get(interface.as_str()).copied()
     }
 
     /// Whether this host has the address, on whichever interface.
@@ -90,6 +102,10 @@ fn broadcast(network: IpNet, told: Option<IpAddr>) -> Option<Ipv4Addr> {
         // Two addresses, or one, leave none for it (RFC 3021).
         Some(_) | None => (network.prefix_len() < 31).then(|| network.broadcast()),
     }
+}
+
+fn mac_address(storage: &SockaddrStorage) -> Option<[u8; 6]> {
+    storage.as_link_addr()?.addr()
 }
 
 fn ip_address(storage: &SockaddrStorage) -> Option<IpAddr> {

@@ -1,12 +1,12 @@
 //! Paths: each peer on each link that it shares with this node, numbered. The number is the slot in
 //! the kernel's `links` map, in the daemon's own table and in everything that goes by path.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ha_common::frame::mapped;
-use ha_common::maps::{Audience, Endpoint, Path as PathKey, SLOTS_MAX};
+use ha_common::maps::{Audience, Endpoint, Path as PathKey, SLOTS_MAX, Site};
 use ha_common::wire::by_arrival;
 
 use super::own_addresses::OwnAddresses;
@@ -14,6 +14,9 @@ use crate::config::{self, Config, Link, LinkIdentity, LinkIndex, LinkKind, NodeI
 use crate::names::InterfaceName;
 
 mod station;
+
+/// Most own addresses at which answers are expected on one link.
+const RETURNS_MAX: usize = 8;
 
 /// Where packets of a serial line "arrive": numbers above those of all interfaces, by link.
 const SERIAL_INTERFACES: u32 = 1 << 31;
@@ -61,6 +64,10 @@ pub struct Network {
     pub entrances: Vec<Entrance>,
     /// Where what is for the peer is sent, at least one.
     pub remotes: Vec<SocketAddr>,
+    /// This node's own addresses on the interface, those that come and go with groups left out.
+    pub own: Vec<IpAddr>,
+    /// The interface's hardware address.
+    pub mac: Option<[u8; 6]>,
     /// Addresses of this node and of the peer for a control connection, where they are known.
     pub ends: Option<Ends>,
 }
@@ -191,17 +198,51 @@ impl Path {
     }
 }
 
+/// An address as packets are looked up by.
+fn in_packets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => mapped(address.octets()),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
 impl Network {
-    /// Where datagrams of the link arrive, and who hears them.
-    pub fn endpoints(&self) -> impl Iterator<Item = (Endpoint, Audience)> + '_ {
+    /// Where datagrams of the link arrive, who hears them, and from where probes are answered.
+    pub fn endpoints(&self) -> impl Iterator<Item = (Endpoint, Site)> + '_ {
         self.entrances.iter().map(|entrance| {
-            let address = match entrance.address {
-                SocketAddr::V4(address) => mapped(address.ip().octets()),
-                SocketAddr::V6(address) => address.ip().octets(),
+            let address = in_packets(entrance.address.ip());
+            let site = match entrance.cast {
+                Cast::Unicast => Site::own(entrance.audience, address),
+                Cast::Multicast { .. } | Cast::Broadcast => {
+                    let own = self.own_beside(entrance).next().map(in_packets);
+                    Site::shared(self.mac, own)
+                }
             };
-            let port = u32::from(entrance.address.port());
-            (Endpoint { interface: self.interface_index, port, address }, entrance.audience)
+            (self.endpoint(address, entrance.address.port()), site)
         })
+    }
+
+    /// Where answers to this node's probes arrive besides: its own addresses, from which what it
+    /// sends to a group leaves.
+    pub fn returns(&self) -> impl Iterator<Item = (Endpoint, Site)> + '_ {
+        let shared = self.entrances.iter().filter(|it| it.cast != Cast::Unicast);
+        shared.flat_map(|entrance| {
+            self.own_beside(entrance).take(RETURNS_MAX).map(|own| {
+                let address = in_packets(own);
+                let endpoint = self.endpoint(address, entrance.address.port());
+                (endpoint, Site::own(Audience::One, address))
+            })
+        })
+    }
+
+    /// Own addresses of an entrance's family.
+    fn own_beside(&self, entrance: &Entrance) -> impl Iterator<Item = IpAddr> + '_ {
+        let v4 = entrance.address.is_ipv4();
+        self.own.iter().copied().filter(move |own| own.is_ipv4() == v4)
+    }
+
+    fn endpoint(&self, address: [u8; 16], port: u16) -> Endpoint {
+        Endpoint { interface: self.interface_index, port: u32::from(port), address }
     }
 
     /// TTL or hop limit of what is sent to a multicast group.

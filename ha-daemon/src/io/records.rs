@@ -31,6 +31,8 @@ pub struct RecordMemory {
     answer_lease_age_ms: u32,
     answer_layers: u32,
     answers: u64,
+    answer_way: u32,
+    answer_from_ns: u64,
 }
 
 fn words(window: Window) -> (u64, u64, u64) {
@@ -62,6 +64,8 @@ impl RecordMemory {
             answer_lease_age_ms: record.answer_lease_age_ms(),
             answer_layers: record.answer_layers(),
             answers: record.answers(),
+            answer_way: record.answer_way(),
+            answer_from_ns: record.answer_from_ns(),
         }
     }
 
@@ -94,6 +98,8 @@ impl RecordMemory {
         record.set_answer_lease_age_ms(self.answer_lease_age_ms);
         record.set_answer_layers(self.answer_layers);
         record.set_answers(self.answers);
+        record.set_answer_way(self.answer_way);
+        record.set_answer_from_ns(self.answer_from_ns);
         record.set_answered_ns(self.answered_ns);
         record.set_last_seen_ns(self.last_seen_ns);
     }
@@ -146,6 +152,8 @@ mod tests {
             answer_lease_age_ms: 24,
             answer_layers: 25,
             answers: 26,
+            answer_way: 27,
+            answer_from_ns: 28,
         };
         let text = serde_json::to_string(&memory).unwrap();
         let mut memory_of_peer = LinkRecord::default();

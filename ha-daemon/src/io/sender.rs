@@ -40,6 +40,8 @@ pub struct PathWords {
     pub signing: SharedSigning,
     /// Number of the last heartbeat; the next program of this process goes on from it.
     pub sequence: AtomicU64,
+    /// Number of the last probe, likewise.
+    pub probe_sequence: AtomicU64,
     /// Heartbeats sent.
     pub sent: AtomicU64,
     /// Heartbeats that the local kernel refused.

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use ha_common::maps::Audience;
-use ha_common::wire::{DATAGRAM_BYTES_MAX, Kind, TRAFFIC_CLASS};
+use ha_common::wire::{DATAGRAM_BYTES_MAX, Kind, TRAFFIC_CLASS, Way};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
@@ -28,6 +28,8 @@ const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 
 /// Where a socket filter finds the kind of a datagram: behind UDP header, magic and version.
 const KIND_AT: u32 = 8 + 3;
+/// And who is asked: behind the key number.
+const WAY_AT: u32 = 8 + 21;
 
 /// A bound, non-blocking UDP socket.
 #[derive(Debug)]
@@ -105,11 +107,11 @@ impl LinkSocket {
     }
 
     /// Refuses, before anybody wakes, what a program in the kernel does not send up: everything but
-    /// control messages, and packets with IP options or extension headers, which pass it by.
+    /// control messages and probes (of those, what TC is to answer, too), and packets with IP options or extension headers, which pass it by.
     ///
     /// # Errors
     /// Those of setsockopt(2).
-    pub fn accept_control_only(&self) -> io::Result<()> {
+    pub fn accept_control_and_probes(&self) -> io::Result<()> {
         // First byte of an IPv4 header without options; next header of an IPv6 one without
         // extensions (at SKF_NET_OFF, the network header).
         let (offset, expected) = match self.local {
@@ -122,9 +124,12 @@ impl LinkSocket {
         let give = (libc::BPF_RET | libc::BPF_K) as u16;
         self.socket.attach_filter(&[
             SockFilter::new(load, 0, 0, network),
-            SockFilter::new(equal, 0, 3, expected),
+            SockFilter::new(equal, 0, 6, expected),
             SockFilter::new(load, 0, 0, KIND_AT),
-            SockFilter::new(equal, 0, 1, Kind::Control as u32),
+            SockFilter::new(equal, 3, 0, Kind::Control as u32),
+            SockFilter::new(equal, 0, 3, Kind::Probe as u32),
+            SockFilter::new(load, 0, 0, WAY_AT),
+            SockFilter::new(equal, 1, 0, Way::Tc as u32),
             SockFilter::new(give, 0, 0, u32::MAX),
             SockFilter::new(give, 0, 0, 0),
         ])

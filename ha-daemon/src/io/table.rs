@@ -8,12 +8,16 @@ use std::sync::Arc;
 
 use ha_common::auth::{Key, OwnStack, Scratch, Workspace};
 use ha_common::fresh::Window;
-use ha_common::judge::{Judgement, Tables, judge_payload};
-use ha_common::maps::{Audience, Change, Endpoint, LinkRecord, NodeIdentity, Path as PathKey};
+use ha_common::judge::{Arrival, Tables, judge_payload};
+use ha_common::maps::{
+    Audience, Change, Endpoint, Lease, LinkRecord, NodeIdentity, Path as PathKey, Site,
+};
 use ha_common::reason::Reason;
 use ha_common::record::Record;
-use ha_common::wire::{BODY_BYTES_MAX, FIXED_BYTES, Fixed, Header, Kind, TAG_BYTES};
+use ha_common::reply::Budget;
+use ha_common::wire::{BODY_BYTES_MAX, FIXED_BYTES, Fixed, Header, Kind, TAG_BYTES, Way};
 
+use super::clock::monotonic_ns;
 use super::keys::Keys;
 use super::paths::Path;
 use super::records::RecordMemory;
@@ -23,6 +27,13 @@ use super::records::RecordMemory;
 pub enum Received {
     /// Nothing for the daemon to do.
     Nothing,
+    /// A probe: its answer is to be sent on that path.
+    Probe {
+        /// Slot of the path.
+        slot: u32,
+        /// The answer, signed.
+        answer: [u8; FIXED_BYTES],
+    },
     /// A heartbeat changed something.
     Change(Change),
     /// An authentic control message.
@@ -44,6 +55,8 @@ pub struct Table {
     records: Box<[UnsafeCell<LinkRecord>]>,
     counters: BTreeMap<Reason, u64>,
     now_ns: Cell<u64>,
+    lease: Cell<Lease>,
+    budget: Cell<Budget>,
 }
 
 impl Table {
@@ -66,7 +79,14 @@ impl Table {
             records: paths.iter().map(record).collect(),
             counters: BTreeMap::new(),
             now_ns: Cell::new(0),
+            lease: Cell::default(),
+            budget: Cell::default(),
         }
+    }
+
+    /// Renews the daemon's lease, which probes are answered with.
+    pub fn renew_lease(&self, lease: Lease) {
+        self.lease.set(lease);
     }
 
     /// Gives a slot what the program before knew of its path.
@@ -102,19 +122,27 @@ impl Table {
         heartbeats: bool,
         audience: Audience,
     ) -> Received {
-        let Some(fixed) = Fixed::read(datagram, 0) else {
+        let Some(mut fixed) = Fixed::read(datagram, 0) else {
             return self.count(Reason::Truncated);
         };
         let header = Header::decode(&fixed);
-        if !heartbeats && header.is_ok_and(|header| header.kind == Kind::Heartbeat) {
+        let kind = header.map(|header| header.kind);
+        if !heartbeats && matches!(kind, Ok(Kind::Heartbeat | Kind::Answer)) {
             return Received::Nothing;
         }
-        self.now_ns.set(now_ns);
+        // A stamp is converted between clocks: what is compared with a moment that this clock gave
+        // needs the clock itself.
+        let is_question = matches!(kind, Ok(Kind::Probe | Kind::Answer));
+        self.now_ns.set(if is_question { monotonic_ns() } else { now_ns });
         let key = |it: Header| PathKey::new(it.sender, it.link, interface);
         let slot = header.ok().and_then(|it| self.slot(&key(it)));
         let window = slot.and_then(|slot| self.record(slot)).map(Record::control_window);
-        let Judgement { mut reason, change } =
-            judge_payload(self, &fixed, datagram.len(), interface, audience);
+        let judgement = judge_payload(
+            self,
+            &mut fixed,
+            &Arrival::at_socket(datagram.len(), interface, audience),
+        );
+        let (mut reason, change) = (judgement.reason, judgement.change());
         if let (Reason::Control, Ok(header), Some(slot), Some(window)) =
             (reason, header, slot, window)
             && !self.body_is_authentic(&fixed, &header, datagram)
@@ -124,6 +152,9 @@ impl Table {
         }
         let outcome = self.count(reason);
         match (reason, header, change) {
+            (Reason::Probe, _, _) => {
+                slot.map_or(outcome, |slot| Received::Probe { slot, answer: fixed.to_bytes() })
+            }
             (Reason::Control, Ok(header), _) => control(slot, header, datagram).unwrap_or(outcome),
             (_, _, Some(change)) => Received::Change(change),
             _ => outcome,
@@ -184,7 +215,7 @@ impl Tables for Table {
         Some(self.identity)
     }
 
-    fn audience(&self, _: &Endpoint) -> Option<Audience> {
+    fn site(&self, _: &Endpoint) -> Option<Site> {
         // Asked only of frames. A socket knows whom it is bound for.
         None
     }
@@ -203,6 +234,21 @@ impl Tables for Table {
 
     fn now_ns(&self) -> u64 {
         self.now_ns.get()
+    }
+
+    fn way(&self) -> Way {
+        Way::Socket
+    }
+
+    fn lease(&self) -> Lease {
+        self.lease.get()
+    }
+
+    fn spend(&self, now_ns: u64) -> bool {
+        let mut budget = self.budget.get();
+        let spent = budget.spend(now_ns);
+        self.budget.set(budget);
+        spent
     }
 }
 
@@ -236,6 +282,8 @@ mod tests {
                 interface_index: INTERFACE,
                 entrances: Vec::new(),
                 remotes: Vec::new(),
+                own: Vec::new(),
+                mac: None,
                 ends: None,
             }),
         };
@@ -252,6 +300,7 @@ mod tests {
             receiver: name_id("alpha"),
             link: name_id("hb0"),
             key: 1,
+            way: Way::None,
             body_bytes: body.len() as u16,
             incarnation: 7,
             echo: OWN,

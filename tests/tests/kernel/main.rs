@@ -6,5 +6,6 @@ mod hostile;
 mod keys;
 mod log;
 mod pins;
+mod probes;
 mod same;
 mod world;

@@ -13,8 +13,9 @@ use ha_common::vectors::{Packet, SLOT_ALPHA, SLOT_GAMMA, contents, world};
 use ha_daemon::io::kernel::Kernel;
 use ha_tests::bpf::{self, BpfFs, MapKind, ProgramKind};
 
-const MAPS: [&str; 7] = ["node", "endpoints", "paths", "links", "keys", "counters", "changes"];
-const PROGRAMS: [&str; 2] = ["ha_xdp", "ha_tc"];
+const MAPS: [&str; 8] =
+    ["node", "endpoints", "paths", "links", "lease", "keys", "counters", "changes"];
+const PROGRAMS: [&str; 3] = ["ha_xdp", "ha_tc", "ha_tc_answer"];
 
 fn bpftool(arguments: &[&str]) -> Result<String> {
     let output =
@@ -53,7 +54,7 @@ fn bpftool_shows_names_that_a_person_understands() -> Result<()> {
     let place = BpfFs::mount()?;
     let mut kernel = bpf::load(&place, &world())?;
     heartbeat(&mut kernel, 1)?;
-    let expected: [(&str, &[&str]); 5] = [
+    let expected: [(&str, &[&str]); 6] = [
         (
             "links",
             &[
@@ -74,7 +75,8 @@ fn bpftool_shows_names_that_a_person_understands() -> Result<()> {
         ),
         ("node", &["cluster", "node", "incarnation"]),
         ("paths", &["sender", "link", "interface"]),
-        ("endpoints", &["interface", "port", "address"]),
+        ("endpoints", &["interface", "port", "address", "audience", "mac"]),
+        ("lease", &["driver_ran_ns", "generation", "phase"]),
         ("counters", &["cpu", "value"]),
     ];
     for (map, fields) in expected {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun, TestRunOptions, TestRunResult};
-use ha_common::judge::{Judgement, judge};
+use ha_common::judge::Judgement;
 use ha_common::maps::{Change, ChangeKind, LinkRecord};
 use ha_common::reason::Reason;
-use ha_common::vectors::{INTERFACE, Memory, World, contents, timeless};
+use ha_common::vectors::{Memory, STEP_NS, World, contents, judge_and_answer, timeless};
+use ha_common::wire::Way;
 use ha_daemon::io::kernel::Kernel;
 use ha_tests::bpf::{self, BpfFs};
 
@@ -16,12 +17,23 @@ use ha_tests::bpf::{self, BpfFs};
 pub enum Hook {
     Xdp,
     Tc,
+    /// The program beside XDP.
+    TcAnswer,
 }
 
-/// `linux/bpf.h`: XDP_DROP, XDP_PASS.
-const XDP_ACTIONS: (u32, u32) = (1, 2);
-/// `linux/pkt_cls.h`: TC_ACT_SHOT, TC_ACT_UNSPEC.
-const TC_ACTIONS: (u32, u32) = (2, u32::MAX);
+impl Hook {
+    fn way(self) -> Way {
+        match self {
+            Self::Xdp => Way::Xdp,
+            Self::Tc | Self::TcAnswer => Way::Tc,
+        }
+    }
+}
+
+/// `linux/bpf.h`: XDP_DROP, XDP_PASS, XDP_TX.
+const XDP_ACTIONS: [u32; 3] = [1, 2, 3];
+/// `linux/pkt_cls.h`: TC_ACT_SHOT, TC_ACT_UNSPEC, TC_ACT_REDIRECT.
+const TC_ACTIONS: [u32; 3] = [2, u32::MAX, 7];
 
 /// Whether the kernel runs a program on that frame (`net/bpf/test_run.c`): not on less than an
 /// Ethernet header, and for TC not on an IP packet without its whole header.
@@ -30,14 +42,14 @@ pub fn is_runnable(hook: Hook, frame: &[u8]) -> bool {
     match (hook, ethertype) {
         (_, None) => false,
         (Hook::Xdp, Some(_)) => true,
-        (Hook::Tc, Some([0x08, 0x00])) => frame.len() >= 34,
-        (Hook::Tc, Some([0x86, 0xdd])) => frame.len() >= 54,
-        (Hook::Tc, Some(_)) => frame.len() > 14,
+        (_, Some([0x08, 0x00])) => frame.len() >= 34,
+        (_, Some([0x86, 0xdd])) => frame.len() >= 54,
+        (_, Some(_)) => frame.len() > 14,
     }
 }
 
 pub fn passes(reason: Reason) -> bool {
-    matches!(reason, Reason::NotOurs | Reason::Control)
+    matches!(reason, Reason::NotOurs | Reason::Control | Reason::ProbePassed)
 }
 
 /// Kernel and memory side by side. The kernel goes before the file system of its pins.
@@ -58,10 +70,29 @@ impl Both {
 
     /// The program's answer to `repeat` times the same frame.
     pub fn run(&mut self, hook: Hook, frame: &[u8], repeat: u32) -> Result<u32> {
+        self.out(hook, frame, repeat).map(|(action, _)| action)
+    }
+
+    /// The same, and what became of the frame.
+    pub fn out(&mut self, hook: Hook, frame: &[u8], repeat: u32) -> Result<(u32, Vec<u8>)> {
         match hook {
             Hook::Xdp => run(self.kernel.xdp()?, frame, repeat),
             Hook::Tc => run(self.kernel.tc()?, frame, repeat),
+            Hook::TcAnswer => run(self.kernel.tc_answer()?, frame, repeat),
         }
+    }
+
+    /// Lets the kernel's records wait for the next answer as long as those in memory do: it judges
+    /// by a clock of its own.
+    fn agree_on_pauses(&self) -> Result<()> {
+        use ha_common::judge::Tables as _;
+        for slot in &self.slots {
+            let from_ns = self.memory_record(*slot)?.answer_from_ns;
+            let waits = self.memory.now_ns() < from_ns;
+            let record = self.kernel.record(*slot).context("no record")?;
+            record.set_answer_from_ns(if waits { u64::MAX } else { 0 });
+        }
+        Ok(())
     }
 
     pub fn record(&self, slot: u32) -> Result<LinkRecord> {
@@ -74,18 +105,24 @@ impl Both {
 
     /// Judges a frame on both sides; everything but the time must be the same.
     pub fn judge(&mut self, hook: Hook, frame: &[u8]) -> Result<Judgement> {
-        self.memory.advance(1_000_000);
-        let judgement = judge(&self.memory, frame, INTERFACE);
+        self.memory.advance(STEP_NS);
+        self.memory.set_way(hook.way());
+        self.agree_on_pauses()?;
+        let (judgement, answer) = judge_and_answer(&self.memory, frame);
         let before = self.kernel.counters();
-        let action = self.run(hook, frame, 1)?;
+        let (action, out) = self.out(hook, frame, 1)?;
         ensure!(
             action == expected_action(hook, judgement.reason),
             "{judgement:?}: action {action}"
         );
+        if let Some(answer) = answer {
+            let (ours, theirs) = (comparable(hook, &out), comparable(hook, &answer));
+            ensure!(ours == theirs, "answers differ:\n{out:02x?}\n{answer:02x?}");
+        }
         let moved = moved(&before, &self.kernel.counters());
         ensure!(moved == [(judgement.reason, 1)], "{judgement:?}: counters {moved:?}");
         let changes = self.kernel.take_changes();
-        let wanted: Vec<_> = judgement.change.iter().map(timeless).collect();
+        let wanted: Vec<_> = judgement.change().iter().map(timeless).collect();
         ensure!(
             changes.iter().map(timeless).collect::<Vec<_>>() == wanted,
             "{judgement:?}: {changes:?}"
@@ -108,7 +145,8 @@ impl Both {
 
     /// A change carries the time of the stamp.
     fn check_times(&self, changes: &[Change]) -> Result<()> {
-        for change in changes.iter().filter(|change| change.kind != ChangeKind::FirstSight as u32) {
+        let stamps = [ChangeKind::FirstSight as u32, ChangeKind::Answered as u32];
+        for change in changes.iter().filter(|change| !stamps.contains(&change.kind)) {
             let stamp = self.record(change.slot)?.last_seen_ns;
             ensure!(change.at_ns == stamp, "{change:?}: stamp {stamp}");
         }
@@ -116,20 +154,35 @@ impl Both {
     }
 }
 
-fn run<P>(program: &P, frame: &[u8], repeat: u32) -> Result<u32>
+/// A frame without its UDP checksum, which TC changes by as much as the packet changed: that of these
+/// frames is none, or damaged.
+fn comparable(hook: Hook, frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let payload_at = ha_common::frame::parse(frame.as_slice()).map(|it| it.payload_at);
+    if let Some(at) = payload_at.filter(|_| hook != Hook::Xdp) {
+        frame[at - 2..at].fill(0);
+    }
+    frame
+}
+
+fn run<P>(program: &P, frame: &[u8], repeat: u32) -> Result<(u32, Vec<u8>)>
 where
     P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
 {
-    let result = bpf::run(program, frame, repeat);
-    Ok(result.with_context(|| format!("a frame of {} bytes", frame.len()))?.return_value)
+    let result = bpf::run_for_output(program, frame, repeat);
+    result.with_context(|| format!("a frame of {} bytes", frame.len()))
 }
 
 pub fn expected_action(hook: Hook, reason: Reason) -> u32 {
-    let (drop, pass) = match hook {
+    let [drop, pass, back] = match hook {
         Hook::Xdp => XDP_ACTIONS,
-        Hook::Tc => TC_ACTIONS,
+        Hook::Tc | Hook::TcAnswer => TC_ACTIONS,
     };
-    if passes(reason) { pass } else { drop }
+    match reason {
+        Reason::Probe => back,
+        reason if passes(reason) => pass,
+        _ => drop,
+    }
 }
 
 /// The counters that grew, and by how much.
@@ -141,7 +194,8 @@ pub fn moved(before: &BTreeMap<Reason, u64>, after: &BTreeMap<Reason, u64>) -> V
         .collect()
 }
 
-/// A record of which only is kept whether there is a stamp.
+/// A record of which only is kept whether there is a stamp. The pause before the next answer is what
+/// [`Both::agree_on_pauses`] made of it.
 fn without_times(record: LinkRecord) -> LinkRecord {
-    LinkRecord { last_seen_ns: record.last_seen_ns.min(1), ..record }
+    LinkRecord { last_seen_ns: record.last_seen_ns.min(1), answer_from_ns: 0, ..record }
 }

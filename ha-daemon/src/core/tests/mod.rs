@@ -1,6 +1,7 @@
 //! Tests of the core as a whole: several cores on one virtual clock ([`sim`]), told what a modelled
 //! world does to them. Deterministic: every random choice comes from a seed.
 
+mod asking;
 mod connectivity;
 mod deaths;
 mod links;
@@ -33,7 +34,7 @@ pub(super) const KEEPALIVE: Duration = Duration::from_millis(10);
 pub(super) const WARNTIME: Duration = Duration::from_millis(20);
 pub(super) const DEADTIME: Duration = Duration::from_millis(35);
 pub(super) const INITDEAD: Duration = Duration::from_millis(500);
-pub(super) const DAEMON_DEADTIME: Duration = Duration::from_millis(200);
+pub(super) const DAEMON_DEADTIME: Duration = Duration::from_secs(1);
 /// From a change until every node has heard, judged and settled it, control messages lost included.
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
 

@@ -97,6 +97,7 @@ pub(super) struct Header {
     pub(super) generation: u32,
     pub(super) phase: u8,
     pub(super) layers: u8,
+    pub(super) lease_age_ms: u32,
 }
 
 impl Header {
@@ -138,6 +139,7 @@ impl Record {
             }
             freshness @ (Freshness::Next { .. } | Freshness::Proven) => {
                 let Header { incarnation, sequence, generation, phase, layers, .. } = header;
+                let lease_age_ms = header.lease_age_ms;
                 *window = Window { heard: incarnation, believed: incarnation, sequence };
                 let before = self.observation;
                 self.observation = Observation {
@@ -146,6 +148,7 @@ impl Record {
                     generation,
                     phase,
                     layers,
+                    lease_age_ms,
                     ..before
                 };
                 freshness == Freshness::Proven
@@ -154,6 +157,21 @@ impl Record {
                         != (generation, phase, layers)
             }
         }
+    }
+
+    /// Takes an answer to the question that left at `left`; says whether it is news.
+    pub(super) fn answered(&mut self, left: Moment, incarnation: u64, lease_age_ms: u32) -> bool {
+        let before = self.observation;
+        let newer = left.since(before.answered) > 0;
+        if newer {
+            self.observation = Observation {
+                answered: left,
+                answer_incarnation: incarnation,
+                answer_lease_age_ms: lease_age_ms,
+                ..before
+            };
+        }
+        newer
     }
 
     /// Whether a control message is believed.
@@ -175,4 +193,16 @@ impl Record {
 pub(super) enum Packet {
     Heartbeat(Header),
     Control(Header, Message),
+    /// A question to the kernel.
+    Probe {
+        incarnation: u64,
+        left: Moment,
+    },
+    /// What a kernel answers.
+    Answer {
+        incarnation: u64,
+        echo: u64,
+        left: Moment,
+        lease_age_ms: u32,
+    },
 }

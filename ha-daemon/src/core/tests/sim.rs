@@ -5,6 +5,7 @@
 //! checked: its next deadline lies in the future, and no term that it tells ever decreases.
 
 mod handover;
+mod kernel;
 mod outside;
 mod seen;
 mod wires;
@@ -15,14 +16,19 @@ use std::time::Duration;
 
 use ha_common::wire::layers;
 
+use kernel::{Kernel, header};
+
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::core::Core;
 use crate::core::io::{Action, Input, Note, Observation, Presence, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
+use crate::driver::WAKE_MAX;
 use crate::snapshot::{NodeState, ResourceState};
 use ha_common::wire::Phase;
+
+pub(super) use kernel::Stop;
 
 /// A resource as it stands on a host, whatever the core believes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +56,11 @@ pub(super) enum Death {
 struct Daemon {
     core: Core,
     incarnation: u64,
+    /// Its driver does not run, since when.
     paused: Option<Moment>,
+    sender_stopped: bool,
+    /// When its driver ran last, its sender running too.
+    ran: Moment,
     /// What its next program goes on from, while there is none.
     away: Option<String>,
     wake: Option<Moment>,
@@ -71,6 +81,7 @@ struct Host {
     records: BTreeMap<(usize, usize), Record>,
     resources: BTreeMap<(usize, usize), Standing>,
     incarnations: u64,
+    kernel: Kernel,
 }
 
 #[derive(Debug)]
@@ -113,6 +124,11 @@ enum Happening {
         node: usize,
         incarnation: u64,
     },
+    /// The lease of a daemon that was stopped may be over.
+    LeaseEnd {
+        node: usize,
+        incarnation: u64,
+    },
 }
 
 /// Who had a group when: nodes with any of its resources, and nodes with all of them up.
@@ -146,6 +162,10 @@ pub(super) struct Sim {
     pub(super) off_service: BTreeSet<usize>,
     /// Ping targets (node, target) that do not answer, since when.
     pub(super) unreached: BTreeMap<(usize, usize), Moment>,
+    /// Nodes whose questions to kernels cannot leave.
+    pub(super) cannot_ask: BTreeSet<usize>,
+    /// Questions to kernels that left.
+    pub(super) probes: u64,
     /// Questions for the addresses of a group: node, group, when.
     pub(super) questions: Vec<(usize, usize, Moment)>,
     /// What each node's next program reads.
@@ -178,6 +198,8 @@ impl Sim {
             keep_records: false,
             off_service: BTreeSet::new(),
             unreached: BTreeMap::new(),
+            cannot_ask: BTreeSet::new(),
+            probes: 0,
             questions: Vec::new(),
             hosts,
             queue: BTreeMap::new(),
@@ -209,6 +231,8 @@ impl Sim {
         }
         self.take_addresses_off(node);
         let host = &mut self.hosts[node];
+        host.kernel.silent = false;
+        host.kernel.waiting.clear();
         let incarnation = host.incarnations * 1000 + node as u64;
         let file = Arc::clone(&self.files[node]);
         let core = Core::new(file, NodeIndex(node), incarnation, self.now);
@@ -216,6 +240,8 @@ impl Sim {
             core,
             incarnation,
             paused: None,
+            sender_stopped: false,
+            ran: self.now,
             away: None,
             wake: None,
             told: BTreeMap::new(),
@@ -243,11 +269,12 @@ impl Sim {
             self.close_connections(node, daemon.incarnation);
         }
         if obituary {
+            let now = self.now;
             let letters = self
                 .wires_from(node)
                 .into_iter()
                 .map(|wire| {
-                    let header = header(&daemon, wire.1).obituary();
+                    let header = header(&daemon, wire.1, now).obituary();
                     (wire, Packet::Control(header, Message::Obituary))
                 })
                 .collect();
@@ -255,6 +282,7 @@ impl Sim {
             self.after(delay, Happening::Keeper { node, letters });
         } else if death == Death::PowerCut {
             self.hosts[node].resources.clear();
+            self.hosts[node].kernel.silent = true;
         } else {
             self.take_addresses_off(node);
         }
@@ -280,29 +308,6 @@ impl Sim {
             let incarnation = daemon.incarnation;
             self.after(delay, Happening::Report { node: peer, incarnation, input });
         }
-    }
-
-    pub(super) fn pause(&mut self, node: usize) {
-        let now = self.now;
-        if let Some(daemon) = &mut self.hosts[node].daemon {
-            daemon.paused.get_or_insert(now);
-        }
-    }
-
-    /// The paused node runs again: its sender at once, its driver right after it.
-    pub(super) fn resume(&mut self, node: usize) {
-        let now = self.now;
-        let Some(daemon) = &mut self.hosts[node].daemon else { return };
-        if daemon.away.is_some() {
-            return;
-        }
-        let Some(since) = daemon.paused.take() else { return };
-        self.keepalives().into_iter().for_each(|keepalive| self.beat(node, keepalive));
-        let mut inputs = vec![Input::OwnPause { length_ns: now.since(since) }];
-        if let Some(daemon) = &mut self.hosts[node].daemon {
-            inputs.append(&mut daemon.waiting);
-        }
-        self.turn(node, inputs);
     }
 
     pub(super) fn leave(&mut self, node: usize) {
@@ -381,7 +386,7 @@ impl Sim {
                 let Some(daemon) = daemon.filter(|it| it.incarnation == incarnation) else {
                     return;
                 };
-                if daemon.paused.is_none() {
+                if !daemon.sender_stopped {
                     self.beat(node, keepalive);
                 }
                 self.after(keepalive, Happening::Beat { node, incarnation, keepalive });
@@ -406,6 +411,7 @@ impl Sim {
                 self.report(node, incarnation, input);
             }
             Happening::Resumed { node, incarnation } => self.resumed(node, incarnation),
+            Happening::LeaseEnd { node, incarnation } => self.lease_ended(node, incarnation),
             Happening::Keeper { node, letters } => {
                 if self.hosts[node].daemon.is_none() {
                     self.take_addresses_off(node);
@@ -437,9 +443,12 @@ impl Sim {
 
     /// One turn of a node's driver; its own pause, if any, is the first input.
     fn turn(&mut self, node: usize, inputs: Vec<Input>) {
+        let overdue = self.sender_is_overdue(node);
+        let inputs: Vec<Input> = overdue.into_iter().chain(inputs).collect();
         let (pause, rest): (Vec<_>, Vec<_>) =
             inputs.into_iter().partition(|input| matches!(input, Input::OwnPause { .. }));
         pause.into_iter().for_each(|input| self.handle(node, input));
+        self.renew_lease(node);
         let sightings = self.look(node);
         self.handle(node, Input::Observed(sightings));
         rest.into_iter().for_each(|input| self.handle(node, input));
@@ -453,12 +462,12 @@ impl Sim {
         if daemon.away.is_some() {
             return;
         }
-        if let Some(deadline) = daemon.core.deadline() {
-            assert!(deadline > now, "n{node}: deadline {deadline:?} at {now:?}: {:?}", daemon.core);
-            if daemon.wake.replace(deadline) != Some(deadline) {
-                self.queued += 1;
-                self.queue.insert((deadline, self.queued), Happening::Wake { node, incarnation });
-            }
+        let latest = now.after(WAKE_MAX);
+        let deadline = daemon.core.deadline().map_or(latest, |deadline| deadline.min(latest));
+        assert!(deadline > now, "n{node}: deadline {deadline:?} at {now:?}: {:?}", daemon.core);
+        if daemon.wake.replace(deadline) != Some(deadline) {
+            self.queued += 1;
+            self.queue.insert((deadline, self.queued), Happening::Wake { node, incarnation });
         }
     }
 
@@ -498,6 +507,7 @@ impl Sim {
 
     fn carry_out(&mut self, node: usize, action: Action) {
         match action {
+            Action::Probe { peer, link } => self.ask(node, peer, link),
             Action::StartResource { group, resource } => {
                 self.hosts[node].resources.insert((group.0, resource), Standing::Starting);
                 self.note_holding();
@@ -506,7 +516,9 @@ impl Sim {
                 self.work(node, Input::ResourceStarted { group, resource, error });
             }
             Action::StopResource { group, resource } => {
-                self.hosts[node].resources.insert((group.0, resource), Standing::Stopping);
+                // What the keeper has taken off already is not there for the time of its stop.
+                let here = self.hosts[node].resources.get_mut(&(group.0, resource));
+                here.into_iter().for_each(|it| *it = Standing::Stopping);
                 self.note_holding();
                 let fails = self.stop_fails.contains(&(node, group.0));
                 let error = fails.then(|| "it would not stop".to_owned());
@@ -558,17 +570,5 @@ impl Sim {
                 self.history[group].push(Holding { at: self.now, holders, serving });
             }
         }
-    }
-}
-
-/// What every datagram of a daemon to a peer says.
-fn header(daemon: &Daemon, peer: usize) -> Header {
-    Header {
-        incarnation: daemon.incarnation,
-        echo: daemon.echoes.get(&peer).copied().unwrap_or(0),
-        sequence: 0,
-        generation: daemon.generation,
-        phase: daemon.phase,
-        layers: layers::KERNEL,
     }
 }

@@ -135,6 +135,7 @@ impl Handed {
             let Some((position, known)) = self.path(config, path) else { continue };
             let sequence = self.tail.sequences.get(position).copied().unwrap_or_default();
             words.sequence.store(sequence, Relaxed);
+            words.probe_sequence.store(known.probe_sequence, Relaxed);
             words.signing.set(keys.signing_for(known.record.keys()));
             words.echo.store(known.echo, Relaxed);
             words.hears.store(known.hears, Relaxed);

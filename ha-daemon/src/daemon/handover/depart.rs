@@ -152,6 +152,7 @@ fn path_images(
             peer: config.nodes[path.peer.0].name.clone(),
             link: config.links[path.link.0].name.clone(),
             control_sequence: control_sequences.get(slot).copied().unwrap_or(0),
+            probe_sequence: words.probe_sequence.load(Relaxed),
             echo: words.echo.load(Relaxed),
             hears: words.hears.load(Relaxed),
             sent: words.sent.load(Relaxed),

@@ -35,6 +35,9 @@ pub struct PathImage {
     pub link: LinkName,
     /// Number of the last control message.
     pub control_sequence: u64,
+    /// Number of the last probe.
+    #[serde(default)]
+    pub probe_sequence: u64,
     /// What its heartbeats echo.
     pub echo: u64,
     /// Whether the peer is heard there.

@@ -37,6 +37,9 @@ pub struct Attachment {
     pub via: Via,
     /// Why no better way is used; empty for the best one.
     pub reason: String,
+    /// Why no program beside XDP answers probes at TC ingress; empty when one does, or where
+    /// TC receives, which answers all of them.
+    pub no_tc_answer: String,
     /// The pin that keeps it; `None` for a TC filter of kernels before 6.6, which needs none.
     pin: Option<PathBuf>,
 }
@@ -91,7 +94,15 @@ impl Kernel {
         reason: String,
         pin: Option<PathBuf>,
     ) -> Result<Attachment> {
-        let attachment = Attachment { interface: interface.clone(), index, via, reason, pin };
+        let no_tc_answer = if via == Via::Tc {
+            self.discard_answerer(interface, index)?;
+            String::new()
+        } else {
+            let attached = self.attach_answerer(interface, index);
+            attached.err().map(|error| format!("{error:#}")).unwrap_or_default()
+        };
+        let interface = interface.clone();
+        let attachment = Attachment { interface, index, via, reason, no_tc_answer, pin };
         self.attachments.push(attachment.clone());
         for other in WAYS.iter().filter(|other| **other != via) {
             pins::remove(&self.pin_path(index, *other))?;
@@ -163,8 +174,7 @@ impl Kernel {
     }
 
     fn attach_tc(&mut self, interface: &InterfaceName, pin: &Path) -> Result<Option<PathBuf>> {
-        let tcx = KernelVersion::current().is_ok_and(|it| it >= KernelVersion::new(6, 6, 0));
-        if !tcx {
+        if !has_tcx() {
             // The filter hangs on this qdisc, which stays: others may use it by the time that we
             // stop. A filter of an earlier instance is replaced.
             let _ = qdisc_add_clsact(interface.as_str());
@@ -181,7 +191,7 @@ impl Kernel {
 
     /// Pins an attachment, so that it outlives this process, and keeps it open, so that it does not
     /// go while this process runs when somebody removes the pin.
-    fn hold(&mut self, link: Option<FdLink>, pin: &Path) -> Result<Option<PathBuf>> {
+    pub(super) fn hold(&mut self, link: Option<FdLink>, pin: &Path) -> Result<Option<PathBuf>> {
         let Some(link) = link else { return Ok(None) };
         let held = link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
         self.held.push(held);
@@ -223,7 +233,12 @@ fn unpin(pin: &Path, index: u32) -> Result<()> {
     Ok(())
 }
 
-fn left_by_earlier_instance(pin: &Path) -> Result<Option<FdLink>> {
+/// Whether attachments to TC are links of the kernel.
+pub(super) fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|it| it >= KernelVersion::new(6, 6, 0))
+}
+
+pub(super) fn left_by_earlier_instance(pin: &Path) -> Result<Option<FdLink>> {
     if !pin.exists() {
         return Ok(None);
     }
@@ -282,5 +297,5 @@ fn xdp_program_id(index: u32) -> Option<u32> {
 
 /// Whether that is the name of a way that attaches something.
 pub(super) fn is_way(text: &str) -> bool {
-    WAYS.iter().any(|via| via.to_string() == text)
+    text == super::answer::PIN_SUFFIX || WAYS.iter().any(|via| via.to_string() == text)
 }

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use anyhow::{Context, Result};
 use aya::maps::MapData;
 use ha_common::auth::Key;
-use ha_common::maps::{Change, Endpoint, LinkRecord, NodeIdentity, Path, SLOTS_MAX};
+use ha_common::maps::{Change, Endpoint, Lease, LinkRecord, NodeIdentity, Path, SLOTS_MAX, Site};
 use ha_common::record::Record;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -26,6 +26,48 @@ unsafe impl aya::Pod for Plain<NodeIdentity> {}
 unsafe impl aya::Pod for Plain<Endpoint> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Path> {}
+
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Site> {}
+
+/// The `lease` map in this process's memory: one word that the driver stores with every turn, and two
+/// that change with the state.
+#[derive(Debug)]
+pub(super) struct MappedLease {
+    base: NonNull<Lease>,
+}
+
+// SAFETY: as for `MappedRecords`.
+unsafe impl Send for MappedLease {}
+
+impl MappedLease {
+    pub(super) fn new(map: &MapData) -> Result<Self> {
+        let length = NonZeroUsize::new(size_of::<Lease>()).context("the lease is empty")?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice; a map has whole pages.
+        let base =
+            unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
+        Ok(Self { base: base.context("cannot map the lease")?.cast() })
+    }
+
+    pub(super) fn store(&self, lease: Lease) {
+        let words = self.base.as_ptr();
+        // SAFETY: within the mapping, which is page aligned and lives as long as `self`; each is one
+        // aligned word, stored whole. The age comes last: who sees it sees what came before.
+        unsafe {
+            (&raw mut (*words).generation).write_volatile(lease.generation);
+            (&raw mut (*words).phase).write_volatile(lease.phase);
+            (&raw mut (*words).driver_ran_ns).write_volatile(lease.driver_ran_ns);
+        }
+    }
+}
+
+impl Drop for MappedLease {
+    fn drop(&mut self) {
+        // SAFETY: made by `new` with this length.
+        let _ = unsafe { munmap(self.base.cast(), size_of::<Lease>()) };
+    }
+}
 
 /// The `links` map in this process's memory.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 //! Maps, programs and links are pinned, so that they outlive the daemon: the next instance finds
 //! them, goes on with the records and replaces the programs without a gap.
 
+mod answer;
 mod attach;
 mod mapped;
 mod pins;
@@ -16,7 +17,7 @@ use aya::programs::links::PinnedLink;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use ha_common::auth::{KEY_ENTRIES, KEYS_MAX, Key};
-use ha_common::maps::{Audience, Change, Endpoint, NodeIdentity, Path as PeerPath};
+use ha_common::maps::{Change, Endpoint, Lease, NodeIdentity, Path as PeerPath, Site};
 use ha_common::reason::Reason;
 use ha_common::record::Record;
 use ha_common::wire::by_arrival;
@@ -25,7 +26,7 @@ use crate::io::records::RecordMemory;
 
 pub use attach::Attachment;
 pub use mapped::read_change;
-use mapped::{MappedRecords, Plain};
+use mapped::{MappedLease, MappedRecords, Plain};
 
 /// The compiled kernel side, built by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/ha-ebpf.o");
@@ -34,12 +35,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/ha-ebpf.o");
 const XDP_PROGRAM: &str = "ha_xdp";
 /// Name of the TC program in the object.
 const TC_PROGRAM: &str = "ha_tc";
+/// Name of the TC program beside XDP in the object.
+const TC_ANSWER_PROGRAM: &str = "ha_tc_answer";
 /// Maps that are pinned by their names.
 const PINNED_MAPS: &[&str] =
-    &["node", "endpoints", "paths", "links", "keys", "counters", "changes"];
+    &["node", "endpoints", "paths", "links", "lease", "keys", "counters", "changes"];
 
 fn pinned_names() -> Vec<&'static str> {
-    PINNED_MAPS.iter().copied().chain([XDP_PROGRAM, TC_PROGRAM]).collect()
+    PINNED_MAPS.iter().copied().chain([XDP_PROGRAM, TC_PROGRAM, TC_ANSWER_PROGRAM]).collect()
 }
 
 /// The loaded kernel side.
@@ -47,9 +50,11 @@ pub struct Kernel {
     ebpf: Ebpf,
     directory: PathBuf,
     records: MappedRecords,
+    lease: MappedLease,
     counters: PerCpuArray<MapData, u64>,
     changes: RingBuf<MapData>,
     attachments: Vec<Attachment>,
+    answerers: Vec<answer::Answerer>,
     /// The attachments' own descriptors.
     held: Vec<PinnedLink>,
 }
@@ -59,8 +64,8 @@ pub struct Kernel {
 pub struct Tables {
     /// Who this node is.
     pub identity: NodeIdentity,
-    /// Where its heartbeats arrive, and who hears them there.
-    pub endpoints: Vec<(Endpoint, Audience)>,
+    /// Where its heartbeats arrive, who hears them there, and from where probes are answered.
+    pub endpoints: Vec<(Endpoint, Site)>,
     /// Which peer and link has which slot.
     pub paths: Vec<(PeerPath, u32)>,
     /// Keys by entry, see [`KEY_ENTRIES`].
@@ -117,6 +122,7 @@ impl Kernel {
         }
         let mut ebpf = Self::load_object(directory, log)?;
         let records = MappedRecords::new(map(&mut ebpf, "links")?)?;
+        let lease = MappedLease::new(map(&mut ebpf, "lease")?)?;
         let counters =
             PerCpuArray::try_from(ebpf.take_map("counters").context("no map counters")?)?;
         let changes = RingBuf::try_from(ebpf.take_map("changes").context("no map changes")?)?;
@@ -125,9 +131,11 @@ impl Kernel {
             ebpf,
             directory,
             records,
+            lease,
             counters,
             changes,
             attachments: Vec::new(),
+            answerers: Vec::new(),
             held: Vec::new(),
         };
         kernel.load_programs()?;
@@ -160,7 +168,11 @@ impl Kernel {
         let place = self.directory.join(TC_PROGRAM);
         let tc = self.tc()?;
         tc.load().context("the kernel refused the TC program")?;
-        pins::replace(&place, |path| Ok(tc.pin(path)?))
+        pins::replace(&place, |path| Ok(tc.pin(path)?))?;
+        let place = self.directory.join(TC_ANSWER_PROGRAM);
+        let answer = self.tc_answer()?;
+        answer.load().context("the kernel refused the TC program that answers probes")?;
+        pins::replace(&place, |path| Ok(answer.pin(path)?))
     }
 
     /// Writes identity, endpoints, peers and keys. Entries of an earlier configuration that are not
@@ -204,7 +216,7 @@ impl Kernel {
         self.write_keys(retained.clone().filter(is_used), &tables.keys)?;
         self.write_keys(0..KEYS_MAX as u8, &tables.keys)?;
         self.write_keys(retained.filter(|entry| !is_used(entry)), &tables.keys)?;
-        let endpoints: Vec<_> = tables.endpoints.iter().map(|it| (it.0, it.1 as u32)).collect();
+        let endpoints: Vec<_> = tables.endpoints.iter().map(|it| (it.0, Plain(it.1))).collect();
         replace_entries(&mut self.ebpf, "endpoints", &endpoints)?;
         replace_entries(&mut self.ebpf, "paths", &tables.paths)?;
         // The identity comes last: with it the programs begin to judge.
@@ -234,6 +246,11 @@ impl Kernel {
     #[must_use]
     pub fn record(&self, slot: u32) -> Option<Record<'_>> {
         self.records.get(slot)
+    }
+
+    /// Renews the daemon's lease, which the programs answer probes with.
+    pub fn renew_lease(&self, lease: Lease) {
+        self.lease.store(lease);
     }
 
     /// The ring buffer of changes.
@@ -292,6 +309,9 @@ impl Kernel {
         let mut failures = Vec::new();
         // Detaching waits for the kernel to let the interface go, which these would prevent.
         self.held.clear();
+        for answerer in std::mem::take(&mut self.answerers) {
+            failures.extend(answerer.detach().err().map(|error| format!("{error:#}")));
+        }
         for attachment in std::mem::take(&mut self.attachments) {
             failures.extend(attachment.detach().err().map(|error| format!("{error:#}")));
         }
@@ -319,16 +339,16 @@ fn array<'a, T: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Result<Array<&'a mu
 }
 
 /// Makes a hash map hold exactly these entries, without an unneeded gap for those that stay.
-fn replace_entries<K: Copy + PartialEq>(
+fn replace_entries<K: Copy + PartialEq, V: aya::Pod + PartialEq>(
     ebpf: &mut Ebpf,
     name: &str,
-    entries: &[(K, u32)],
+    entries: &[(K, V)],
 ) -> Result<()>
 where
     Plain<K>: aya::Pod,
 {
     let map = ebpf.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
-    let mut map: HashMap<&mut MapData, Plain<K>, u32> = HashMap::try_from(map)?;
+    let mut map: HashMap<&mut MapData, Plain<K>, V> = HashMap::try_from(map)?;
     for (key, value) in entries {
         map.insert(Plain(*key), value, 0).with_context(|| format!("cannot write map {name}"))?;
     }
@@ -336,16 +356,16 @@ where
 }
 
 /// Removes the entries of a hash map that are not exactly one of these.
-fn retain_entries<K: Copy + PartialEq>(
+fn retain_entries<K: Copy + PartialEq, V: aya::Pod + PartialEq>(
     ebpf: &mut Ebpf,
     name: &str,
-    entries: &[(K, u32)],
+    entries: &[(K, V)],
 ) -> Result<()>
 where
     Plain<K>: aya::Pod,
 {
     let map = ebpf.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
-    let mut map: HashMap<&mut MapData, Plain<K>, u32> = HashMap::try_from(map)?;
+    let mut map: HashMap<&mut MapData, Plain<K>, V> = HashMap::try_from(map)?;
     let stale: Vec<_> = map
         .iter()
         .filter_map(Result::ok)

@@ -6,15 +6,17 @@ use std::collections::VecDeque;
 use std::ptr::NonNull;
 
 use ha_common::auth::{OwnStack, Scratch, Workspace};
-use ha_common::judge::{Judgement, Tables, judge_payload};
-use ha_common::maps::{Audience, Endpoint, LinkRecord, NodeIdentity, Path};
+use ha_common::judge::{Arrival, Judgement, Tables, judge_payload};
+use ha_common::maps::{Audience, Endpoint, Lease, LinkRecord, NodeIdentity, Path, Site};
 use ha_common::reason::Reason;
 use ha_common::record::Record;
-use ha_common::wire::{FIXED_BYTES, Header, Kind, Phase};
+use ha_common::wire::{FIXED_BYTES, Header, Kind, Phase, Way};
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::AuthMethod;
+
+const ARRIVAL: Arrival = Arrival::at_socket(FIXED_BYTES, 0, Audience::One);
 
 const CLUSTER: u32 = 7;
 /// A turn of every node, nanoseconds.
@@ -46,8 +48,20 @@ impl Tables for Node {
         Some(NodeIdentity { cluster: CLUSTER, node: self.id, incarnation: self.incarnation })
     }
 
-    fn audience(&self, _: &Endpoint) -> Option<Audience> {
-        Some(Audience::One)
+    fn site(&self, _: &Endpoint) -> Option<Site> {
+        None
+    }
+
+    fn way(&self) -> Way {
+        Way::Socket
+    }
+
+    fn lease(&self) -> Lease {
+        Lease::default()
+    }
+
+    fn spend(&self, _: u64) -> bool {
+        true
     }
 
     fn slot(&self, path: &Path) -> Option<u32> {
@@ -122,6 +136,7 @@ impl Node {
             receiver,
             link: 0,
             key: signer.number,
+            way: Way::None,
             body_bytes: 0,
             incarnation: self.incarnation,
             echo: self.record(receiver).unwrap().heard(),
@@ -175,8 +190,7 @@ impl Net {
                 continue;
             }
             let node = &self.nodes[receiver];
-            let Judgement { reason, .. } =
-                judge_payload(node, &heartbeat, FIXED_BYTES, 0, Audience::One);
+            let Judgement { reason, .. } = judge_payload(node, &mut heartbeat.clone(), &ARRIVAL);
             let accepted = matches!(reason, Reason::Accepted | Reason::Greeting);
             if !accepted && signing != Signing::InTurn {
                 self.refused.push(reason);
@@ -271,8 +285,7 @@ fn after_the_change_the_old_key_is_refused() {
     assert!(net.is_settled());
     let mut stranger = Node::start(0, 2, 200, file(1, [old()]));
     stranger.sequence = 1;
-    let judgement =
-        judge_payload(&net.nodes[1], &stranger.heartbeat(1), FIXED_BYTES, 0, Audience::One);
+    let judgement = judge_payload(&net.nodes[1], &mut stranger.heartbeat(1), &ARRIVAL);
     assert_eq!(judgement.reason, Reason::BadTag);
 }
 

@@ -52,7 +52,17 @@ impl Station<'_> {
         let Routes { mut entrances, remotes, ends } = routes;
         entrances.truncate(ENTRANCES_MAX);
         let interface = interface.clone();
-        Ok(Carrier::Network(Network { interface, interface_index, entrances, remotes, ends }))
+        let own = self.own(&interface).map(OwnAddress::ip).collect();
+        let mac = self.addresses.mac(&interface);
+        Ok(Carrier::Network(Network {
+            interface,
+            interface_index,
+            entrances,
+            remotes,
+            own,
+            mac,
+            ends,
+        }))
     }
 
     fn socket(&self, address: IpAddr) -> SocketAddr {

@@ -216,10 +216,16 @@ fn an_interface_without_the_family_is_refused_with_the_remedy() {
 #[test]
 fn endpoints_are_what_the_kernel_looks_up() {
     let network = network(&config(2, LinkKind::Bcast, LinkIdentity::Name));
-    let (endpoint, audience) = network.endpoints().next().unwrap();
+    let (endpoint, site) = network.endpoints().next().unwrap();
     let address = mapped([192, 0, 2, 255]);
     assert_eq!(endpoint, Endpoint { interface: INDEX, port: 6940, address });
-    assert_eq!(audience, Audience::Several);
+    // The first address of the interface answers what arrives there, and hears what is answered.
+    let own = mapped([192, 0, 2, 1]);
+    assert_eq!(site, Site::shared(None, Some(own)));
+    assert!(!site.can_answer([0xff; 6]), "not without a hardware address");
+    let returns: Vec<_> = network.returns().map(|(endpoint, _)| endpoint.address).collect();
+    let expected = [[192, 0, 2, 1], [198, 51, 100, 1]].map(mapped);
+    assert!(expected.iter().all(|address| returns.contains(address)), "{returns:?}");
 }
 
 #[test]

@@ -137,6 +137,8 @@ fn a_device_that_is_not_there_is_waited_for_unless_it_is_the_only_path() {
         interface_index: 1,
         entrances: Vec::new(),
         remotes: vec!["127.0.0.2:694".parse().unwrap()],
+        own: Vec::new(),
+        mac: None,
         ends: None,
     });
     paths.push(network);

@@ -87,8 +87,9 @@ impl Writer {
     /// needs longer for.
     pub fn send(&mut self, peer: usize, message: Message, now_ns: u64) {
         let Some(queue) = self.queues.get_mut(peer) else { return };
-        // A measurement is not worth a state that waits.
-        if is_probe(&message.body) && queue.waiting.is_some() {
+        // Neither a measurement nor a question to the kernel is worth a state that waits.
+        let is_minor = is_probe(&message.body) || message.datagram.len() == FIXED_BYTES;
+        if is_minor && queue.waiting.is_some() {
             self.unwritten.repeated += 1;
             return;
         }

@@ -29,6 +29,7 @@ impl Sim {
             daemon.phase = Phase::Restarting as u8;
         }
         daemon.paused = Some(now);
+        daemon.sender_stopped = true;
         daemon.wake = None;
         let incarnation = daemon.incarnation;
         self.beat_all(node);
@@ -49,6 +50,7 @@ impl Sim {
         let (generation, phase) = daemon.core.advertised();
         (daemon.generation, daemon.phase) = (generation, phase as u8);
         daemon.paused = None;
+        daemon.sender_stopped = false;
         daemon.told.clear();
         let waiting = std::mem::take(&mut daemon.waiting);
         self.beat_all(node);

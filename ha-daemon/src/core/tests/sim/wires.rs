@@ -16,6 +16,7 @@ impl Sim {
     pub(super) fn beat(&mut self, node: usize, keepalive: Duration) {
         let mut wires = self.wires_from(node);
         wires.retain(|wire| self.config.times(LinkIndex(wire.2)).keepalive == keepalive);
+        let now = self.now;
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
         daemon.beats += 1;
         let packets: Vec<_> = wires
@@ -24,7 +25,7 @@ impl Sim {
                 let peer = &daemon.core.peers()[&NodeIndex(wire.1)];
                 let layers = if peer.hears(LinkIndex(wire.2)) { layers::LINK } else { 0 };
                 let sequence = daemon.beats;
-                (wire, Header { sequence, layers, ..header(daemon, wire.1) })
+                (wire, Header { sequence, layers, ..header(daemon, wire.1, now) })
             })
             .collect();
         for (wire, header) in packets {
@@ -44,6 +45,17 @@ impl Sim {
         if self.net.cut(wire) {
             return;
         }
+        if self.hosts[node].kernel.silent {
+            self.hosts[node].kernel.waiting.push((wire, packet));
+            return;
+        }
+        match packet {
+            Packet::Probe { incarnation, left } => return self.asked(wire, incarnation, left),
+            Packet::Answer { incarnation, echo, left, lease_age_ms } => {
+                return self.answered(wire, (incarnation, echo), left, lease_age_ms);
+            }
+            Packet::Heartbeat(_) | Packet::Control(..) => {}
+        }
         let (now, silence) = (self.now, self.config.times(LinkIndex(link)).warntime);
         let Host { daemon: Some(daemon), records, .. } = &mut self.hosts[node] else { return };
         let record = records.entry((from, link)).or_default();
@@ -61,6 +73,7 @@ impl Sim {
                     self.letter(node, Input::Control { peer, incarnation, phase, message });
                 }
             }
+            Packet::Probe { .. } | Packet::Answer { .. } => {}
         }
     }
     pub(super) fn send_state(&mut self, node: usize, peer: NodeIndex, state: &State) {
@@ -83,9 +96,10 @@ impl Sim {
     }
 
     pub(super) fn send_on(&mut self, node: usize, peer: NodeIndex, link: usize, message: Message) {
+        let now = self.now;
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
         daemon.letters += 1;
-        let header = Header { sequence: daemon.letters, ..header(daemon, peer.0) };
+        let header = Header { sequence: daemon.letters, ..header(daemon, peer.0, now) };
         self.send((node, peer.0, link), Packet::Control(header, message));
     }
 }

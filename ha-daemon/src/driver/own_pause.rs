@@ -1,0 +1,263 @@
+//! Whether this node did not run itself: who could not see, and could not ask, may not judge.
+//!
+//! Noticed by its own lateness (driver, sender), by the clock that goes on in suspend, and, when a
+//! verdict is near, by the time that the host took from this machine's CPUs. What was noticed begins
+//! a fresh window ([`crate::core::io::Input::OwnPause`]).
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::io::clock::{boottime_ns, monotonic_ns};
+use crate::io::sender::Shared;
+
+/// Most of `/proc/stat` that is read: the lines of about 200 CPUs.
+const STAT_BYTES_MAX: usize = 16 * 1024;
+/// Field of a CPU's line with the time that the host took (proc(5): steal), behind its name.
+const STEAL_FIELD: usize = 8;
+/// A reading is compared with the one before if that is no older than so many pauses (which are a
+/// quarter of deadtime): what the host takes now and then adds up to anything.
+const COMPARED_PAUSES: u64 = 4;
+
+/// The driver's sense of its node's own pauses.
+#[derive(Debug)]
+pub(super) struct OwnPause {
+    enabled: bool,
+    /// Lateness that counts.
+    limit_ns: u64,
+    /// A pause that is longer than this one ends the lease.
+    lease_ns: u64,
+    beat_ns: u64,
+    handled_ns: u64,
+    turned_ns: u64,
+    /// What CLOCK_BOOTTIME was ahead of CLOCK_MONOTONIC at the last turn.
+    suspended_ns: u64,
+    steal: Option<Steal>,
+}
+
+impl OwnPause {
+    pub(super) fn new(enabled: bool, limit: Duration, lease: Duration, beat: Duration) -> Self {
+        let nanoseconds = |it: Duration| it.as_nanos() as u64;
+        Self {
+            enabled,
+            limit_ns: nanoseconds(limit),
+            lease_ns: nanoseconds(lease),
+            beat_ns: nanoseconds(beat),
+            handled_ns: 0,
+            turned_ns: monotonic_ns(),
+            suspended_ns: suspended_ns(),
+            // Without it the other signs remain.
+            steal: Steal::open().filter(|_| enabled),
+        }
+    }
+
+    /// Looks at a turn that began at `now_ns`, so late; `near`: a verdict is. Says for how long this
+    /// node did not run, if it did not.
+    pub(super) fn look(
+        &mut self,
+        now_ns: u64,
+        lateness_ns: u64,
+        near: bool,
+        shared: &Shared,
+    ) -> Option<i64> {
+        let away_ns = now_ns.saturating_sub(std::mem::replace(&mut self.turned_ns, now_ns));
+        let slept_ns = self.slept_ns(suspended_ns());
+        let stolen_ns = match &mut self.steal {
+            Some(steal) if near => steal.grown_ns(now_ns, self.limit_ns * COMPARED_PAUSES),
+            Some(_) | None => 0,
+        };
+        let ended_ns = shared.pause_end_ns.load(Relaxed);
+        let told_ns = if ended_ns == std::mem::replace(&mut self.handled_ns, ended_ns) {
+            0
+        } else {
+            shared.pause_ns.load(Relaxed)
+        };
+        // Its wish to sleep is no pause, but the lease counts from turn to turn.
+        let lapsed_ns = if away_ns > self.lease_ns { away_ns } else { 0 };
+        let overdue_ns = self.overdue_ns(now_ns, shared);
+        // The clock of lateness stands still in suspend.
+        let slept_ns = if slept_ns > 0 { slept_ns + away_ns } else { 0 };
+        let lengths_ns = [lateness_ns, told_ns, overdue_ns, lapsed_ns, slept_ns, stolen_ns];
+        let length_ns = lengths_ns.into_iter().max().unwrap_or(0);
+        (self.enabled && length_ns > self.limit_ns).then_some(length_ns as i64)
+    }
+
+    /// How long the machine was suspended since the last turn.
+    fn slept_ns(&mut self, suspended_ns: u64) -> u64 {
+        let before_ns = std::mem::replace(&mut self.suspended_ns, suspended_ns);
+        let slept_ns = suspended_ns.saturating_sub(before_ns);
+        if slept_ns > self.limit_ns { slept_ns } else { 0 }
+    }
+
+    /// How late the sender's next tick is.
+    fn overdue_ns(&self, now_ns: u64, shared: &Shared) -> u64 {
+        now_ns.saturating_sub(shared.sender_ran_ns.load(Relaxed) + self.beat_ns)
+    }
+
+    /// Whether the daemon as a whole runs: a driver whose sender hangs does not renew the lease.
+    pub(super) fn sender_runs(&self, now_ns: u64, shared: &Shared) -> bool {
+        self.overdue_ns(now_ns, shared) <= self.limit_ns
+    }
+}
+
+/// For how long the machine was suspended since it was started.
+fn suspended_ns() -> u64 {
+    let monotonic_ns = monotonic_ns();
+    boottime_ns().saturating_sub(monotonic_ns)
+}
+
+/// The time that the host of a virtual machine took from its CPUs.
+#[derive(Debug)]
+struct Steal {
+    file: File,
+    buffer: Box<[u8]>,
+    tick_ns: u64,
+    read_ns: u64,
+    ticks: Vec<u64>,
+}
+
+impl Steal {
+    fn open() -> Option<Self> {
+        let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
+        let mut steal = Self {
+            file: File::open("/proc/stat").ok()?,
+            buffer: vec![0; STAT_BYTES_MAX].into_boxed_slice(),
+            tick_ns: 1_000_000_000 / u64::try_from(per_second).ok().filter(|it| *it > 0)?,
+            read_ns: monotonic_ns(),
+            ticks: Vec::new(),
+        };
+        steal.ticks = steal.read()?;
+        Some(steal)
+    }
+
+    fn read(&mut self) -> Option<Vec<u64>> {
+        let length = self.file.read_at(&mut self.buffer, 0).ok()?;
+        Some(steal_ticks(&self.buffer[..length]))
+    }
+
+    /// What was certainly taken from any one CPU since the last reading, if that is not too old.
+    fn grown_ns(&mut self, now_ns: u64, age_max_ns: u64) -> u64 {
+        let Some(ticks) = self.read() else { return 0 };
+        let before = std::mem::replace(&mut self.ticks, ticks);
+        let age_ns = now_ns.saturating_sub(std::mem::replace(&mut self.read_ns, now_ns));
+        if age_ns > age_max_ns {
+            return 0;
+        }
+        grown_ticks(&before, &self.ticks) * self.tick_ns
+    }
+}
+
+/// The first tick may have been almost full before.
+fn grown_ticks(before: &[u64], after: &[u64]) -> u64 {
+    let grown = before.iter().zip(after).map(|(before, after)| after.saturating_sub(*before));
+    grown.max().unwrap_or(0).saturating_sub(1)
+}
+
+/// The field *steal* of each CPU in `/proc/stat`; the first line is their sum, and left out.
+fn steal_ticks(stat: &[u8]) -> Vec<u64> {
+    let lines = stat.split(|byte| *byte == b'\n').skip(1);
+    let lines = lines.take_while(|line| line.starts_with(b"cpu"));
+    let steal = |line: &[u8]| {
+        let field = line.split(|byte| *byte == b' ').nth(STEAL_FIELD)?;
+        std::str::from_utf8(field).ok()?.parse().ok()
+    };
+    lines.map_while(steal).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(7);
+    const LIMIT_NS: u64 = 7_000_000;
+    const LEASE: Duration = Duration::from_secs(2);
+
+    /// Its sense of pauses, the sender's words, and a moment at which both just ran.
+    fn scene(enabled: bool) -> (OwnPause, Shared, u64) {
+        let mut own = OwnPause::new(enabled, LIMIT, LEASE, Duration::from_millis(10));
+        let shared = Shared::new(0);
+        own.steal = None;
+        let now_ns = monotonic_ns();
+        shared.sender_ran_ns.store(now_ns, Relaxed);
+        own.turned_ns = now_ns;
+        (own, shared, now_ns)
+    }
+
+    #[test]
+    fn a_turn_in_time_is_no_pause_and_a_late_one_is() {
+        let (mut own, shared, now_ns) = scene(true);
+        assert_eq!(own.look(now_ns + 1_000, LIMIT_NS, true, &shared), None);
+        let length = LIMIT_NS + 1;
+        assert_eq!(own.look(now_ns + 2_000, length, false, &shared), Some(length as i64));
+    }
+
+    #[test]
+    fn a_pause_that_the_sender_tells_counts_once() {
+        let (mut own, shared, now_ns) = scene(true);
+        shared.pause_ns.store(90_000_000, Relaxed);
+        shared.pause_end_ns.store(now_ns, Relaxed);
+        assert_eq!(own.look(now_ns + 1_000, 0, false, &shared), Some(90_000_000));
+        assert_eq!(own.look(now_ns + 2_000, 0, false, &shared), None);
+    }
+
+    #[test]
+    fn an_overdue_sender_is_a_pause_and_renews_no_lease() {
+        let (mut own, shared, now_ns) = scene(true);
+        let later_ns = now_ns + 10_000_000 + LIMIT_NS;
+        assert!(own.sender_runs(later_ns, &shared));
+        assert!(!own.sender_runs(later_ns + 1, &shared));
+        assert!(own.look(later_ns + 1, 0, false, &shared).is_some());
+    }
+
+    #[test]
+    fn a_sleep_that_was_wished_is_a_pause_when_it_is_longer_than_the_lease() {
+        let (mut own, shared, now_ns) = scene(true);
+        shared.sender_ran_ns.store(now_ns + 3_000_000_000, Relaxed);
+        assert_eq!(own.look(now_ns + 250_000_000, 0, false, &shared), None);
+        let lapsed = own.look(now_ns + 2_250_000_001, 0, false, &shared);
+        assert_eq!(lapsed, Some(2_000_000_001));
+    }
+
+    #[test]
+    fn a_suspended_machine_was_paused_for_as_long_as_it_slept() {
+        let (mut own, shared, now_ns) = scene(true);
+        let slept_ns = own.slept_ns(own.suspended_ns + 5_000_000_000);
+        assert_eq!(slept_ns, 5_000_000_000);
+        assert_eq!(own.slept_ns(own.suspended_ns + LIMIT_NS), 0, "clocks are read one by one");
+        assert_eq!(own.look(now_ns + 1_000, 0, false, &shared), None);
+    }
+
+    #[test]
+    fn switched_off_it_notices_nothing() {
+        let (mut own, shared, now_ns) = scene(false);
+        assert_eq!(own.look(now_ns + 9_000_000_000, 8_000_000_000, true, &shared), None);
+    }
+
+    #[test]
+    fn steal_is_read_per_cpu() {
+        let stat = b"cpu  10 0 20 300 4 0 5 60 0 0\ncpu0 5 0 10 150 2 0 3 20 0 0\n\
+                     cpu1 5 0 10 150 2 0 2 40 0 0\nintr 12345 0\n";
+        assert_eq!(steal_ticks(stat), [20, 40]);
+        assert!(steal_ticks(b"").is_empty());
+        assert!(steal_ticks(b"cpu  1 2\ncpu0 1 2\n").is_empty());
+    }
+
+    #[test]
+    fn one_tick_more_may_be_almost_nothing() {
+        assert_eq!(grown_ticks(&[20, 40], &[20, 41]), 0);
+        assert_eq!(grown_ticks(&[20, 40], &[24, 41]), 3);
+        assert_eq!(grown_ticks(&[20], &[24, 90]), 3, "a CPU that came up");
+        assert_eq!(grown_ticks(&[], &[]), 0);
+    }
+
+    #[test]
+    fn this_machine_tells_its_steal() {
+        let mut steal = Steal::open().unwrap();
+        assert!(!steal.ticks.is_empty());
+        let now_ns = monotonic_ns();
+        assert_eq!(steal.grown_ns(now_ns + 5_000_000_000, 1_000), 0, "too long ago");
+    }
+}
