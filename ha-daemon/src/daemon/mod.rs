@@ -1,5 +1,6 @@
 //! The daemon: puts the parts together, runs them, takes them down.
 
+mod down;
 pub mod handover;
 mod inherit;
 mod node;
@@ -23,7 +24,7 @@ use crate::control::server;
 use crate::control::socket::ControlSocket;
 use crate::core::adoption::Estate;
 use crate::driver::{Driver, Parts, Reception, Resumption, receives_heartbeats};
-use crate::io::address::{self, AddressCommand, AddressWorker, HeldAddress};
+use crate::io::address::{self, AddressWorker, HeldAddress};
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::OpenConnections;
 use crate::io::keeper::{DOOR_NAME, Keeper, KeeperOptions, Lease};
@@ -38,6 +39,7 @@ use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, process, realtime};
 use crate::logging::LoggedEvents;
 use crate::names::{InterfaceName, NodeName};
+use down::{detach, end_worker, take_down};
 use handover::arrive::{self, Addresses};
 use handover::ask::{Asker, Source};
 use handover::depart::{self, Departure, Rest};
@@ -286,15 +288,6 @@ async fn until_driver_ends(
             }
         }
     }
-}
-
-/// Ends the address worker; its addresses stay, and are what it gives back.
-fn end_worker(worker: AddressWorker, parts: &Parts) -> Result<Vec<HeldAddress>> {
-    parts
-        .addresses
-        .send(AddressCommand::Shutdown)
-        .context("the address worker is not to be ended")?;
-    Ok(worker.join())
 }
 
 /// The event log, and how far it was logged.
@@ -604,58 +597,4 @@ fn start(
         })
         .context("cannot start the driver's thread")?;
     Ok(parts)
-}
-
-/// Ends this daemon and leaves everything in place: a daemon that is started within the holder's lease
-/// goes on with it. The last heartbeat leaves last.
-fn detach(
-    mut parts: Parts,
-    sender: Sender,
-    worker: AddressWorker,
-    pinger: Option<Pinger>,
-) -> Vec<String> {
-    let mut failures = Vec::new();
-    if let Some(pinger) = pinger {
-        pinger.stop();
-    }
-    failures.extend(end_worker(worker, &parts).err().map(|error| format!("{error:#}")));
-    failures.extend(parts.lines.stop());
-    // Pins and attachments stay: the kernel side goes on stamping and answering.
-    drop(parts.kernel.take());
-    sender.stop();
-    let Parts { keeper, sockets, resumption, .. } = parts;
-    // The keeper tells the peers from their ports.
-    drop(sockets);
-    let custody = resumption.and_then(|it| it.custody).unwrap_or_default();
-    failures.extend(keeper.detach(custody).err().map(|error| error.to_string()));
-    failures
-}
-
-/// Takes everything down that this node put up; goes on past failures and returns all of them.
-fn take_down(
-    parts: Parts,
-    sender: Sender,
-    worker: AddressWorker,
-    pinger: Option<Pinger>,
-) -> Vec<String> {
-    let mut failures = Vec::new();
-    sender.stop();
-    if let Some(pinger) = pinger {
-        pinger.stop();
-    }
-    if let Err(error) = worker.sender().send(AddressCommand::Shutdown) {
-        failures.push(error.to_string());
-    }
-    // Its thread ends with the last sender, should the command have found no room.
-    drop(parts.addresses);
-    worker.join();
-    failures.extend(parts.lines.stop());
-    if let Some(kernel) = parts.kernel {
-        failures.extend(kernel.teardown());
-    }
-    // Whatever could not be stopped is still held: then the keeper's work begins here.
-    if parts.all_released {
-        failures.extend(parts.keeper.farewell().err().map(|error| error.to_string()));
-    }
-    failures
 }

@@ -1,6 +1,7 @@
 //! The worker's thread: one loop over commands, due tasks and heard claims.
 
 mod announcing;
+mod lease;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -295,33 +296,6 @@ impl Worker {
             return Err(over + &rest);
         }
         Ok(link)
-    }
-
-    fn check_lease(&self, floating: &Floating) -> Result<(), String> {
-        match self.lease.is_over() {
-            None => Ok(()),
-            Some(over) => Err(format!(
-                "cannot add {floating}: this daemon did not run for {:.3} s, and nothing is its own \
-                 any more",
-                over.silent_ns as f64 / 1e9
-            )),
-        }
-    }
-
-    /// Gives everything up: the lease was over.
-    async fn give_up(&mut self) {
-        let owned: Vec<Floating> = self.owned.keys().cloned().collect();
-        for floating in owned {
-            self.drop_silently(&floating).await;
-        }
-        self.lease.begin();
-    }
-
-    async fn drop_silently(&mut self, floating: &Floating) {
-        self.forget(floating);
-        if let Err(error) = self.delete(floating).await {
-            tracing::warn!("{}", explain("remove", floating, &error));
-        }
     }
 
     /// Adds the address, or renews it.
