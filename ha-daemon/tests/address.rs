@@ -403,3 +403,28 @@ fn latencies_of_a_takeover_are_printed() {
         }
     });
 }
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn while_the_lease_is_over_nothing_is_added_and_nothing_renewed() {
+    between_two_namespaces(|_| {
+        let running = start(quiet(), 5);
+        succeeded(&running.add(FOUR, "veth0"));
+        running.lease.set_length(Duration::ZERO);
+        assert!(running.lease.end());
+        let cause = failure(running.add(SIX, "veth0"));
+        assert!(cause.contains("did not run for"), "{cause}");
+        assert_eq!(entry("veth0", "2001:db8::10"), None);
+        // Its next renewal finds it out too.
+        eventually("it is off", Duration::from_secs(3), || entry("veth0", "192.0.2.10").is_none());
+        assert!(running.reports.try_recv().is_err(), "the driver finds out by itself");
+
+        running.lease.set_length(Duration::from_secs(600));
+        running.sender.send(AddressCommand::GiveUp).unwrap();
+        succeeded(&running.add(FOUR, "veth0"));
+        running.lease.renew().unwrap();
+        running.lease.set_length(Duration::ZERO);
+        running.sender.send(AddressCommand::GiveUp).unwrap();
+        eventually("it is off", Duration::from_secs(1), || entry("veth0", "192.0.2.10").is_none());
+    });
+}

@@ -11,15 +11,20 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Far, between_two_namespaces, entry, eventually, ip};
 use ha_daemon::io::clock::monotonic_ns;
-use ha_daemon::io::keeper::{Datagram, Keeper, KeeperError, KeeperOptions};
+use ha_daemon::io::keeper::{
+    Custody, DOOR_NAME, Datagram, Held, Inheritance, Keeper, KeeperError, KeeperOptions, Lease,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getsid};
 
+/// Nobody renews it here: longer than any test.
+const LEASE: Duration = Duration::from_secs(600);
 const FOUR: &str = "192.0.2.10/24";
 const SIX: &str = "2001:db8::10/64";
 /// How the stand-in ends: `killed` waits to be, `farewell` says it at once.
@@ -30,6 +35,8 @@ fn spawn() -> Keeper {
         program: env!("CARGO_BIN_EXE_ha-daemon").into(),
         node: "alpha".parse().unwrap(),
         priority: Some(50),
+        lease: Arc::new(Lease::create(LEASE).unwrap()),
+        meeting: None,
     })
     .unwrap()
 }
@@ -319,5 +326,101 @@ fn latencies_from_the_end_of_the_socket_are_printed() {
         println!(
             "end of socket to two removals and first datagram heard: p50 {p50} us, p90 {p90} us, max {max} us"
         );
+    });
+}
+
+fn spawn_with(lease: &Arc<Lease>, meeting: Option<std::path::PathBuf>) -> Keeper {
+    Keeper::spawn(KeeperOptions {
+        program: env!("CARGO_BIN_EXE_ha-daemon").into(),
+        node: "alpha".parse().unwrap(),
+        priority: Some(50),
+        lease: Arc::clone(lease),
+        meeting,
+    })
+    .unwrap()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_daemon_that_does_not_renew_its_lease_loses_its_addresses_and_nobody_is_told() {
+    between_two_namespaces(|far| {
+        let peer = network(far);
+        let lease = Arc::new(Lease::create(Duration::from_secs(2)).unwrap());
+        let mut keeper = spawn_with(&lease, None);
+        hold(&mut keeper, FOUR).unwrap();
+        hold(&mut keeper, SIX).unwrap();
+        keeper.obituary(obituary("192.0.2.1:0")).unwrap();
+        for _ in 0..15 {
+            std::thread::sleep(Duration::from_millis(200));
+            lease.renew().unwrap();
+            assert_eq!(addresses(), [true, true], "it is renewed");
+        }
+        let ends_ns = lease.ends_at_ns().unwrap();
+        eventually("they are off", Duration::from_secs(4), || addresses() == [false, false]);
+        let late_ns = ha_daemon::io::clock::boottime_ns().saturating_sub(ends_ns);
+        println!("seen {} us after the end of the lease", late_ns / 1000);
+        assert!(lease.renew().is_err(), "the daemon finds out");
+        peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        assert!(peer.recv_from(&mut [0; 100]).is_err(), "nobody died");
+        // Begun anew, it works as before.
+        assert_eq!(keeper.lose().len(), 2);
+        lease.begin();
+        ip("addr add 192.0.2.10/24 dev veth0");
+        hold(&mut keeper, FOUR).unwrap();
+        lease.renew().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(addresses(), [true, false]);
+        drop(keeper);
+        eventually("it is off", Duration::from_secs(1), || addresses() == [false, false]);
+    });
+}
+
+/// What waits stays until the next daemon's keeper guards it, and goes with the lease otherwise.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn what_waits_is_given_to_the_next_daemon_or_goes_with_the_lease() {
+    between_two_namespaces(|far| {
+        let peer = network(far);
+        let directory = tempfile::tempdir().unwrap();
+        let door = directory.path().join(DOOR_NAME);
+        let lease = Arc::new(Lease::create(Duration::from_secs(3)).unwrap());
+        let mut keeper = spawn_with(&lease, Some(door.clone()));
+        hold(&mut keeper, FOUR).unwrap();
+        hold(&mut keeper, SIX).unwrap();
+        keeper.obituary(obituary("192.0.2.1:0")).unwrap();
+        let four = Held { address: FOUR.parse().unwrap(), interface: "veth0".parse().unwrap() };
+        let custody = || Custody { groups: 1, held: vec![four.clone()], ..Custody::default() };
+        keeper.custody(custody()).unwrap();
+        keeper.estate(b"what there was".to_vec()).unwrap();
+        assert!(Inheritance::ask(directory.path()).is_none(), "it lives");
+        let first = keeper.pid();
+        drop(keeper);
+        eventually("the other is off", Duration::from_secs(1), || addresses() == [true, false]);
+        eventually("its door is open", Duration::from_secs(1), || door.exists());
+
+        let inheritance = Inheritance::ask(directory.path()).unwrap();
+        assert_eq!(inheritance.estate, b"what there was");
+        assert!(!inheritance.detached);
+        lease.renew().unwrap();
+        let mut next = spawn_with(&lease, Some(door.clone()));
+        next.custody(custody()).unwrap();
+        hold(&mut next, FOUR).unwrap();
+        let shared = inheritance.accept();
+        assert_eq!(shared.ends_at_ns(), lease.ends_at_ns(), "it is the same lease");
+        eventually("the first is gone", Duration::from_secs(1), || is_gone(first));
+        assert!(!door.exists());
+        assert_eq!(addresses(), [true, false]);
+
+        // Nobody comes for the second one.
+        let second = next.pid();
+        next.obituary(obituary("192.0.2.1:0")).unwrap();
+        drop(next);
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(addresses(), [true, false]);
+        expect_obituary(&peer);
+        assert_eq!(addresses(), [false, false], "removed before the peers are told");
+        assert!(lease.renew().is_err());
+        eventually("the second is gone", Duration::from_secs(1), || is_gone(second));
+        assert!(!door.exists());
     });
 }

@@ -15,6 +15,8 @@ mod crashes;
 mod cuts;
 #[path = "failover/groups.rs"]
 mod groups;
+#[path = "failover/lease.rs"]
+mod lease;
 #[path = "failover/mistakes.rs"]
 mod mistakes;
 #[path = "failover/networks.rs"]

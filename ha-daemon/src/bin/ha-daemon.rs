@@ -9,6 +9,7 @@ use ha_daemon::config::{self, check};
 use ha_daemon::daemon::handover::Handed;
 use ha_daemon::daemon::handover::ask::{Source, answer_trial};
 use ha_daemon::daemon::{self, BPF_DIRECTORY, Options, RUN_DIRECTORY};
+use ha_daemon::io::keeper::{Post, keeper_main};
 use ha_daemon::logging::Logger;
 use ha_daemon::names::NodeName;
 
@@ -73,6 +74,12 @@ enum Command {
         /// Inherited descriptor of the socket to the daemon
         #[arg(long)]
         fd: i32,
+        /// Inherited descriptor of the lease's memory
+        #[arg(long)]
+        lease_fd: i32,
+        /// Where the next daemon finds it
+        #[arg(long)]
+        meeting: Option<PathBuf>,
         /// Real-time priority
         #[arg(long)]
         priority: Option<u8>,
@@ -111,8 +118,9 @@ fn main() -> ExitCode {
         Command::TryHandOver { format, config, node } => {
             exit(answer_trial(format, &Source { config, node }).map(|word| print!("{word}")))
         }
-        Command::Keeper { node, fd, priority } => {
-            exit(ha_daemon::io::keeper::keeper_main(fd, &node, priority))
+        Command::Keeper { node, fd, lease_fd, meeting, priority } => {
+            let post = Post { socket: fd, lease: lease_fd, meeting, node, priority };
+            exit(keeper_main(post))
         }
     }
 }

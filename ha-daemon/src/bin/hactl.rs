@@ -116,6 +116,8 @@ enum Command {
     Reload,
     /// Have the daemon replace itself by the program that is in its place now, without a failover.
     Reexec,
+    /// Have the daemon end and leave everything running, for one that is started right afterwards.
+    Detach,
     /// Configuration files; needs no daemon.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -261,6 +263,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
             Command::Reload => hand_over(&client, "/v1/reload").await,
             Command::Reexec => hand_over(&client, "/v1/reexec").await,
+            Command::Detach => detach(&client).await,
             Command::Events(events) if events.follow => follow(&client, events).await,
             Command::Events(events) => {
                 show(&client, &events.path(), &events.output, |events: Vec<Event>| {
@@ -349,6 +352,7 @@ fn request(command: &Command) -> Option<(CommandRequest, Wait)> {
         | Command::Config(_)
         | Command::Reload
         | Command::Reexec
+        | Command::Detach
         | Command::InstallNames { .. } => return None,
     })
 }
@@ -426,9 +430,12 @@ const CHECK_TIME_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for the end of a hand-over: what the new configuration does not have is stopped first.
 const HAND_OVER_TIME_MAX: Duration = Duration::from_secs(90);
 
+/// Where the daemon is asked to end and to leave everything in place.
+const DETACH: &str = "/v1/detach";
+
 /// Has the daemon hand over to its next program, and waits until that says so.
-async fn hand_over(client: &Client, path: &str) -> Result<(), Failure> {
-    let answer = client.post(path, CHECK_TIME_MAX).await?;
+async fn hand_over(client: &Client, asked: &str) -> Result<(), Failure> {
+    let answer = client.post(asked, CHECK_TIME_MAX).await?;
     let begins: HandOverBegins =
         serde_json::from_slice(&answer).map_err(|error| client.not_understood(&error))?;
     let mut last_id = begins.last_event;
@@ -437,6 +444,8 @@ async fn hand_over(client: &Client, path: &str) -> Result<(), Failure> {
             let path = format!("/v1/events?follow=true&since={last_id}");
             let mut lines = match client.follow(&path).await {
                 Ok(lines) => lines,
+                // The daemon that was to end has ended.
+                Err(ClientError::Unreachable { .. }) if asked == DETACH => return Ok(None),
                 Err(ClientError::Unreachable { .. }) => {
                     // Between two programs; the socket stays, so this is about a stopping one.
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -449,8 +458,11 @@ async fn hand_over(client: &Client, path: &str) -> Result<(), Failure> {
                 let event: Event =
                     serde_json::from_slice(&line).map_err(|error| client.not_understood(&error))?;
                 last_id = event.id;
-                if matches!(event.kind.as_str(), "reloaded" | "reexecuted" | "reload-failed") {
-                    return Ok(event);
+                if matches!(
+                    event.kind.as_str(),
+                    "reloaded" | "reexecuted" | "detached" | "reload-failed"
+                ) {
+                    return Ok(Some(event));
                 }
             }
         }
@@ -459,10 +471,28 @@ async fn hand_over(client: &Client, path: &str) -> Result<(), Failure> {
         let cause = format!("no word of its end within {} s", HAND_OVER_TIME_MAX.as_secs());
         Err(client.no_answer(cause, "look for its events: hactl events"))
     })?;
+    let Some(event) = event else { return Ok(()) };
     if event.kind == "reload-failed" {
         return Err(Failure::HandOver(event.message));
     }
     print(&[event.message.as_bytes(), b"\n"])
+}
+
+/// Has the daemon end and leave everything in place, and waits until its process is gone.
+async fn detach(client: &Client) -> Result<(), Failure> {
+    let answer = client.get("/v1/status").await?;
+    let status: Snapshot =
+        serde_json::from_slice(&answer).map_err(|error| client.not_understood(&error))?;
+    hand_over(client, DETACH).await?;
+    // One that has ended and is not waited for has none.
+    let program = PathBuf::from(format!("/proc/{}/exe", status.pid));
+    let gone = async {
+        while std::fs::read_link(&program).is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let waited = tokio::time::timeout(CHECK_TIME_MAX, gone).await;
+    waited.map_err(|_| Failure::HandOver(format!("process {} does not end", status.pid)))
 }
 
 fn print(pieces: &[&[u8]]) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use super::finding::{ConfigError, Finding};
 use super::load::{self, announce_default};
 use super::{
     AnnouncePlan, Client, Config, Connectivity, Detection, Endpoint, Failback, Group, Link,
-    LinkIdentity, LinkIndex, LinkKind, Node, OnDoubt, Receive, Resource, heartbeat,
+    LinkIdentity, LinkIndex, LinkKind, Node, OnDaemonDeath, OnDoubt, Receive, Resource, heartbeat,
 };
 
 #[cfg(test)]
@@ -264,6 +264,13 @@ impl Toml {
                 Failback::Manual => "\"manual\"",
             },
         );
+        if group.on_daemon_death != OnDaemonDeath::default_of(&group.resources) {
+            let word = match group.on_daemon_death {
+                OnDaemonDeath::Move => "\"move\"",
+                OnDaemonDeath::Wait => "\"wait\"",
+            };
+            self.set("on_daemon_death", word);
+        }
         self.line(format_args!("resources = ["));
         for resource in &group.resources {
             self.line(format_args!("  {{ {} }},", self::resource(resource)));

@@ -518,6 +518,25 @@ pub struct Realtime {
     pub enabled: bool,
 }
 
+/// What becomes of a group when its owner's daemon dies and the host lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDaemonDeath {
+    /// Its addresses go at once, and another node takes it.
+    Move,
+    /// It goes on, for up to [`Cluster::daemon_deadtime`]; a daemon that is back by then adopts it.
+    Wait,
+}
+
+impl OnDaemonDeath {
+    /// What holds unless the configuration says otherwise: an address moves faster than a daemon
+    /// starts, a service does not.
+    #[must_use]
+    pub fn default_of(resources: &[Resource]) -> Self {
+        let is_address = |resource: &Resource| matches!(resource, Resource::Address { .. });
+        if resources.iter().all(is_address) { Self::Move } else { Self::Wait }
+    }
+}
+
 /// One resource group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -529,6 +548,8 @@ pub struct Group {
     pub nodes: Vec<NodeIndex>,
     /// Failback policy. Default auto.
     pub failback: Failback,
+    /// See [`OnDaemonDeath`]. Default move for a group of addresses only, wait for any other.
+    pub on_daemon_death: OnDaemonDeath,
     /// Resources in starting order.
     pub resources: Vec<Resource>,
 }

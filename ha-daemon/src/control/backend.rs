@@ -23,6 +23,8 @@ pub enum Cause {
     Reload,
     /// The program is replaced by what is in its place now (SIGUSR2).
     Reexec,
+    /// The process ends and everything stays, for a daemon that is started later (SIGUSR1).
+    Detach,
 }
 
 impl Cause {
@@ -31,6 +33,7 @@ impl Cause {
         match self {
             Self::Reload => "reloaded",
             Self::Reexec => "reexecuted",
+            Self::Detach => "detached",
         }
     }
 }

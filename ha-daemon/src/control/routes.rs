@@ -77,6 +77,10 @@ pub(super) fn router(shared: Shared) -> Router {
             "/v1/reexec",
             post(async |shared, caller| hand_over(shared, caller, Cause::Reexec).await),
         )
+        .route(
+            "/v1/detach",
+            post(async |shared, caller| hand_over(shared, caller, Cause::Detach).await),
+        )
         .layer(DefaultBodyLimit::max(COMMAND_BYTES_MAX))
         .fallback(async |uri: Uri| Refusal::unknown_path(&uri))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
@@ -269,7 +273,7 @@ impl Refusal {
             StatusCode::NOT_FOUND,
             format!("there is nothing at {}", uri.path()),
             "use /v1/status, /v1/nodes, /v1/links, /v1/groups, /v1/events, /v1/parameters, \
-             /v1/command, /v1/reload or /v1/reexec",
+             /v1/command, /v1/reload, /v1/reexec or /v1/detach",
         )
     }
 

@@ -170,6 +170,15 @@ impl Core {
             Presence::Here | Presence::Unclear { .. } => ResourceState::Started,
         };
         let label = self.resource_label(group, resource);
+        if self.groups.local(group).goal == Goal::Own {
+            return match presence {
+                Presence::Here => {}
+                Presence::Absent => self.not_adopted(group, &format!("{label} does not run")),
+                Presence::Unclear { cause } => {
+                    self.not_adopted(group, &format!("whether {label} runs is not clear: {cause}"));
+                }
+            };
+        }
         let text = match presence {
             Presence::Absent => return,
             Presence::Here => format!("{label} runs here: an earlier daemon left it; stopping it"),

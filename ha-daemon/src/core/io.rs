@@ -198,6 +198,12 @@ pub enum Input {
         /// How long, nanoseconds.
         length_ns: i64,
     },
+    /// This daemon did not run for longer than the holder's lease, and its addresses are off; comes
+    /// before anything else.
+    LeaseLost {
+        /// How long, nanoseconds.
+        silent_ns: i64,
+    },
     /// An operator wants something; to be answered by [`Action::Answer`].
     Command {
         /// Number of the question.
@@ -290,6 +296,9 @@ pub enum Action {
     HandOver,
     /// What does not stay could not be stopped; this program goes on.
     HandOverFailed(String),
+    /// Every peer that knew this node's dead daemon knows by now that this one goes on with its
+    /// groups: from here on the lease is this daemon's own.
+    Adopted,
     /// Everything is stopped and said: end the process.
     Exit,
 }

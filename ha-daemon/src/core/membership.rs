@@ -14,6 +14,7 @@ impl Core {
             self.judge_peer(node, now);
             // A verdict ends what excused the silence of its links.
             self.judge_links(node, now);
+            self.end_custody(node, now);
         }
     }
 
@@ -54,7 +55,7 @@ impl Core {
         }
         let silence = peer.last_seen().map_or(0, |last| now.since(last));
         if let Some(closing) = peer.closing.filter(|closing| now >= closing.verdict_at) {
-            self.end_unless_heard(node, NodeState::DaemonGone);
+            self.end_in_custody(node, closing.at);
             let text = format!(
                 "the daemon of {} is gone: its connection closed {} ago and no heartbeat came since; \
                  nobody confirmed that its addresses are off",
@@ -104,7 +105,7 @@ impl Core {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.state = state;
         peer.fall_silent();
-        if !hold {
+        if !hold && peer.custody.is_none() {
             peer.claims.clear();
         } else if peer.claims.iter().any(|claim| claim.state.owns()) {
             let text = format!(

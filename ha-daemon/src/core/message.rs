@@ -133,6 +133,15 @@ pub enum Probe {
     },
 }
 
+/// What a dead daemon's keeper keeps. All other groups of that node are free.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Custody {
+    /// The daemon had told before that it would come back.
+    pub announced: bool,
+    /// Identifiers and terms of the groups.
+    pub groups: Vec<(u32, u64)>,
+}
+
 /// A control message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
@@ -140,6 +149,9 @@ pub enum Message {
     State(State),
     /// The sender's daemon is gone and its addresses are off; sent by its keeper.
     Obituary,
+    /// The sender's daemon is gone, and its keeper keeps some of its groups in place for the next
+    /// one; sent by the keeper.
+    Custody(Custody),
     /// A measurement of the link's round trip.
     Probe(Probe),
     /// An operator wants the receiver to go on standby or to come back; repeated until the
@@ -178,6 +190,10 @@ const KIND_PROBE: u8 = 3;
 const PROBE_QUESTION: u8 = 1;
 const PROBE_ANSWER: u8 = 2;
 const KIND_STANDBY: u8 = 4;
+const KIND_CUSTODY: u8 = 5;
+const FLAG_ANNOUNCED: u8 = 1;
+const CUSTODY_BYTES: usize = 4;
+const CUSTODY_GROUP_BYTES: usize = 12;
 const FLAG_ANSWER: u8 = 1;
 const FLAG_ELIGIBLE: u8 = 1;
 const FLAG_STANDBY: u8 = 2;
@@ -199,6 +215,7 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Obituary => vec![KIND_OBITUARY],
+            Self::Custody(custody) => custody.encode(),
             Self::Standby { number, standby } => {
                 let flags = if *standby == Standby::On { FLAG_STANDBY } else { 0 };
                 let mut body = vec![KIND_STANDBY, flags, 0, 0];
@@ -218,6 +235,7 @@ impl Message {
         match body.first() {
             Some(&KIND_STATE) => State::decode(body).map(Self::State),
             Some(&KIND_OBITUARY) => Ok(Self::Obituary),
+            Some(&KIND_CUSTODY) => Custody::decode(body).map(Self::Custody),
             Some(&KIND_PROBE) => Probe::decode(body).map(Self::Probe),
             Some(&KIND_STANDBY) => {
                 let [flags] = array(body, 1)?;
@@ -228,6 +246,34 @@ impl Message {
             Some(&kind) => Err(MessageError::Kind(kind)),
             None => Err(MessageError::Truncated),
         }
+    }
+}
+
+impl Custody {
+    fn encode(&self) -> Vec<u8> {
+        let groups = &self.groups[..self.groups.len().min(GROUPS_MAX)];
+        let flags = if self.announced { FLAG_ANNOUNCED } else { 0 };
+        let mut body = vec![KIND_CUSTODY, flags];
+        body.extend((groups.len() as u16).to_be_bytes());
+        for (group, term) in groups {
+            body.extend(group.to_be_bytes());
+            body.extend(term.to_be_bytes());
+        }
+        body
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, MessageError> {
+        let [flags] = array(body, 1)?;
+        let count = u16::from_be_bytes(array(body, 2)?);
+        if usize::from(count) > GROUPS_MAX {
+            return Err(MessageError::TooManyGroups(count));
+        }
+        let group = |number: usize| {
+            let at = CUSTODY_BYTES + number * CUSTODY_GROUP_BYTES;
+            Ok((u32::from_be_bytes(array(body, at)?), u64::from_be_bytes(array(body, at + 4)?)))
+        };
+        let groups = (0..usize::from(count)).map(group).collect::<Result<_, MessageError>>()?;
+        Ok(Self { announced: flags & FLAG_ANNOUNCED != 0, groups })
     }
 }
 
@@ -370,6 +416,18 @@ mod tests {
             assert!(Message::decode(&body[..length]).is_err(), "{length}");
         }
         assert_eq!(Message::decode(&[3; 16]), Err(MessageError::Probe(3)));
+    }
+
+    #[test]
+    fn golden_bytes_pin_the_custody() {
+        let custody = Custody { announced: true, groups: vec![(0xaabb_ccdd, 7)] };
+        let body = Message::Custody(custody.clone()).encode();
+        assert_eq!(body, [5, 1, 0, 1, 0xaa, 0xbb, 0xcc, 0xdd, 0, 0, 0, 0, 0, 0, 0, 7]);
+        assert_eq!(Message::decode(&body), Ok(Message::Custody(custody)));
+        for length in 0..body.len() {
+            assert!(Message::decode(&body[..length]).is_err(), "{length}");
+        }
+        assert_eq!(Message::decode(&[5, 0, 0, 65]), Err(MessageError::TooManyGroups(65)));
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! A heartbeat's way through it: `Input::Observed` -> [`detector`] -> [`peer`] -> membership (this
 //! file) -> [`ownership`] -> actions.
 
+pub mod adoption;
 pub mod asking;
 pub mod command;
 mod connectivity;
+mod custody;
 pub mod detector;
 mod groups;
 mod interfaces;
@@ -33,6 +35,7 @@ use ha_common::wire::Phase;
 use crate::config::{Cluster, Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt, Times};
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
+use adoption::Adoption;
 use command::{Errands, Standby};
 use connectivity::Reach;
 use detector::Detector;
@@ -84,6 +87,8 @@ pub struct Core {
     generation: u32,
     /// A new program is about to take over from this one.
     hand_over: Option<HandOver>,
+    /// What it goes on with was a dead daemon's, and not every peer knows yet.
+    adoption: Option<Adoption>,
     published: Option<telling::Told>,
     /// An operator has put this node on standby.
     standby: bool,
@@ -131,6 +136,7 @@ impl Core {
             reach: Reach::default(),
             generation: 0,
             hand_over: None,
+            adoption: None,
             published: None,
             standby: false,
             errands: Errands::new(),
@@ -208,6 +214,7 @@ impl Core {
                 self.probe_failed(peer, link, &error, now);
             }
             Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
+            Input::LeaseLost { silent_ns } => self.lease_lost(silent_ns, now),
             Input::Command { id, command } => self.command(id, command, now),
             Input::HandOver(kept) => self.prepare_hand_over(kept, now),
             Input::Shutdown => self.shutdown(now),
@@ -223,6 +230,7 @@ impl Core {
         self.publish(now);
         self.send_states(now);
         self.run_errands(now);
+        self.finish_adoption();
         self.finish_leaving(now);
         self.finish_hand_over(now);
         std::mem::take(&mut self.actions)
@@ -237,6 +245,7 @@ impl Core {
             links
                 .filter_map(move |(link, it)| it.deadline(window_from, self.thresholds(*link)))
                 .chain(peer.closing.map(|closing| closing.verdict_at))
+                .chain(peer.custody)
                 .chain(peer.resend_at)
         });
         let unheard = self.peers.values().any(|peer| peer.state == NodeState::Unknown);
@@ -395,12 +404,17 @@ impl Core {
                 );
                 self.node_note(Severity::Error, "daemon-gone", node, text);
             }
+            Message::Custody(custody) if !ended => self.custody(node, &custody, now),
+            Message::Obituary if peer.custody.is_some() => self.custody_is_over(node),
             Message::Standby { number, standby } if peer.alive() => {
                 self.told_standby(node, number, standby);
             }
             // A probe is the driver's own business.
-            Message::State(_) | Message::Obituary | Message::Standby { .. } | Message::Probe(_) => {
-            }
+            Message::State(_)
+            | Message::Obituary
+            | Message::Custody(_)
+            | Message::Standby { .. }
+            | Message::Probe(_) => {}
         }
     }
 

@@ -203,7 +203,8 @@ impl LocalGroup {
         };
         group.nodes.contains(&own)
             && self.failed_until.is_none()
-            && !self.is_probing()
+            // A group that is being adopted is owned while its services are asked for.
+            && (!self.is_probing() || self.goal == Goal::Own)
             && group.resources.iter().all(usable)
     }
 }

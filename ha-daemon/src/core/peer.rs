@@ -90,6 +90,9 @@ pub struct Peer {
     pub unasked_since: Option<Moment>,
     /// End of the last such restart: its silence before counts for nothing on any link.
     pub resumed_at: Moment,
+    /// Its daemon is gone and its claims are kept for the next one: until then, unless that one says
+    /// otherwise.
+    pub custody: Option<Moment>,
 }
 
 /// Whether `a` is an earlier generation than `b`. Generations wrap.
@@ -126,6 +129,7 @@ impl Peer {
             mute: false,
             unasked_since: None,
             resumed_at: Moment::default(),
+            custody: None,
         }
     }
 
@@ -221,6 +225,7 @@ impl Peer {
         }
         self.reached = state.reached;
         self.claims.clone_from(&state.claims);
+        self.custody = None;
         self.standby = state.standby;
         self.known = Some((incarnation, state.generation));
         if !earlier(state.generation, self.generation) {
@@ -246,6 +251,7 @@ impl Peer {
         self.state = state;
         self.ended = self.incarnation.max(self.ended);
         self.claims.clear();
+        self.custody = None;
         self.fall_silent();
         self.links.values_mut().for_each(Detector::forget);
         self.standings.values_mut().for_each(Standing::fall_silent);

@@ -102,6 +102,7 @@ struct PeerMemory {
     restart: Option<Restart>,
     resumed_at: Moment,
     #[serde(default)]
+    custody: Option<Moment>,
     lease: Moment,
     reached: Option<u8>,
     standby: bool,
@@ -150,7 +151,7 @@ impl Memory {
 }
 
 /// What a resource is, in words that other versions understand too.
-fn identity(resource: &Resource) -> String {
+pub(super) fn identity(resource: &Resource) -> String {
     let place = match resource {
         Resource::Address { interface, .. } => interface.as_str(),
         Resource::SourceAddress { .. } | Resource::Script { .. } | Resource::Systemd { .. } => "",
@@ -189,7 +190,9 @@ impl Core {
     /// Hands over when everything is ready, gives it up when something cannot be.
     pub(super) fn finish_hand_over(&mut self, now: Moment) {
         let Some(hand_over) = &self.hand_over else { return };
-        let waiting = self.waiting_for_hand_over();
+        let waiting = self.waiting_for_hand_over().or_else(|| {
+            self.adoption.as_ref().map(|_| "the adoption of the last daemon's groups".to_owned())
+        });
         let failed = if self.leaving.is_some() {
             Some("this node leaves the cluster".to_owned())
         } else if let Some(stuck) = self.stuck_before_hand_over() {
@@ -267,6 +270,8 @@ impl Core {
             interfaces,
             generation,
             hand_over: _,
+            // There is no hand-over before its end.
+            adoption: _,
             published,
             reach,
             standby,
@@ -323,6 +328,7 @@ impl PeerMemory {
             answered,
             restart,
             resumed_at,
+            custody,
             lease,
             // Judged anew, in a fresh window.
             mute: _,
@@ -351,6 +357,7 @@ impl PeerMemory {
             answered,
             restart,
             resumed_at,
+            custody,
             lease,
             reached,
             standby,
@@ -382,6 +389,7 @@ impl PeerMemory {
         // Whether it is still the same one is not known here: it may have come back in between.
         peer.restart = self.restart.map(|it| Restart { until: now.after(grace), ..it });
         peer.resumed_at = self.resumed_at;
+        peer.custody = self.custody;
         peer.lease = self.lease;
         peer.reached = self.reached;
         peer.standby = self.standby;

@@ -1,6 +1,8 @@
 //! The daemon: puts the parts together, runs them, takes them down.
 
+mod down;
 pub mod handover;
+mod inherit;
 mod node;
 mod respawn;
 mod signals;
@@ -21,11 +23,12 @@ use crate::control::event_log::EventLog;
 use crate::control::parameters::Parameters;
 use crate::control::server;
 use crate::control::socket::ControlSocket;
+use crate::core::adoption::Estate;
 use crate::driver::{Driver, Parts, Reception, Resumption, receives_heartbeats};
-use crate::io::address::{self, AddressCommand, AddressWorker, HeldAddress};
+use crate::io::address::{self, AddressWorker, HeldAddress};
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::OpenConnections;
-use crate::io::keeper::{Keeper, KeeperOptions};
+use crate::io::keeper::{DOOR_NAME, Keeper, KeeperOptions, Lease};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
@@ -37,10 +40,12 @@ use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, process, realtime};
 use crate::logging::LoggedEvents;
 use crate::names::{InterfaceName, NodeName};
-use handover::Handed;
+use down::{detach, end_worker, take_down};
 use handover::arrive::{self, Addresses};
 use handover::ask::{Asker, Source};
 use handover::depart::{self, Departure, Rest};
+use handover::{Cause, Handed};
+use inherit::inherit;
 use node::Node;
 use respawn::respawn;
 use signals::{Signals, Word};
@@ -234,6 +239,12 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     let parts = parts.inspect_err(|_| discard(options))?;
     if hands_over {
         let pending = asker.pending().context("nobody asked for the hand-over")?;
+        if pending.cause == Cause::Detach {
+            let failures = detach(parts, sender, worker, pinger);
+            drop(stop);
+            let served = server.await.context("the control socket's task failed")?;
+            return Ok(Ended::Left { finished: served.map_err(Into::into), failures });
+        }
         depart::hold_signals();
         if let Some(pinger) = pinger {
             pinger.stop();
@@ -278,15 +289,6 @@ async fn until_driver_ends(
             }
         }
     }
-}
-
-/// Ends the address worker; its addresses stay, and are what it gives back.
-fn end_worker(worker: AddressWorker, parts: &Parts) -> Result<Vec<HeldAddress>> {
-    parts
-        .addresses
-        .send(AddressCommand::Shutdown)
-        .context("the address worker is not to be ended")?;
-    Ok(worker.join())
 }
 
 /// The event log, and how far it was logged.
@@ -355,20 +357,31 @@ async fn prepare(
         node.known = handed.records(&node.config, &paths);
     }
     let resumed_ns = monotonic_ns();
-    let keeper_options = KeeperOptions {
-        program: PathBuf::from("/proc/self/exe"),
-        node: name.clone(),
-        priority: node.config.realtime.enabled.then_some(realtime::ADDRESS_PRIORITY),
-    };
+    let mut keeper_options = keeper_options(node, name, options, handed.as_mut())?;
     let resumed = handed.as_mut().and_then(|it| it.keeper(keeper_options.clone()));
-    let keeper = resumed.map_or_else(|| Keeper::spawn(keeper_options.clone()), Ok)?;
+    let mut estate = None;
+    let mut inherited = Vec::new();
+    let keeper = match (resumed, &handed) {
+        (Some(keeper), _) => keeper,
+        (None, Some(_)) => Keeper::spawn(keeper_options.clone())?,
+        // Who has the ports is the only daemon of this host: what is kept is nobody else's.
+        (None, None) => match inherit(node, &options.run_directory, &keeper_options) {
+            Some(heritage) => {
+                keeper_options.lease = Arc::clone(heritage.keeper.lease());
+                estate = Some(heritage.estate);
+                inherited = heritage.addresses;
+                heritage.keeper
+            }
+            None => Keeper::spawn(keeper_options.clone())?,
+        },
+    };
     let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
     let connections = node
         .connections(&paths, heard_by_connections, &shared, &mailbox, handed.as_mut())
         .start()?;
     let mut keeper = keeper;
-    let held = purge(node, handed.as_ref(), &mut keeper)?;
-    let worker = node.address_worker(&mailbox, &shared, held)?;
+    let held = purge(node, handed.as_ref(), inherited, &mut keeper)?;
+    let worker = node.address_worker(&mailbox, held, Arc::clone(keeper.lease()))?;
     let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
@@ -388,6 +401,7 @@ async fn prepare(
         shared,
         sender,
         resumption,
+        estate,
         connections,
     };
     let prepared = assemble(node, started, attached, options, memory, events)
@@ -401,23 +415,52 @@ async fn prepare(
     Ok(prepared)
 }
 
+/// How keepers of this daemon are started; the lease is that of the program before, or a new one.
+fn keeper_options(
+    node: &Node,
+    name: &NodeName,
+    options: &Options,
+    handed: Option<&mut Handed>,
+) -> Result<KeeperOptions> {
+    let length = node.config.cluster.holder_lease();
+    let lease = match handed.and_then(Handed::lease) {
+        Some(lease) => lease,
+        None => Lease::create(length).context("no memory for the lease")?,
+    };
+    lease.set_length(length);
+    let directory = fs::canonicalize(&options.run_directory);
+    Ok(KeeperOptions {
+        program: PathBuf::from("/proc/self/exe"),
+        node: name.clone(),
+        priority: node.config.realtime.enabled.then_some(realtime::ADDRESS_PRIORITY),
+        lease: Arc::new(lease),
+        meeting: directory.ok().map(|directory| directory.join(DOOR_NAME)),
+    })
+}
+
 /// Removes the configured addresses that an earlier daemon left, and those that the program before
 /// owned and this one does not have any more. Gives those that it goes on with.
-fn purge(node: &Node, handed: Option<&Handed>, keeper: &mut Keeper) -> Result<Vec<HeldAddress>> {
+fn purge(
+    node: &Node,
+    handed: Option<&Handed>,
+    inherited: Vec<HeldAddress>,
+    keeper: &mut Keeper,
+) -> Result<Vec<HeldAddress>> {
     let floating = node::floating_addresses(&node.config);
-    let Some(Addresses { stay, go }) = handed.map(|it| it.addresses(&floating)) else {
-        // Who has the ports, or the serial lines, is the only daemon of this host: addresses and pins that are there now
-        // are an earlier one's. Before, they may be those of a daemon that runs.
-        for (address, interface) in address::purge(&floating)? {
-            tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
-        }
-        return Ok(Vec::new());
-    };
-    let held = |(address, interface): &(ipnet::IpNet, InterfaceName)| {
+    let held = |(address, interface): &(ipnet::IpNet, InterfaceName), stay: &[HeldAddress]| {
         let text = address.to_string();
         stay.iter().any(|it| it.address == text && it.interface == *interface)
     };
-    let mut strays: Vec<_> = floating.into_iter().filter(|it| !held(it)).collect();
+    let Some(Addresses { stay, go }) = handed.map(|it| it.addresses(&floating)) else {
+        // Who has the ports, or the serial lines, is the only daemon of this host: addresses and pins that are there now
+        // are an earlier one's. Before, they may be those of a daemon that runs.
+        let left: Vec<_> = floating.into_iter().filter(|it| !held(it, &inherited)).collect();
+        for (address, interface) in address::purge(&left)? {
+            tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
+        }
+        return Ok(inherited);
+    };
+    let mut strays: Vec<_> = floating.into_iter().filter(|it| !held(it, &stay)).collect();
     for it in go {
         strays.extend(it.address.parse().ok().map(|address| (address, it.interface)));
     }
@@ -450,6 +493,7 @@ struct Started {
     /// It sends already when this program goes on from another.
     sender: Option<Sender>,
     resumption: Option<Resumption>,
+    estate: Option<Estate>,
     connections: Arc<OpenConnections>,
 }
 
@@ -464,7 +508,8 @@ fn assemble(
 ) -> Result<Prepared> {
     let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker, .. } =
         started;
-    let Started { shared, sender, resumption, connections, pinger, mut lines, .. } = started;
+    let Started { shared, sender, resumption, estate, connections, pinger, mut lines, .. } =
+        started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket
             .accept_control_and_probes()
@@ -498,6 +543,7 @@ fn assemble(
         respawn_keeper: respawn(keeper_options, mailbox.clone()),
         memory,
         all_released: false,
+        estate,
         resumption,
     })?;
     let driver = start(driver, options.kernel_log, node.config.realtime, &mailbox)?;
@@ -552,33 +598,4 @@ fn start(
         })
         .context("cannot start the driver's thread")?;
     Ok(parts)
-}
-
-/// Takes everything down that this node put up; goes on past failures and returns all of them.
-fn take_down(
-    parts: Parts,
-    sender: Sender,
-    worker: AddressWorker,
-    pinger: Option<Pinger>,
-) -> Vec<String> {
-    let mut failures = Vec::new();
-    sender.stop();
-    if let Some(pinger) = pinger {
-        pinger.stop();
-    }
-    if let Err(error) = worker.sender().send(AddressCommand::Shutdown) {
-        failures.push(error.to_string());
-    }
-    // Its thread ends with the last sender, should the command have found no room.
-    drop(parts.addresses);
-    worker.join();
-    failures.extend(parts.lines.stop());
-    if let Some(kernel) = parts.kernel {
-        failures.extend(kernel.teardown());
-    }
-    // Whatever could not be stopped is still held: then the keeper's work begins here.
-    if parts.all_released {
-        failures.extend(parts.keeper.farewell().err().map(|error| error.to_string()));
-    }
-    failures
 }

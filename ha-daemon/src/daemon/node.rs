@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,6 +19,7 @@ use crate::io::address::{AddressOptions, AddressWorker, HeldAddress};
 use crate::io::clients::{ClientOptions, Clients};
 use crate::io::clock::{monotonic_ns, unix_us};
 use crate::io::connection::Connections;
+use crate::io::keeper::Lease;
 use crate::io::kernel::{Kernel, Slot, Tables};
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Letter, Mailbox};
@@ -216,21 +216,15 @@ impl Node {
     pub(super) fn address_worker(
         &self,
         mailbox: &Mailbox,
-        shared: &Arc<Shared>,
         held: Vec<HeldAddress>,
+        lease: Arc<Lease>,
     ) -> Result<AddressWorker> {
-        let words = Arc::clone(shared);
-        let lease_ns = self.config.cluster.holder_lease().as_nanos() as u64;
         let reports = mailbox.clone();
         let scheduled = mailbox.clone();
         let scheduling = self.config.realtime;
         Ok(AddressWorker::start(AddressOptions {
             plan: self.config.announce.clone(),
             address_lifetime: self.config.cluster.address_lifetime,
-            lease_holds: Arc::new(move || {
-                let ran_ns = words.driver_ran_ns.load(Relaxed);
-                monotonic_ns().saturating_sub(ran_ns) < lease_ns
-            }),
             at_start: Some(Box::new(move || {
                 let granted = realtime::take_fifo(scheduling, realtime::ADDRESS_PRIORITY);
                 scheduled.post(Letter::Scheduling { thread: "address", granted });
@@ -239,6 +233,7 @@ impl Node {
                 reports.post(Letter::Address(report));
             }),
             held,
+            lease,
         })?)
     }
 

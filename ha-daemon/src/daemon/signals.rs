@@ -1,4 +1,5 @@
-//! The signals of the daemon: SIGTERM and SIGINT leave, SIGHUP reloads, SIGUSR2 replaces the program.
+//! The signals of the daemon: SIGTERM and SIGINT leave, SIGHUP reloads, SIGUSR2 replaces the program,
+//! SIGUSR1 detaches.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user1: Signal,
     user2: Signal,
 }
 
@@ -27,6 +29,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
         })
     }
@@ -37,6 +40,7 @@ impl Signals {
             _ = self.terminate.recv() => Word::Leave,
             _ = self.interrupt.recv() => Word::Leave,
             _ = self.hangup.recv() => Word::HandOver(Cause::Reload),
+            _ = self.user1.recv() => Word::HandOver(Cause::Detach),
             _ = self.user2.recv() => Word::HandOver(Cause::Reexec),
         }
     }

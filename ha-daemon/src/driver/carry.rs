@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
-use ha_common::wire::{Header, Kind, Phase, SEQUENCE_LAST};
+use ha_common::wire::{Header, Kind, Phase};
 
 use super::{Driver, record};
 use ipnet::IpNet;
@@ -33,7 +33,7 @@ pub(super) fn of_token(token: u64) -> (GroupIndex, usize) {
 }
 
 /// A datagram of the keeper for every address that stands for the peer.
-fn obituaries(network: &Network, payload: &[u8]) -> Vec<Datagram> {
+pub(super) fn obituaries(network: &Network, payload: &[u8]) -> Vec<Datagram> {
     let Some(source) = network.source() else { return Vec::new() };
     let datagram = |remote: &SocketAddr| Datagram {
         local: scoped(source, network.interface_index),
@@ -69,6 +69,7 @@ impl Driver {
             Action::Event(note) => self.event(now, note),
             Action::HandOver => self.hand_over(),
             Action::HandOverFailed(reason) => self.hand_over_failed(reason),
+            Action::Adopted => self.adopted(),
             Action::Exit => self.exit = true,
         }
         None
@@ -414,35 +415,5 @@ impl Driver {
             by_peer[path.peer.0] = heard.max(by_peer[path.peer.0]);
         }
         self.parts.paths.iter().map(|path| by_peer[path.peer.0]).collect()
-    }
-
-    /// Gives the keeper what it is to send when this daemon dies: signed beforehand, so that it
-    /// holds no key, and with the last sequence number, so that nothing of this incarnation follows.
-    fn write_obituary(&mut self) {
-        let body = Message::Obituary.encode();
-        let datagrams = (0..self.parts.paths.len())
-            .filter(|slot| self.heard_told[*slot] != 0)
-            .filter_map(|slot| Some((slot, self.parts.paths[slot].network()?)))
-            .flat_map(|(slot, network)| {
-                let signing = self.parts.shared.paths[slot].signing.get();
-                let signers = self.parts.keys.signers(signing).into_iter();
-                signers.map(move |signer| (slot, network, signer))
-            })
-            .flat_map(|(slot, network, signer)| {
-                let payload = self.control_datagram(slot, SEQUENCE_LAST, signer, &body);
-                obituaries(network, &payload)
-            })
-            .collect();
-        let notices = self.notices(&body);
-        let keeper = &mut self.parts.keeper;
-        match keeper.obituary(datagrams).and_then(|()| keeper.notices(notices)) {
-            // A keeper that is gone is started again and told everything.
-            Ok(()) | Err(KeeperError::Gone { .. }) => {}
-            Err(error) => {
-                // It keeps the earlier one: try again in the next turn.
-                self.obituary_is_due = true;
-                tracing::debug!("obituary not taken: {error}");
-            }
-        }
     }
 }

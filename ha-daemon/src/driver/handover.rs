@@ -11,7 +11,9 @@ use crate::core::Core;
 use crate::core::io::Input;
 use crate::core::resume::{Kept, Memory};
 use crate::core::time::Moment;
+use crate::io::keeper::Custody;
 use crate::io::mailbox::HandOverAnswer;
+use crate::snapshot::Severity;
 
 /// What one driver leaves to the next.
 #[derive(Debug, Clone)]
@@ -20,13 +22,18 @@ pub struct Resumption {
     pub core: Memory,
     /// Sequence numbers of the last control messages, by slot.
     pub control_sequences: Vec<u64>,
+    /// What the keeper is to keep and to tell, when the next driver is that of a later daemon.
+    pub custody: Option<Custody>,
 }
 
 /// The core of a start, or the one that goes on; and the sequence numbers of control messages.
 pub(super) fn core(parts: &mut Parts, now: Moment) -> (Core, Vec<u64>) {
     let config = Arc::clone(&parts.config);
-    let Some(Resumption { core, mut control_sequences }) = parts.resumption.take() else {
-        let core = Core::new(config, parts.own, parts.incarnation, now);
+    let Some(Resumption { core, mut control_sequences, .. }) = parts.resumption.take() else {
+        let mut core = Core::new(config, parts.own, parts.incarnation, now);
+        if let Some(estate) = parts.estate.take() {
+            core.adopt(&estate);
+        }
         return (core, vec![0; parts.paths.len()]);
     };
     control_sequences.resize(parts.paths.len(), 0);
@@ -50,7 +57,15 @@ impl Driver {
         }
         let core = self.core.remember();
         let control_sequences = self.control_sequences.clone();
-        self.parts.resumption = Some(Resumption { core, control_sequences });
+        let custody = self.detaches.then(|| self.custody(true));
+        if let Some(custody) = &custody {
+            let text = format!(
+                "this daemon ends and leaves everything in place for the next one: {} groups wait",
+                custody.groups
+            );
+            self.driver_note(Severity::Info, "detached", text);
+        }
+        self.parts.resumption = Some(Resumption { core, control_sequences, custody });
         self.exit = true;
     }
 

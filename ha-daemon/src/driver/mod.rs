@@ -4,6 +4,7 @@
 
 mod ask;
 mod carry;
+mod custody;
 mod handover;
 mod keys;
 mod losses;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 use crate::config::{Config, NodeIndex};
 use crate::control::event_log::EventLog;
 use crate::core::Core;
+use crate::core::adoption::{Estate, Holdings};
 use crate::core::io::{Input, Observation, Sighting};
 use crate::core::message::{Message, MessageError};
 use crate::core::time::Moment;
@@ -47,13 +49,15 @@ use crate::io::service::ServiceSender;
 use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
 use crate::snapshot::{Severity, Via};
+use custody::Holding;
 use own_pause::OwnPause;
 use questions::Questions;
 
 pub use handover::Resumption;
 
-/// The driver wakes at least this often, to renew the daemon's lease in its heartbeats.
-pub const WAKE_MAX: Duration = Duration::from_millis(250);
+/// The driver wakes at least this often, to renew the daemon's lease in its heartbeats and the
+/// holder's: a pause may end that lease so much sooner than its length.
+pub const WAKE_MAX: Duration = Duration::from_millis(100);
 /// Most datagrams that are taken from one socket before the others get their turn.
 const DATAGRAMS_PER_TURN: usize = 64;
 
@@ -119,6 +123,8 @@ pub struct Parts {
     pub memory: String,
     /// Whether no resource was left behind when the driver ended.
     pub all_released: bool,
+    /// What a dead daemon left, to be gone on with.
+    pub estate: Option<Estate>,
     /// What this driver goes on from, and what the next one does when it ended with a hand-over.
     pub resumption: Option<Resumption>,
 }
@@ -147,6 +153,11 @@ pub struct Driver {
     hand_over_asked: Option<HandOverAnswer>,
     /// What was told of lost heartbeats, by slot.
     losses: Vec<losses::Told>,
+    holding: Holding,
+    /// What the keeper was told that this node owns.
+    holdings: Holdings,
+    /// The hand-over is to a daemon that is started later.
+    detaches: bool,
     exit: bool,
 }
 
@@ -210,6 +221,14 @@ impl Driver {
         }
         let now = Moment(monotonic_ns());
         let slots = parts.paths.len();
+        let holding = match &parts.estate {
+            Some(_) => Holding::Provisional,
+            None => Holding::Own,
+        };
+        if parts.resumption.is_none() && holding == Holding::Own {
+            // Nothing is held yet, however long this start took.
+            parts.keeper.lease().begin();
+        }
         let (core, control_sequences) = handover::core(&mut parts, now);
         let own_pause = OwnPause::new(
             parts.config.detection.own_pause,
@@ -233,6 +252,9 @@ impl Driver {
             questions: Questions::default(),
             hand_over_asked: None,
             losses: vec![losses::Told::default(); slots],
+            holding,
+            holdings: Holdings::default(),
+            detaches: false,
             exit: false,
             parts,
         })
@@ -298,6 +320,8 @@ impl Driver {
     /// One turn: what happened, in an order in which nothing is judged by old news.
     fn turn(&mut self, deadline_ns: u64, sources: &[Source]) {
         let now_ns = monotonic_ns();
+        // Whoever wakes after its lease is over must not act on what it had.
+        self.check_lease();
         let lateness_ns = now_ns.saturating_sub(deadline_ns);
         self.lateness_max_ns = self.lateness_max_ns.max(lateness_ns);
         if sources.contains(&Source::Timer) {
@@ -313,6 +337,7 @@ impl Driver {
         if self.own_pause.sender_runs(now_ns, &self.parts.shared) {
             self.parts.shared.driver_ran_ns.store(now_ns, Relaxed);
             self.renew_lease(now_ns);
+            self.renew_holding();
         }
         if sources.contains(&Source::Changes)
             && let Some(kernel) = &mut self.parts.kernel
@@ -447,7 +472,9 @@ impl Driver {
             && let Some(input) = inputs.pop_front()
         {
             let now = Moment(monotonic_ns());
-            for action in self.core.handle(input, now) {
+            let actions = self.core.handle(input, now);
+            self.tell_holdings();
+            for action in actions {
                 // What is refused at once is news of its own, after these actions.
                 inputs.extend(self.carry_out(action, now));
             }
@@ -473,7 +500,10 @@ impl Driver {
             }
             Letter::Command { command, answer } => self.command(command, answer),
             Letter::Keeper(keeper) => self.keeper_started(keeper),
-            Letter::HandOver { kept, answer } => self.prepare_hand_over(kept, answer),
+            Letter::HandOver { kept, detaches, answer } => {
+                self.detaches = detaches;
+                self.prepare_hand_over(kept, answer);
+            }
             Letter::Note { severity, kind, message } => self.driver_note(severity, kind, message),
             Letter::Serial(news) => self.line_news(&news),
             Letter::Shutdown => self.handle(Input::Shutdown),

@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use ha_common::maps::Audience;
-use ha_common::wire::SEQUENCE_LAST;
 
 use super::Driver;
 use crate::core::io::{Input, Note};
@@ -52,7 +51,7 @@ impl Driver {
 
     /// What the keeper is to write on the lines that are there when this daemon dies. A line that
     /// is lost has none: whoever keeps a device open that was unplugged keeps its name taken.
-    pub(super) fn notices(&self, body: &[u8]) -> Vec<Notice> {
+    pub(super) fn notices(&self, sequence: u64, body: &[u8]) -> Vec<Notice> {
         let slots = (0..self.parts.paths.len()).filter(|slot| self.heard_told[*slot] != 0);
         let signed = slots.flat_map(|slot| {
             let signing = self.parts.shared.paths[slot].signing.get();
@@ -60,7 +59,7 @@ impl Driver {
         });
         let notice = |(slot, signer)| {
             let line = self.parts.lines.of_slot(slot)?;
-            let datagram = self.control_datagram(slot, SEQUENCE_LAST, signer, body);
+            let datagram = self.control_datagram(slot, sequence, signer, body);
             let bytes = framing::whole(&datagram)?;
             let open = line.counters.open.load(Relaxed);
             open.then(|| Notice { device: line.device.clone(), bytes })

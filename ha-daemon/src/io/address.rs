@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
 use crate::io::frames::Mac;
+use crate::io::keeper::Lease;
 pub use crate::io::netlink::AddressDetails;
 use crate::io::netlink::{Removal, RouteSocket};
 use crate::names::InterfaceName;
@@ -92,6 +93,9 @@ pub enum AddressCommand {
         /// By position of the resource in its group: the address, with its interface.
         addresses: Vec<Option<(IpNet, InterfaceName)>>,
     },
+    /// The holder's lease was over: remove everything, without a report, and begin it anew. Until
+    /// then nothing is added.
+    GiveUp,
     /// End the thread after the commands before this one. The addresses stay, for the next
     /// instance, until their lifetime ends: send `Remove` first to give them up.
     Shutdown,
@@ -147,8 +151,7 @@ pub enum AddressReport {
         /// What, on what, remedy.
         cause: String,
     },
-    /// The address was not renewed within its lifetime, or the lease of this node is over: the worker
-    /// removed it and owns it no more.
+    /// The address was not renewed within its lifetime: the worker removed it and owns it no more.
     Lapsed {
         /// Address and prefix length.
         address: IpNet,
@@ -169,8 +172,6 @@ pub struct AddressOptions {
     /// How long an address stays without being renewed. Whole seconds; see
     /// `config::Cluster::address_lifetime`.
     pub address_lifetime: Duration,
-    /// Whether the lease of this node holds: an address is not renewed otherwise.
-    pub lease_holds: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Runs first on the worker's thread: to give it a real-time priority, for example.
     pub at_start: Option<Box<dyn FnOnce() + Send>>,
     /// Where reports go.
@@ -178,6 +179,8 @@ pub struct AddressOptions {
     /// What the worker of the program before owned: this one goes on with them, and announces
     /// nothing that was announced already.
     pub held: Vec<HeldAddress>,
+    /// While it is over, nothing is added and nothing renewed.
+    pub lease: Arc<Lease>,
 }
 
 impl fmt::Debug for AddressOptions {
@@ -308,6 +311,25 @@ pub struct HeldAddress {
 }
 
 impl HeldAddress {
+    /// One that a dead daemon had, announced long ago; `renewed_boot_ns`: when it was there for sure.
+    #[must_use]
+    pub fn inherited(
+        address: IpNet,
+        interface: InterfaceName,
+        details: AddressDetails,
+        renewed_boot_ns: u64,
+    ) -> Self {
+        Self {
+            address: address.to_string(),
+            interface,
+            renewed_boot_ns,
+            announcing_since_ns: 0,
+            announced: 0,
+            defended_ns: None,
+            details,
+        }
+    }
+
     fn floating(&self) -> Option<Floating> {
         Some(Floating { address: self.address.parse().ok()?, interface: self.interface.clone() })
     }

@@ -2,7 +2,8 @@
 //! killed it, and tells the peers so.
 //!
 //! The daemon holds one end of a socket pair, the keeper the other. The kernel closes the
-//! daemon's end when the daemon is gone, which wakes the keeper; it needs no timer. It lives in
+//! daemon's end when the daemon is gone, which wakes the keeper. A daemon that lives and does not run
+//! loses its addresses too: they share the memory of its [`Lease`]. The keeper lives in
 //! its own session, ignores signals and is the same executable (`ha-daemon keeper NODE`), so that
 //! there is nothing more to install. When the keeper dies, the daemon starts another one; when
 //! both die at once, the lifetime of the addresses in the kernel removes them.
@@ -10,8 +11,12 @@
 //! A process closes its files only after it has written its core: a daemon that dumps core must
 //! limit that to zero (`RLIMIT_CORE`), or the keeper waits for the dump.
 
+mod custody;
+mod estate;
+pub mod lease;
 mod line;
 pub mod message;
+mod obituary;
 mod process;
 
 use std::collections::BTreeSet;
@@ -21,6 +26,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -31,8 +37,10 @@ use nix::sys::socket::{
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-pub use message::{Datagram, Held, MessageError, Notice};
-pub use process::keeper_main;
+pub use estate::{DOOR_NAME, Inheritance};
+pub use lease::Lease;
+pub use message::{Custody, Datagram, Held, MessageError, Notice};
+pub use process::{Post, keeper_main};
 
 use crate::names::{InterfaceName, NodeName};
 use message::{HELD_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX, Message};
@@ -42,6 +50,8 @@ const SEND_BUFFER_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
 /// Where the keeper finds its end: its standard input, so that no descriptor has to survive exec
 /// by itself (and be inherited by another child that starts at the same moment).
 const SOCKET_FD: &str = "0";
+/// The memory of the lease comes the same way: as its standard output, which it does not write to.
+const LEASE_FD: &str = "1";
 
 /// Lowest number of the daemon's end: above everything else that it opens.
 const HIGH_FD: RawFd = 900;
@@ -55,6 +65,10 @@ pub struct KeeperOptions {
     pub node: NodeName,
     /// `SCHED_FIFO` priority of the keeper, 1..=99; `None`: ordinary, and no memory is locked.
     pub priority: Option<u8>,
+    /// What the daemon renews: when it is over, the keeper removes the addresses.
+    pub lease: Arc<Lease>,
+    /// Where the next daemon finds what this one leaves; an absolute path. `None`: nothing waits.
+    pub meeting: Option<PathBuf>,
 }
 
 /// Why the keeper could not be started or told something.
@@ -102,6 +116,8 @@ pub struct Keeper {
     held: BTreeSet<Held>,
     obituary: Vec<Datagram>,
     notices: Vec<Notice>,
+    custody: Custody,
+    estate: Vec<u8>,
 }
 
 impl Keeper {
@@ -112,10 +128,7 @@ impl Keeper {
     /// [`KeeperError::Start`].
     pub fn spawn(options: KeeperOptions) -> Result<Self, KeeperError> {
         match start(&options) {
-            Ok((socket, pid)) => {
-                let (held, obituary, notices) = (BTreeSet::new(), Vec::new(), Vec::new());
-                Ok(Self { options, socket, pid, held, obituary, notices })
-            }
+            Ok((socket, pid)) => Ok(Self::of(options, socket, pid, BTreeSet::new())),
             Err(cause) => Err(KeeperError::Start { program: options.program, cause }),
         }
     }
@@ -185,6 +198,62 @@ impl Keeper {
         outcome
     }
 
+    /// What stays when the daemon dies, in place of what was told before: call before a group that
+    /// waits begins to start, and after it has stopped.
+    ///
+    /// # Errors
+    /// As those of [`Keeper::obituary`].
+    pub fn custody(&mut self, custody: Custody) -> Result<(), KeeperError> {
+        let message = Message::Custody(custody);
+        let outcome = self.tell(&message);
+        if let (Ok(()) | Err(KeeperError::Gone { .. }), Message::Custody(custody)) =
+            (&outcome, message)
+        {
+            self.custody = custody;
+        }
+        outcome
+    }
+
+    /// What the next daemon is to know, in place of what was told before.
+    ///
+    /// # Errors
+    /// As those of [`Keeper::obituary`].
+    pub fn estate(&mut self, estate: Vec<u8>) -> Result<(), KeeperError> {
+        let message = Message::Estate(estate);
+        let outcome = self.tell(&message);
+        if let (Ok(()) | Err(KeeperError::Gone { .. }), Message::Estate(estate)) =
+            (&outcome, message)
+        {
+            self.estate = estate;
+        }
+        outcome
+    }
+
+    /// This daemon ends and another one comes: everything is to stay, and this custody tells so.
+    ///
+    /// # Errors
+    /// As those of [`Keeper::obituary`]: then the keeper takes its end for a death.
+    pub fn detach(mut self, custody: Custody) -> Result<(), KeeperError> {
+        self.custody(custody)?;
+        self.tell(&Message::Detach)
+    }
+
+    /// The lease that the keeper watches.
+    #[must_use]
+    pub fn lease(&self) -> &Arc<Lease> {
+        &self.options.lease
+    }
+
+    /// Forgets what was held: the lease was over, and everything is given up. Gives what it was.
+    pub fn lose(&mut self) -> Vec<Held> {
+        let lost: Vec<Held> = std::mem::take(&mut self.held).into_iter().collect();
+        for held in &lost {
+            // One that is gone is started again with what is held then.
+            let _ = self.tell(&Message::Release(held.clone()));
+        }
+        lost
+    }
+
     /// Leaves cleanly: the keeper exits and does nothing, whatever it still holds.
     ///
     /// # Errors
@@ -223,12 +292,14 @@ impl Keeper {
         let told = held
             .chunks(HELD_PER_MESSAGE_MAX)
             .try_for_each(|part| self.tell(&Message::Hold(part.to_vec())));
+        let custody = self.custody(predecessor.custody.clone());
+        let estate = self.estate(predecessor.estate.clone());
         let obituary = self.obituary(predecessor.obituary.clone());
         let notices = self.notices(predecessor.notices.clone());
         let pid = predecessor.pid;
         let _ = predecessor.farewell();
         reap(pid);
-        told.and(obituary).and(notices)
+        told.and(custody).and(estate).and(obituary).and(notices)
     }
 
     /// What the next program of this process needs to go on with this keeper: its socket and its
@@ -244,8 +315,13 @@ impl Keeper {
     #[must_use]
     pub fn resume(options: KeeperOptions, socket: OwnedFd, pid: u32, held: Vec<Held>) -> Self {
         let pid = Pid::from_raw(pid.cast_signed());
-        let held = held.into_iter().collect();
-        Self { options, socket, pid, held, obituary: Vec::new(), notices: Vec::new() }
+        Self::of(options, socket, pid, held.into_iter().collect())
+    }
+
+    fn of(options: KeeperOptions, socket: OwnedFd, pid: Pid, held: BTreeSet<Held>) -> Self {
+        let (obituary, notices) = (Vec::new(), Vec::new());
+        let (custody, estate) = (Custody::default(), Vec::new());
+        Self { options, socket, pid, held, obituary, notices, custody, estate }
     }
 
     /// What it holds.
@@ -283,7 +359,7 @@ fn start(options: &KeeperOptions) -> io::Result<(OwnedFd, Pid)> {
         .arg0("ha-daemon")
         .args(arguments(options))
         .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
+        .stdout(Stdio::from(options.lease.memory().try_clone_to_owned()?))
         .spawn()?;
     Ok((last_to_open(ours), Pid::from_raw(child.id().cast_signed())))
 }
@@ -303,6 +379,10 @@ fn last_to_open(socket: OwnedFd) -> OwnedFd {
 fn arguments(options: &KeeperOptions) -> Vec<OsString> {
     let mut arguments: Vec<OsString> =
         vec!["keeper".into(), options.node.as_str().into(), "--fd".into(), SOCKET_FD.into()];
+    arguments.extend(["--lease-fd".into(), LEASE_FD.into()]);
+    if let Some(meeting) = &options.meeting {
+        arguments.extend(["--meeting".into(), meeting.into()]);
+    }
     if let Some(priority) = options.priority {
         arguments.extend(["--priority".into(), priority.to_string().into()]);
     }
@@ -320,6 +400,7 @@ fn reap(pid: Pid) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn command_line_shows_keeper_and_node_first() {
@@ -327,8 +408,21 @@ mod tests {
             program: "/proc/self/exe".into(),
             node: "alpha".parse().unwrap(),
             priority: Some(60),
+            lease: Arc::new(Lease::create(Duration::from_secs(60)).unwrap()),
+            meeting: Some("/run/ha/keeper.sock".into()),
         };
-        let expected = ["keeper", "alpha", "--fd", "0", "--priority", "60"];
+        let expected = [
+            "keeper",
+            "alpha",
+            "--fd",
+            "0",
+            "--lease-fd",
+            "1",
+            "--meeting",
+            "/run/ha/keeper.sock",
+            "--priority",
+            "60",
+        ];
         assert_eq!(arguments(&options), expected.map(OsString::from));
     }
 
@@ -338,6 +432,8 @@ mod tests {
             program: "/nonexistent/ha-daemon".into(),
             node: "alpha".parse().unwrap(),
             priority: None,
+            lease: Arc::new(Lease::create(Duration::from_secs(60)).unwrap()),
+            meeting: None,
         };
         let error = Keeper::spawn(options).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/ha-daemon"), "{error}");

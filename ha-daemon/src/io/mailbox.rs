@@ -73,6 +73,8 @@ pub enum Letter {
     HandOver {
         /// See [`crate::core::resume::plan`].
         kept: Vec<Kept>,
+        /// This process ends, and one that is started later goes on.
+        detaches: bool,
         /// Told when it fails; when it succeeds, the driver ends.
         answer: HandOverAnswer,
     },

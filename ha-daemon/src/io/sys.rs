@@ -1,13 +1,19 @@
 //! The system calls that no safe wrapper offers: the only `unsafe` of `io`.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::resource::{Resource as Limit, rlim_t};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{LinkAddr, SockaddrLike};
@@ -192,4 +198,76 @@ pub fn output_queue(terminal: BorrowedFd<'_>) -> io::Result<usize> {
     let outcome = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     Errno::result(outcome)?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Two words of memory that several processes share, in a sealed memfd.
+#[derive(Debug)]
+pub struct SharedWords {
+    base: NonNull<AtomicU64>,
+    memory: OwnedFd,
+}
+
+/// How many words are shared.
+const SHARED_WORDS: usize = 2;
+const SHARED_BYTES: usize = SHARED_WORDS * size_of::<AtomicU64>();
+
+// SAFETY: the mapping belongs to the process, not to a thread, and is only accessed as atomics.
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWords {}
+
+impl SharedWords {
+    /// New ones, both zero.
+    ///
+    /// # Errors
+    /// No memory or no descriptor is left.
+    pub fn create(name: &CStr) -> io::Result<Self> {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let memory = memfd_create(name, flags)?;
+        nix::unistd::ftruncate(&memory, SHARED_BYTES as libc::off_t)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
+        Self::of(memory)
+    }
+
+    /// Those that another process made.
+    ///
+    /// # Errors
+    /// The descriptor is not of such memory, or it cannot be mapped.
+    pub fn of(memory: OwnedFd) -> io::Result<Self> {
+        // What can shrink would kill whoever reads it.
+        let seals = fcntl(&memory, FcntlArg::F_GET_SEALS)?;
+        let size = nix::sys::stat::fstat(&memory)?.st_size;
+        let shrinks = seals & libc::F_SEAL_SHRINK == 0;
+        if shrinks || usize::try_from(size).is_ok_and(|size| size < SHARED_BYTES) {
+            return Err(Errno::EINVAL.into());
+        }
+        let length = NonZeroUsize::new(SHARED_BYTES).ok_or(Errno::EINVAL)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice, no longer than the memory, which
+        // cannot shrink.
+        let base =
+            unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, memory.as_fd(), 0) }?;
+        Ok(Self { base: base.cast(), memory })
+    }
+
+    /// The words.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64; SHARED_WORDS] {
+        // SAFETY: page aligned, mapped as long as `self` lives, of that length; any bytes are a value.
+        unsafe { self.base.cast().as_ref() }
+    }
+
+    /// Its memory, for another process.
+    #[must_use]
+    pub fn memory(&self) -> &OwnedFd {
+        &self.memory
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: made by `of` with this length; nothing borrowed from `self` outlives it.
+        let _ = unsafe { munmap(self.base.cast(), SHARED_BYTES) };
+    }
 }

@@ -11,6 +11,7 @@ use ha_daemon::config::AnnouncePlan;
 use ha_daemon::io::address::{
     AddressCommand, AddressDetails, AddressOptions, AddressReport, AddressSender, AddressWorker,
 };
+use ha_daemon::io::keeper::Lease;
 use ha_daemon::io::sys;
 use socket2::{Domain, Socket, Type};
 
@@ -25,6 +26,7 @@ pub struct Running {
     worker: Option<AddressWorker>,
     pub sender: AddressSender,
     pub reports: Receiver<AddressReport>,
+    pub lease: Arc<Lease>,
 }
 
 pub fn quiet() -> AnnouncePlan {
@@ -34,18 +36,20 @@ pub fn quiet() -> AnnouncePlan {
 pub fn start(plan: AnnouncePlan, lifetime_s: u64) -> Running {
     let (reported, reports) = channel();
     let reported = Mutex::new(reported);
+    // Nobody renews it here: longer than any test.
+    let lease = Arc::new(Lease::create(Duration::from_secs(600)).unwrap());
     let worker = AddressWorker::start(AddressOptions {
-        lease_holds: Arc::new(|| true),
         plan,
         address_lifetime: Duration::from_secs(lifetime_s),
         at_start: None,
         held: Vec::new(),
+        lease: Arc::clone(&lease),
         report: Arc::new(move |report| {
             let _ = reported.lock().unwrap().send(report);
         }),
     })
     .unwrap();
-    Running { sender: worker.sender(), worker: Some(worker), reports }
+    Running { sender: worker.sender(), worker: Some(worker), reports, lease }
 }
 
 impl Running {

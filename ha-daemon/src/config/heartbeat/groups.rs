@@ -11,7 +11,9 @@ use super::lines::Findings;
 use super::world::{Interfaces, World};
 use crate::config::finding::{Position, did_you_mean, list, quoted};
 use crate::config::load::{Places, unusable_in_network};
-use crate::config::{Failback, GROUPS_MAX, Group, GroupIndex, Node, NodeIndex, Resource};
+use crate::config::{
+    Failback, GROUPS_MAX, Group, GroupIndex, Node, NodeIndex, OnDaemonDeath, Resource,
+};
 use crate::names::{GroupName, InterfaceName, NAME_BYTES_MAX};
 
 /// What the groups are put into.
@@ -58,7 +60,9 @@ pub(super) fn assemble(
             }
         }
         let id = ha_common::wire::name_id(name.as_str());
-        groups.push((Group { id, name, nodes, failback: scene.failback, resources }, positions));
+        let on_daemon_death = OnDaemonDeath::default_of(&resources);
+        let failback = scene.failback;
+        groups.push((Group { id, name, nodes, failback, on_daemon_death, resources }, positions));
     }
     groups.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
     for (index, (_, positions)) in groups.iter().enumerate() {

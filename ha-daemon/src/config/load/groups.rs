@@ -10,10 +10,14 @@ use super::reader::{Field, Reader, Span, Table};
 use super::resources::read_resource;
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, quoted};
-use crate::config::{Failback, GROUPS_MAX, Group, NodeIndex, RESOURCES_MAX, Resource};
+use crate::config::{
+    Failback, GROUPS_MAX, Group, NodeIndex, OnDaemonDeath, RESOURCES_MAX, Resource,
+};
 use crate::names::GroupName;
 
 const FAILBACK: &[(&str, Failback)] = &[("auto", Failback::Auto), ("manual", Failback::Manual)];
+const ON_DAEMON_DEATH: &[(&str, OnDaemonDeath)] =
+    &[("move", OnDaemonDeath::Move), ("wait", OnDaemonDeath::Wait)];
 
 /// A group as far as it could be read.
 pub(super) struct Draft {
@@ -24,17 +28,23 @@ pub(super) struct Draft {
     name: Option<GroupName>,
     nodes: Option<Vec<NodeIndex>>,
     failback: Option<Failback>,
+    /// `None`: as its resources are; refused: the outer one.
+    on_daemon_death: Option<Option<OnDaemonDeath>>,
 }
 
 impl Draft {
     /// The group. A refused resource is missing in it; the finding about it refuses the file.
     pub(super) fn finish(self) -> Option<Group> {
+        let resources: Vec<Resource> =
+            self.resources.into_iter().map(Spanned::into_inner).collect();
+        let default = OnDaemonDeath::default_of(&resources);
         Some(Group {
             id: ha_common::wire::name_id(&self.key),
             name: self.name?,
             nodes: self.nodes?,
             failback: self.failback?,
-            resources: self.resources.into_iter().map(Spanned::into_inner).collect(),
+            on_daemon_death: self.on_daemon_death?.unwrap_or(default),
+            resources,
         })
     }
 }
@@ -69,10 +79,16 @@ fn read_group(
         name: reader.name(key, "the group name"),
         nodes: None,
         failback: None,
+        on_daemon_death: None,
     };
     let Some(mut table) = table else { return group };
     group.nodes = read_candidates(reader, &mut table, nodes);
     group.failback = read_failback(reader, &mut table);
+    group.on_daemon_death = match table.text(reader, "on_daemon_death") {
+        Field::Absent => Some(None),
+        Field::Refused => None,
+        Field::Given(given) => reader.choice(&given, "on_daemon_death", ON_DAEMON_DEATH).map(Some),
+    };
     group.resources = read_resources(reader, &mut table, key);
     table.finish(reader);
     group

@@ -26,8 +26,8 @@ use super::Core;
 use super::io::{Observation, Sighting};
 use crate::config::{
     AnnouncePlan, Cluster, Config, Connectivity, Detection, Endpoint, Failback, Group, KeyRing,
-    Link, LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDoubt, Realtime, Receive,
-    Resource,
+    Link, LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDaemonDeath, OnDoubt,
+    Realtime, Receive, Resource,
 };
 
 pub(super) const KEEPALIVE: Duration = Duration::from_millis(10);
@@ -65,6 +65,7 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
         id: group as u32 + 100,
         nodes: (0..nodes).map(|position| NodeIndex((position + group) % nodes)).collect(),
         failback: Failback::Auto,
+        on_daemon_death: OnDaemonDeath::Move,
         resources: vec![address(group, 1), address(group, 2)],
     };
     let link = |link: usize| Link {

@@ -541,6 +541,7 @@ impl Sim {
             Action::Announce { .. }
             | Action::Event(_)
             | Action::Answer { .. }
+            | Action::Adopted
             | Action::HandOverFailed(_) => {}
         }
     }

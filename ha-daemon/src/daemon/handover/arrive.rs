@@ -15,7 +15,7 @@ use crate::driver::Resumption;
 use crate::io::address::{AddressReport, HeldAddress};
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::Connection;
-use crate::io::keeper::{Held, Keeper, KeeperOptions};
+use crate::io::keeper::{Held, Keeper, KeeperOptions, Lease};
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Letter, Mailbox};
 use crate::io::paths::{Cast, Entrance, Network, Path};
@@ -86,6 +86,12 @@ impl Handed {
         }
     }
 
+    /// The lease, which goes on.
+    pub fn lease(&mut self) -> Option<Lease> {
+        let memory = self.descriptors.remove(&self.image.keeper.lease?)?;
+        Lease::of(memory).ok()
+    }
+
     /// The keeper, which has noticed nothing.
     pub fn keeper(&mut self, options: KeeperOptions) -> Option<Keeper> {
         let keeper = &self.image.keeper;
@@ -116,6 +122,7 @@ impl Handed {
         Resumption {
             core: self.image.core.clone(),
             control_sequences: paths.iter().map(sequence).collect(),
+            custody: None,
         }
     }
 

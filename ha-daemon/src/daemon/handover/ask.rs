@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{Cause, FORMAT};
 use crate::config::{self, Config, NodeIndex, check};
 use crate::control::ErrorBody;
-use crate::core::resume::plan;
+use crate::core::resume::{Kept, plan};
 use crate::io::clock::monotonic_ns;
 use crate::io::mailbox::{Letter, Mailbox};
 use crate::io::paths::{self, Path as PeerPath};
@@ -82,6 +82,12 @@ impl Asker {
             return reply(Err(ErrorBody { error, remedy: "wait for its end".to_owned() }));
         }
         self.set_pending(Some(Pending { cause, asked_ns: monotonic_ns() }));
+        if cause == Cause::Detach {
+            reply(Ok(()));
+            // The next daemon reads the configuration itself, and adopts what is the same in it.
+            let kept = plan(&self.config, &self.config);
+            return self.hand_over(kept, cause).await;
+        }
         let asker = self.clone();
         let checked = tokio::task::spawn_blocking(move || asker.check(cause)).await;
         let new = match checked.unwrap_or_else(|error| Err(vec![error.to_string()])) {
@@ -95,9 +101,14 @@ impl Asker {
             }
         };
         reply(Ok(()));
-        let (failed, failure) = oneshot::channel();
         let kept = plan(&self.config, &new);
-        self.mailbox.post(Letter::HandOver { kept, answer: failed });
+        self.hand_over(kept, cause).await;
+    }
+
+    async fn hand_over(self, kept: Vec<Kept>, cause: Cause) {
+        let (failed, failure) = oneshot::channel();
+        let detaches = cause == Cause::Detach;
+        self.mailbox.post(Letter::HandOver { kept, detaches, answer: failed });
         if let Ok(reason) = failure.await {
             self.set_pending(None);
             let text = format!("{reason}; this node goes on with the configuration that it has");

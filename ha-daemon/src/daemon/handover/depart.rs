@@ -65,7 +65,7 @@ pub struct Departure {
 /// # Errors
 /// Only without memory.
 pub fn pack(mut parts: Parts, sender: Sender, rest: Rest<'_>) -> Result<Departure> {
-    let Resumption { core, control_sequences } =
+    let Resumption { core, control_sequences, .. } =
         parts.resumption.take().context("the driver ended without a word for the next one")?;
     let (connections, introduced) = rest.connections.hand_over();
     let paths = path_images(&parts, &control_sequences, &introduced);
@@ -110,6 +110,8 @@ pub fn pack(mut parts: Parts, sender: Sender, rest: Rest<'_>) -> Result<Departur
             incarnation: connection.incarnation,
         });
     }
+    let lease = parts.keeper.lease().memory().try_clone_to_owned();
+    let lease = lease.context("no descriptor is left")?;
     let (socket, pid, held) = parts.keeper.hand_over();
     let held = held.into_iter().map(|it| (it.address.to_string(), it.interface)).collect();
     let image = Image {
@@ -121,7 +123,7 @@ pub fn pack(mut parts: Parts, sender: Sender, rest: Rest<'_>) -> Result<Departur
         paths,
         sockets,
         connections: images,
-        keeper: KeeperImage { fd: keep(socket), pid, held },
+        keeper: KeeperImage { fd: keep(socket), pid, held, lease: Some(keep(lease)) },
         addresses: rest.addresses,
         control: keep(rest.control),
         lock: keep(rest.lock),
@@ -180,7 +182,7 @@ impl Departure {
         let program = match self.cause {
             // The very same, whatever is in its place by now.
             Cause::Reload => path::Path::new("/proc/self/exe"),
-            Cause::Reexec => &self.executable,
+            Cause::Reexec | Cause::Detach => &self.executable,
         };
         let shared = self.sender.shared();
         // Returns right after a heartbeat: the next one is due a whole keepalive later.

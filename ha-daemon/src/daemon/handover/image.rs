@@ -89,6 +89,9 @@ pub struct KeeperImage {
     pub pid: u32,
     /// Addresses that it holds, with their interfaces.
     pub held: Vec<(String, InterfaceName)>,
+    /// The memory of the lease; a program that did not know it has none.
+    #[serde(default)]
+    pub lease: Option<RawFd>,
 }
 
 /// Key words are in it.
@@ -149,7 +152,8 @@ impl Image {
     pub fn descriptors(&self) -> Vec<RawFd> {
         let sockets = self.sockets.iter().map(|it| it.fd);
         let connections = self.connections.iter().map(|it| it.fd);
-        sockets.chain(connections).chain([self.keeper.fd, self.control, self.lock]).collect()
+        let rest = [self.keeper.fd, self.control, self.lock];
+        sockets.chain(connections).chain(rest).chain(self.keeper.lease).collect()
     }
 }
 

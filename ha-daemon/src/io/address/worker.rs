@@ -1,6 +1,7 @@
 //! The worker's thread: one loop over commands, due tasks and heard claims.
 
 mod announcing;
+mod lease;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,6 +28,7 @@ use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::frames::{self, Mac};
+use crate::io::keeper::Lease;
 use crate::io::netlink::{AddressDetails, Removal, delete_address, new_address};
 use crate::names::InterfaceName;
 
@@ -71,7 +73,7 @@ pub(super) fn run(
 struct Worker {
     plan: AnnouncePlan,
     lifetime: Duration,
-    lease_holds: Arc<dyn Fn() -> bool + Send + Sync>,
+    lease: Arc<Lease>,
     report: ReportAddress,
     netlink: Handle,
     frames: FrameSender,
@@ -111,7 +113,7 @@ impl Worker {
         Ok(Self {
             plan: options.plan,
             lifetime: options.address_lifetime,
-            lease_holds: options.lease_holds,
+            lease: options.lease,
             report: options.report,
             netlink,
             frames: FrameSender::open().map_err(failed("cannot open a packet socket"))?,
@@ -152,6 +154,7 @@ impl Worker {
                 self.announce_again(&Floating { address, interface }).await;
             }
             AddressCommand::Ask { token, addresses } => self.ask(token, addresses).await,
+            AddressCommand::GiveUp => self.give_up().await,
             AddressCommand::Shutdown => {}
         }
     }
@@ -269,6 +272,7 @@ impl Worker {
         details: &AddressDetails,
     ) -> Result<Link, String> {
         let refused = |error| explain("add", floating, &error);
+        self.check_lease(floating)?;
         let link = link_named(&self.netlink, &floating.interface).await.map_err(refused)?;
         if link.state == LinkState::Down {
             return Err(format!(
@@ -283,6 +287,13 @@ impl Worker {
             let rest =
                 undone.err().map_or_else(String::new, |error| format!("; nor removed: {error}"));
             return Err(refused(error) + &rest);
+        }
+        // Stopped in between, this thread would have brought it back.
+        if let Err(over) = self.check_lease(floating) {
+            let undone = self.delete(floating).await;
+            let rest =
+                undone.err().map_or_else(String::new, |error| format!("; nor removed: {error}"));
+            return Err(over + &rest);
         }
         Ok(link)
     }
@@ -417,13 +428,20 @@ impl Worker {
             (boottime_ns(), owned.renewed_boot_ns, owned.link.index);
         let details = owned.details.clone();
         let lifetime_ns = nanoseconds(self.lifetime);
-        if before_ns.saturating_sub(last_ns) >= lifetime_ns || !(self.lease_holds)() {
+        // The driver finds out by itself and tells the core.
+        if self.lease.is_over().is_some() {
+            return self.drop_silently(floating).await;
+        }
+        if before_ns.saturating_sub(last_ns) >= lifetime_ns {
             return self.lapse(floating, before_ns.saturating_sub(last_ns)).await;
         }
         let outcome = self.set_address(floating, ifindex, &details).await;
         // Again after the request: stopped in between, it would have brought the address back.
+        if self.lease.is_over().is_some() {
+            return self.drop_silently(floating).await;
+        }
         let silent_ns = boottime_ns().saturating_sub(last_ns);
-        if silent_ns >= lifetime_ns || !(self.lease_holds)() {
+        if silent_ns >= lifetime_ns {
             return self.lapse(floating, silent_ns).await;
         }
         self.agenda.set(floating, Task::Renew, Some(monotonic_ns() + nanoseconds(RENEW_INTERVAL)));
@@ -446,10 +464,7 @@ impl Worker {
     }
 
     async fn lapse(&mut self, floating: &Floating, silent_ns: u64) {
-        self.forget(floating);
-        if let Err(error) = self.delete(floating).await {
-            tracing::warn!("{}", explain("remove", floating, &error));
-        }
+        self.drop_silently(floating).await;
         let Floating { address, interface } = floating.clone();
         (self.report)(AddressReport::Lapsed { address, interface, silent_ns });
         self.restore_secondaries(floating);

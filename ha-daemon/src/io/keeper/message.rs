@@ -10,12 +10,15 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::config::{GROUPS_MAX, RESOURCES_MAX};
 use crate::names::InterfaceName;
 
 /// Longest message in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Most addresses in one message; more take several.
 pub const HELD_PER_MESSAGE_MAX: usize = 256;
+/// Most addresses that stay: those of every group.
+pub const CUSTODY_HELD_MAX: usize = GROUPS_MAX * RESOURCES_MAX;
 /// Most datagrams of an obituary.
 pub const DATAGRAMS_MAX: usize = 1024;
 /// Longest payload of a datagram: it must not be fragmented on Ethernet.
@@ -29,6 +32,9 @@ const RELEASE: u8 = 2;
 const OBITUARY: u8 = 3;
 const FAREWELL: u8 = 4;
 const NOTICES: u8 = 5;
+const CUSTODY: u8 = 6;
+const ESTATE: u8 = 7;
+const DETACH: u8 = 8;
 const FAMILY_IPV4: u8 = 4;
 const FAMILY_IPV6: u8 = 6;
 
@@ -67,6 +73,19 @@ pub struct Notice {
     pub bytes: Vec<u8>,
 }
 
+/// What the keeper leaves in place when the daemon dies, until the holder's lease is over.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Custody {
+    /// Groups that wait for the next daemon; of none, nothing waits.
+    pub groups: u16,
+    /// Their addresses, and those that are told to be held while this is in force.
+    pub held: Vec<Held>,
+    /// What tells the peers.
+    pub datagrams: Vec<Datagram>,
+    /// The same for serial lines.
+    pub notices: Vec<Notice>,
+}
+
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
@@ -78,6 +97,12 @@ pub enum Message {
     Obituary(Vec<Datagram>),
     /// These notices on serial lines replace all earlier ones.
     Notices(Vec<Notice>),
+    /// What stays when the daemon is gone, in place of what was told before.
+    Custody(Custody),
+    /// What the next daemon is to know of this one, in place of what was told before. Opaque here.
+    Estate(Vec<u8>),
+    /// The daemon ends, and another one comes: everything is to stay when it is gone.
+    Detach,
     /// The daemon leaves cleanly: do nothing when it is gone.
     Farewell,
 }
@@ -119,19 +144,25 @@ impl Message {
             }
             Self::Obituary(datagrams) => {
                 bytes.push(OBITUARY);
-                put_count(&mut bytes, "datagrams", datagrams.len(), DATAGRAMS_MAX)?;
-                for datagram in datagrams {
-                    put_datagram(&mut bytes, datagram)?;
-                }
+                put_datagrams(&mut bytes, datagrams)?;
             }
             Self::Notices(notices) => {
                 bytes.push(NOTICES);
-                put_count(&mut bytes, "notices", notices.len(), DATAGRAMS_MAX)?;
-                for Notice { device, bytes: notice } in notices {
-                    put_bytes(&mut bytes, device.as_os_str().as_bytes(), DEVICE_BYTES_MAX)?;
-                    put_bytes(&mut bytes, notice, PAYLOAD_BYTES_MAX)?;
-                }
+                put_notices(&mut bytes, notices)?;
             }
+            Self::Custody(Custody { groups, held, datagrams, notices }) => {
+                bytes.push(CUSTODY);
+                bytes.extend(groups.to_be_bytes());
+                put_count(&mut bytes, "addresses", held.len(), CUSTODY_HELD_MAX)?;
+                held.iter().for_each(|held| put_held(&mut bytes, held));
+                put_datagrams(&mut bytes, datagrams)?;
+                put_notices(&mut bytes, notices)?;
+            }
+            Self::Estate(estate) => {
+                bytes.push(ESTATE);
+                bytes.extend(estate);
+            }
+            Self::Detach => bytes.push(DETACH),
             Self::Farewell => bytes.push(FAREWELL),
         }
         match limit("bytes", bytes.len(), MESSAGE_BYTES_MAX) {
@@ -152,14 +183,17 @@ impl Message {
                 Self::Hold((0..count).map(|_| reader.held()).collect::<Result<_, _>>()?)
             }
             RELEASE => Self::Release(reader.held()?),
-            OBITUARY => {
-                let count = reader.count("datagrams", DATAGRAMS_MAX)?;
-                Self::Obituary((0..count).map(|_| reader.datagram()).collect::<Result<_, _>>()?)
+            OBITUARY => Self::Obituary(reader.datagrams()?),
+            NOTICES => Self::Notices(reader.notices()?),
+            CUSTODY => {
+                let groups = u16::from_be_bytes(reader.array()?);
+                let count = reader.count("addresses", CUSTODY_HELD_MAX)?;
+                let held = (0..count).map(|_| reader.held()).collect::<Result<_, _>>()?;
+                let (datagrams, notices) = (reader.datagrams()?, reader.notices()?);
+                Self::Custody(Custody { groups, held, datagrams, notices })
             }
-            NOTICES => {
-                let count = reader.count("notices", DATAGRAMS_MAX)?;
-                Self::Notices((0..count).map(|_| reader.notice()).collect::<Result<_, _>>()?)
-            }
+            ESTATE => Self::Estate(reader.rest().to_vec()),
+            DETACH => Self::Detach,
             FAREWELL => Self::Farewell,
             _ => return Err(MessageError::Malformed("unknown kind")),
         };
@@ -237,6 +271,19 @@ fn put_bytes(bytes: &mut Vec<u8>, part: &[u8], max: usize) -> Result<(), Message
     Ok(())
 }
 
+fn put_datagrams(bytes: &mut Vec<u8>, datagrams: &[Datagram]) -> Result<(), MessageError> {
+    put_count(bytes, "datagrams", datagrams.len(), DATAGRAMS_MAX)?;
+    datagrams.iter().try_for_each(|datagram| put_datagram(bytes, datagram))
+}
+
+fn put_notices(bytes: &mut Vec<u8>, notices: &[Notice]) -> Result<(), MessageError> {
+    put_count(bytes, "notices", notices.len(), DATAGRAMS_MAX)?;
+    notices.iter().try_for_each(|Notice { device, bytes: notice }| {
+        put_bytes(bytes, device.as_os_str().as_bytes(), DEVICE_BYTES_MAX)?;
+        put_bytes(bytes, notice, PAYLOAD_BYTES_MAX)
+    })
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -301,6 +348,20 @@ impl<'a> Reader<'a> {
         Ok(Datagram { local, interface, remote, hops, payload: self.bytes(length)?.to_vec() })
     }
 
+    fn datagrams(&mut self) -> Result<Vec<Datagram>, MessageError> {
+        let count = self.count("datagrams", DATAGRAMS_MAX)?;
+        (0..count).map(|_| self.datagram()).collect()
+    }
+
+    fn notices(&mut self) -> Result<Vec<Notice>, MessageError> {
+        let count = self.count("notices", DATAGRAMS_MAX)?;
+        (0..count).map(|_| self.notice()).collect()
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
     fn notice(&mut self) -> Result<Notice, MessageError> {
         let length = self.count("bytes of a notice", DEVICE_BYTES_MAX)?;
         let device = PathBuf::from(OsStr::from_bytes(self.bytes(length)?));
@@ -340,6 +401,14 @@ mod tests {
                 Notice { device: "/dev/ttyS0".into(), bytes: vec![0, 3, 1, 0] },
                 Notice { device: "/dev/ttyUSB1".into(), bytes: vec![7; PAYLOAD_BYTES_MAX] },
             ]),
+            Message::Custody(Custody::default()),
+            Message::Custody(Custody {
+                groups: 3,
+                held: vec![held("192.0.2.10/24")],
+                datagrams: vec![datagram("192.0.2.1:0", "192.0.2.2:694", 9)],
+                notices: vec![Notice { device: "/dev/ttyS0".into(), bytes: vec![0, 3] }],
+            }),
+            Message::Detach,
             Message::Farewell,
         ]
     }
@@ -366,6 +435,14 @@ mod tests {
             }
             bytes.push(0);
             assert!(Message::decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn an_estate_is_passed_on_as_it_is() {
+        for bytes in [vec![], vec![7; 1_000]] {
+            let message = Message::Estate(bytes);
+            assert_eq!(Message::decode(&message.encode().unwrap()), Ok(message));
         }
     }
 

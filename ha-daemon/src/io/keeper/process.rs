@@ -1,78 +1,89 @@
-//! The keeper's own side: wait for the daemon's end, then remove, tell, log and exit.
+//! The keeper's own side: wait for the daemon's end or for the end of its lease, then remove, tell
+//! and log. What follows where something stays for the next daemon is in `custody`.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{MsgFlags, recv};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::lease::Lease;
 use super::line::Notices;
-use super::message::{Datagram, Held, MESSAGE_BYTES_MAX, Message};
-use crate::io::clock::monotonic_ns;
+use super::message::{Custody, Held, MESSAGE_BYTES_MAX, Message};
+use super::obituary::{OBITUARY_ROUNDS, Obituary};
+use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::netlink::{Removal, RouteSocket, delete_address, serialized};
 use crate::io::sys;
-use crate::names::{InterfaceName, NodeName};
+use crate::names::NodeName;
 
-/// How often every datagram of the obituary is sent: one may be lost.
-const OBITUARY_ROUNDS: usize = 2;
-/// DSCP CS6 (network control, RFC 4594) in the place of the TOS octet.
-const TOS_CS6: u32 = 0xc0;
 /// The out-of-memory killer takes this process last (proc(5)).
 const OOM_SCORE_NEVER: &str = "-1000";
 
-/// Runs the keeper: returns when the daemon said farewell, or when the daemon is dead and its
-/// addresses are removed and its obituary is sent.
-///
-/// `fd` is the inherited end of the socket pair, `node` only labels what it logs, `priority` is
-/// for `SCHED_FIFO` and asks for locked memory, too (`None`: neither, as `realtime off` wants it);
-/// without permission for that it runs as an ordinary process and says so.
+/// What the keeper is started with.
+#[derive(Debug, Clone)]
+pub struct Post {
+    /// The inherited end of the socket pair.
+    pub socket: RawFd,
+    /// The inherited memory of the lease.
+    pub lease: RawFd,
+    /// Where the next daemon finds it; `None`: nowhere, so nothing waits for one.
+    pub meeting: Option<PathBuf>,
+    /// Only labels what it logs.
+    pub node: NodeName,
+    /// For `SCHED_FIFO`, and asks for locked memory, too (`None`: neither, as `realtime off` wants
+    /// it); without permission for that it runs as an ordinary process and says so.
+    pub priority: Option<u8>,
+}
+
+/// Runs the keeper: returns when the daemon or its successor said farewell, or when the daemon is
+/// dead, its addresses are removed and its obituary is sent.
 ///
 /// # Errors
 /// It cannot start: the socket is not there, or netlink cannot be opened.
-pub fn keeper_main(fd: RawFd, node: &NodeName, priority: Option<u8>) -> anyhow::Result<()> {
-    let socket = sys::adopt(fd).with_context(|| {
-        format!("file descriptor {fd} is not open; only ha-daemon itself starts its keeper")
-    })?;
-    let mut warnings = detach();
-    let netlink = RouteSocket::open().context("cannot open rtnetlink")?;
-    let mut keeper = Keeper {
-        netlink,
-        held: BTreeMap::new(),
-        obituary: Obituary::default(),
-        notices: Notices::default(),
+pub fn keeper_main(post: Post) -> anyhow::Result<()> {
+    let inherited = |fd: RawFd| {
+        sys::adopt(fd).with_context(|| {
+            format!("file descriptor {fd} is not open; only ha-daemon itself starts its keeper")
+        })
     };
+    let socket = inherited(post.socket)?;
+    let lease = Lease::of(inherited(post.lease)?).context("what it inherited is no lease")?;
+    let mut warnings = detach();
+    let mut keeper = Keeper::new(post, lease)?;
     let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-    if priority.is_some() {
-        lock_memory(&mut warnings);
-    }
-    if let Some(Err(error)) = priority.map(sys::set_fifo) {
+    keeper.lock_memory(&mut warnings);
+    if let Some(Err(error)) = keeper.post.priority.map(sys::set_fifo) {
         warnings.push(format!("no real-time priority, a busy machine may delay it: {error}"));
     }
-    log(node, &warnings);
+    keeper.log(&warnings);
     loop {
-        match next_message(&socket, &mut buffer)? {
+        match keeper.next(&socket, &mut buffer)? {
             Next::Message(Message::Farewell) => return Ok(()),
             Next::Message(message) => {
                 let mut warnings = keeper.take(message);
-                if priority.is_some() {
-                    lock_memory(&mut warnings);
-                }
-                log(node, &warnings);
+                keeper.lock_memory(&mut warnings);
+                keeper.log(&warnings);
             }
-            Next::Unreadable(warning) => log(node, &[warning]),
+            Next::Unreadable(warning) => keeper.log(&[warning]),
+            Next::LeaseEnds => {
+                let lines = keeper.end_lease();
+                keeper.log(&lines);
+            }
             Next::DaemonDied => break,
         }
     }
-    log(node, &keeper.bury());
-    Ok(())
+    keeper.bury()
 }
 
 /// Cuts what ties this process to whoever started the daemon. Nothing here is worth failing for.
@@ -106,17 +117,10 @@ fn detach() -> Vec<String> {
     warnings
 }
 
-/// Locks what is mapped now. Not `MCL_FUTURE`: under a low RLIMIT_MEMLOCK that would make an
-/// allocation fail, which is worse than a page that might be swapped.
-fn lock_memory(warnings: &mut Vec<String>) {
-    if let Err(errno) = mlockall(MlockAllFlags::MCL_CURRENT) {
-        warnings.push(format!("cannot lock its memory, swapping may delay it: {errno}"));
-    }
-}
-
 enum Next {
     Message(Message),
     Unreadable(String),
+    LeaseEnds,
     DaemonDied,
 }
 
@@ -142,16 +146,76 @@ fn next_message(socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
     })
 }
 
-struct Keeper {
+pub(super) struct Keeper {
+    pub(super) post: Post,
+    pub(super) lease: Lease,
+    pub(super) timer: TimerFd,
     netlink: RouteSocket,
     /// With the request that removes it, made when it was held; `None` when its interface did
     /// not exist then.
     held: BTreeMap<Held, Option<Vec<u8>>>,
     obituary: Obituary,
     notices: Notices,
+    pub(super) custody: Custody,
+    pub(super) estate: Vec<u8>,
+    pub(super) detached: bool,
 }
 
 impl Keeper {
+    fn new(post: Post, lease: Lease) -> anyhow::Result<Self> {
+        // Boot time: a machine that was suspended for longer than the lease has lost it.
+        let timer = TimerFd::new(
+            ClockId::CLOCK_BOOTTIME,
+            TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
+        );
+        Ok(Self {
+            post,
+            lease,
+            timer: timer.context("no timer")?,
+            netlink: RouteSocket::open().context("cannot open rtnetlink")?,
+            held: BTreeMap::new(),
+            obituary: Obituary::default(),
+            notices: Notices::default(),
+            custody: Custody::default(),
+            estate: Vec::new(),
+            detached: false,
+        })
+    }
+
+    /// Waits for what the daemon says, for its death, or for the end of its lease. What it has said
+    /// is taken first: it may have released an address.
+    fn next(&self, socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
+        loop {
+            self.arm()?;
+            let readable = wait([socket.as_fd(), self.timer.as_fd()])?;
+            if readable[0] {
+                return next_message(socket, buffer);
+            }
+            if readable[1] && self.lease.end() {
+                return Ok(Next::LeaseEnds);
+            }
+        }
+    }
+
+    /// Sets the timer to the end of the lease; without anything to remove there is nothing to wait
+    /// for. A daemon that runs renews it meanwhile, so this wakes once in a lease.
+    fn arm(&self) -> anyhow::Result<()> {
+        let ends_ns = match (self.lease.ends_at_ns(), self.held.is_empty()) {
+            (_, true) => return self.timer.unset().context("cannot stop the timer"),
+            (Some(ends_ns), false) => ends_ns,
+            (None, false) => boottime_ns(),
+        };
+        self.arm_at(ends_ns)
+    }
+
+    pub(super) fn arm_at(&self, at_ns: u64) -> anyhow::Result<()> {
+        // Zero would disarm the timer.
+        let at = TimeSpec::from_duration(Duration::from_nanos(at_ns.max(1)));
+        self.timer
+            .set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+            .context("cannot set the timer")
+    }
+
     /// Carries out a message; what went wrong comes back as text.
     fn take(&mut self, message: Message) -> Vec<String> {
         match message {
@@ -176,50 +240,120 @@ impl Keeper {
                 self.notices = notices;
                 warnings
             }
+            Message::Custody(custody) => {
+                self.custody = custody;
+                Vec::new()
+            }
+            Message::Estate(estate) => {
+                self.estate = estate;
+                Vec::new()
+            }
+            Message::Detach => {
+                self.detached = true;
+                Vec::new()
+            }
             Message::Farewell => Vec::new(),
         }
     }
 
-    /// Does what it is for. Every address is tried, whatever happens to the others.
-    fn bury(&mut self) -> Vec<String> {
-        let start_ns = monotonic_ns();
-        let outcomes: Vec<_> = self
-            .held
-            .iter()
-            .map(|(held, request)| (held, remove(&self.netlink, held, request.as_deref())))
-            .collect();
+    /// The daemon lives and does not run: its addresses go, and it finds that out when it wakes.
+    fn end_lease(&mut self) -> Vec<String> {
+        let silent_ms = boottime_ns().saturating_sub(self.lease.renewed_at_ns()) / 1_000_000;
+        let (line, mut lines) = self.remove_all(&|_| true);
+        lines.insert(0, format!("the daemon has not run for {silent_ms} ms: {line}"));
+        // What is still there is tried again by nobody but the kernel, by its lifetime.
+        self.held.clear();
+        lines
+    }
+
+    /// Does what it is for.
+    fn bury(mut self) -> anyhow::Result<()> {
+        if self.waits() {
+            return self.wait_for_heir();
+        }
+        let lines = self.remove_and_tell("the daemon died");
+        self.log(&lines);
+        Ok(())
+    }
+
+    /// Removes everything and sends the obituary.
+    pub(super) fn remove_and_tell(&mut self, why: &str) -> Vec<String> {
+        let (line, mut lines) = self.remove_all(&|_| true);
         let removed_ns = monotonic_ns();
         // It says that the addresses are off, and peers take them at once: where one may still be
         // there, the peers wait as for any dead node.
-        let true_obituary = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
         let (mut sent, mut failures) = (0, Vec::new());
-        if true_obituary {
+        if lines.is_empty() {
             for (count, failed) in [self.obituary.send(), self.notices.write(OBITUARY_ROUNDS)] {
                 sent += count;
                 failures.extend(failed);
             }
         }
-        let told_ns = monotonic_ns();
+        let told_us = (monotonic_ns() - removed_ns) / 1000;
+        lines.insert(0, format!("{why}: {line}, sent {sent} datagrams in {told_us} us"));
+        lines.append(&mut failures);
+        lines
+    }
 
-        let mut removed = Vec::new();
-        for (held, outcome) in outcomes {
+    /// Removes what is held and `goes`: what it did, and the failures. Every address is tried,
+    /// whatever happens to the others.
+    pub(super) fn remove_all(&mut self, goes: &dyn Fn(&Held) -> bool) -> (String, Vec<String>) {
+        let start_ns = monotonic_ns();
+        let (mut removed, mut failures, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        let ended = self.lease.ends_at_ns().is_none();
+        for (held, request) in self.held.iter().filter(|(held, _)| goes(held)) {
+            // A daemon that woke up meanwhile, gave everything up and began anew may own them again.
+            if ended && self.lease.ends_at_ns().is_some() {
+                break;
+            }
             let name = format!("{} from {}", held.address, held.interface);
-            match outcome {
-                Ok(Removal::Removed) => removed.push(name),
-                Ok(Removal::NotThere) => {}
+            match remove(&self.netlink, held, request.as_deref()) {
+                Ok(outcome) => {
+                    gone.push(held.clone());
+                    removed.extend((outcome == Removal::Removed).then_some(name));
+                }
                 Err(error) => failures.push(format!("cannot remove {name}: {error}")),
             }
         }
-        let mut lines = vec![format!(
-            "the daemon died: removed {} of {} addresses in {} us [{}], sent {sent} datagrams in {} us",
-            removed.len(),
-            self.held.len(),
-            (removed_ns - start_ns) / 1000,
-            removed.join(", "),
-            (told_ns - removed_ns) / 1000,
-        )];
-        lines.append(&mut failures);
-        lines
+        let took_us = (monotonic_ns() - start_ns) / 1000;
+        let all = gone.len() + failures.len();
+        for held in gone {
+            self.held.remove(&held);
+        }
+        let (count, names) = (removed.len(), removed.join(", "));
+        (format!("removed {count} of {all} addresses in {took_us} us [{names}]"), failures)
+    }
+
+    /// Locks what is mapped now. Not `MCL_FUTURE`: under a low RLIMIT_MEMLOCK that would make an
+    /// allocation fail, which is worse than a page that might be swapped.
+    fn lock_memory(&self, warnings: &mut Vec<String>) {
+        if self.post.priority.is_none() {
+            return;
+        }
+        if let Err(errno) = mlockall(MlockAllFlags::MCL_CURRENT) {
+            warnings.push(format!("cannot lock its memory, swapping may delay it: {errno}"));
+        }
+    }
+
+    /// Writes lines to stderr. A closed stderr must not stop the keeper.
+    pub(super) fn log(&self, lines: &[String]) {
+        let mut stderr = io::stderr().lock();
+        for line in lines {
+            let _ = writeln!(stderr, "ha-daemon keeper {}: {line}", self.post.node);
+        }
+    }
+}
+
+/// Waits until one of the descriptors can be read.
+pub(super) fn wait<const N: usize>(
+    fds: [std::os::fd::BorrowedFd<'_>; N],
+) -> anyhow::Result<[bool; N]> {
+    let mut waiting = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    match poll(&mut waiting, PollTimeout::NONE) {
+        // An end or an error is read like anything else.
+        Ok(_) => Ok(waiting.map(|it| it.revents().is_some_and(|flags| !flags.is_empty()))),
+        Err(Errno::EINTR) => Ok([false; N]),
+        Err(errno) => Err(errno).context("cannot wait"),
     }
 }
 
@@ -237,109 +371,5 @@ fn remove(netlink: &RouteSocket, held: &Held, request: Option<&[u8]>) -> io::Res
         }
         // The interface was created, or created anew, after the address was held.
         Some(Err(_)) | None => netlink.remove(held.address, &held.interface),
-    }
-}
-
-/// The datagrams and the sockets that they leave through, one per source.
-#[derive(Default)]
-struct Obituary {
-    sockets: Vec<Source>,
-    datagrams: Vec<(usize, SockAddr, Datagram)>,
-}
-
-struct Source {
-    socket: Socket,
-    local: SocketAddr,
-    interface: InterfaceName,
-    hops: u8,
-}
-
-impl Obituary {
-    fn prepare(datagrams: Vec<Datagram>) -> (Self, Vec<String>) {
-        let mut obituary = Self::default();
-        let mut warnings = Vec::new();
-        for datagram in datagrams {
-            match obituary.source(datagram.local, &datagram.interface, datagram.hops) {
-                Ok(index) => {
-                    obituary.datagrams.push((index, datagram.remote.into(), datagram));
-                }
-                Err(error) => warnings.push(format!(
-                    "cannot open a socket at {} on {} for the obituary, {} will not be told: {error}",
-                    datagram.local, datagram.interface, datagram.remote
-                )),
-            }
-        }
-        (obituary, warnings)
-    }
-
-    fn source(
-        &mut self,
-        local: SocketAddr,
-        interface: &InterfaceName,
-        hops: u8,
-    ) -> io::Result<usize> {
-        let same = |source: &Source| {
-            source.local == local && source.interface == *interface && source.hops == hops
-        };
-        if let Some(index) = self.sockets.iter().position(same) {
-            return Ok(index);
-        }
-        let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.bind_device(Some(interface.as_str().as_bytes()))?;
-        match local.ip() {
-            IpAddr::V4(_) => {
-                socket.set_tos_v4(TOS_CS6)?;
-                // The peer may be at a group's or a broadcast address; who sends to one host is not
-                // concerned.
-                socket.set_broadcast(true)?;
-                socket.set_multicast_ttl_v4(u32::from(hops))?;
-            }
-            IpAddr::V6(_) => {
-                socket.set_tclass_v6(TOS_CS6)?;
-                socket.set_multicast_hops_v6(u32::from(hops))?;
-            }
-        }
-        socket.set_nonblocking(true)?;
-        // A socket on the daemon's own port would take its packets while it lives.
-        if local.port() == 0 {
-            socket.bind(&local.into())?;
-        }
-        self.sockets.push(Source { socket, local, interface: interface.clone(), hops });
-        Ok(self.sockets.len() - 1)
-    }
-
-    /// Sends everything; gives the number of datagrams that went out, and the failures.
-    fn send(&self) -> (usize, Vec<String>) {
-        let mut failures = Vec::new();
-        for source in self.sockets.iter().filter(|source| source.local.port() != 0) {
-            let any_port = SocketAddr::new(source.local.ip(), 0);
-            let bound = source.socket.bind(&source.local.into());
-            if let Err(error) = bound.or_else(|_| source.socket.bind(&any_port.into())) {
-                failures.push(format!("cannot send from {}: {error}", source.local));
-            }
-        }
-        let mut sent = 0;
-        for _ in 0..OBITUARY_ROUNDS {
-            for (index, remote, datagram) in &self.datagrams {
-                let Some(source) = self.sockets.get(*index) else {
-                    continue;
-                };
-                match source.socket.send_to(&datagram.payload, remote) {
-                    Ok(_) => sent += 1,
-                    Err(error) => {
-                        failures.push(format!("cannot tell {}: {error}", datagram.remote));
-                    }
-                }
-            }
-        }
-        (sent, failures)
-    }
-}
-
-/// Writes lines to stderr. A closed stderr must not stop the keeper.
-fn log(node: &NodeName, lines: &[String]) {
-    let mut stderr = io::stderr().lock();
-    for line in lines {
-        let _ = writeln!(stderr, "ha-daemon keeper {node}: {line}");
     }
 }

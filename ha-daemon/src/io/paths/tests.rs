@@ -4,7 +4,7 @@
 use super::*;
 use crate::config::{
     AnnouncePlan, Cluster, Connectivity, Detection, Failback, Group, KeyRing, Logging, Node,
-    OnDoubt, Realtime, Receive, Resource,
+    OnDaemonDeath, OnDoubt, Realtime, Receive, Resource,
 };
 use std::time::Duration;
 
@@ -66,6 +66,7 @@ fn config(nodes: usize, kind: LinkKind, identity: LinkIdentity) -> Config {
             id: 5,
             nodes: vec![NodeIndex(0)],
             failback: Failback::Auto,
+            on_daemon_death: OnDaemonDeath::Move,
             resources: vec![Resource::Address {
                 address: "192.0.2.50/24".parse().unwrap(),
                 interface: "eth1".parse().unwrap(),

@@ -1,5 +1,5 @@
 //! `bench reload`: for how long a node is silent that takes a changed configuration, a changed key or
-//! another program over, and what its peer makes of it.
+//! another program over, or is restarted with a word before it, and what its peer makes of it.
 
 use std::thread;
 use std::time::Duration;
@@ -28,6 +28,29 @@ const TRANSITIONS: [&str; 7] = [
     "takeover",
     "connection-closed",
 ];
+/// Those that are one.
+const DEAD: [&str; 9] = [
+    "node-dead",
+    "daemon-gone",
+    "node-left",
+    "takeover",
+    "give-back",
+    "group-started",
+    "group-stopped",
+    "custody-ended",
+    "double-owner",
+];
+/// The same, of a restart.
+const MOVES: [&str; 8] = [
+    "node-dead",
+    "node-left",
+    "takeover",
+    "give-back",
+    "group-started",
+    "group-stopped",
+    "custody-ended",
+    "double-owner",
+];
 /// Quiet time between two changes, in which the peers settle keys and the next one is not refused.
 const REST_TIME: Duration = Duration::from_millis(600);
 
@@ -39,10 +62,13 @@ pub(crate) struct Options {
     /// How often each kind of change is made on each node
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     runs: usize,
+    /// Only these kinds
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    kinds: Vec<Change>,
 }
 
 /// What is changed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Change {
     /// The same configuration once more.
     Reload,
@@ -50,16 +76,27 @@ enum Change {
     Reexec,
     /// Another key; the peer gets it after this node.
     Key,
+    /// Another process: `hactl detach`, then a start.
+    Restart,
 }
 
 impl Change {
-    const ALL: [Self; 3] = [Self::Reload, Self::Reexec, Self::Key];
+    const ALL: [Self; 4] = [Self::Reload, Self::Reexec, Self::Key, Self::Restart];
 
     fn name(self) -> &'static str {
         match self {
             Self::Reload => "reload (SIGHUP)",
             Self::Reexec => "upgrade in place (SIGUSR2)",
             Self::Key => "key changed and reload",
+            Self::Restart => "announced restart (detach)",
+        }
+    }
+
+    /// Events at the peer that are a transition, or nearly one. That another daemon comes is none.
+    fn transitions(self) -> &'static [&'static str] {
+        match self {
+            Self::Reload | Self::Reexec | Self::Key => &TRANSITIONS,
+            Self::Restart => &MOVES,
         }
     }
 
@@ -67,6 +104,7 @@ impl Change {
         match self {
             Self::Reload | Self::Key => Signal::SIGHUP,
             Self::Reexec => Signal::SIGUSR2,
+            Self::Restart => Signal::SIGUSR1,
         }
     }
 
@@ -74,6 +112,7 @@ impl Change {
         match self {
             Self::Reload | Self::Key => "reloaded",
             Self::Reexec => "reexecuted",
+            Self::Restart => "active",
         }
     }
 }
@@ -82,7 +121,7 @@ impl Change {
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut report = Report::new("reload");
     let stalls = StallRecorder::start()?;
-    let pair = Pair::start(&options.timing, false)?;
+    let mut pair = Pair::start(&options.timing, false)?;
     report.settings.push(("timing", options.timing.text()));
     report.settings.extend(pair.settings()?);
     let mut samples = Vec::new();
@@ -90,19 +129,22 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut key = 0;
     for run in 1..=options.runs {
         for change in Change::ALL {
+            if !options.kinds.is_empty() && !options.kinds.contains(&change) {
+                continue;
+            }
             if matches!(change, Change::Key) {
                 key += 1;
             }
             // The standby first, as an operator would.
             for (node, peer) in [(SURVIVOR, OWNER), (OWNER, SURVIVOR)] {
                 let before = pair.cluster.node(peer)?.status()?.events;
-                let mut sample = take_over(&pair, node, change, key)?;
+                let mut sample = take_over(&mut pair, node, change, key)?;
                 sample.run = run;
                 let to_ns = sample.at_ns + sample.value(DONE).unwrap_or_default();
                 sample.observe_stalls(&stalls, sample.at_ns, to_ns);
                 let events = pair.cluster.node(peer)?.events()?;
                 let new = events.into_iter().filter(|event| event.id > before);
-                let bad = new.filter(|event| TRANSITIONS.contains(&event.kind.as_str()));
+                let bad = new.filter(|event| change.transitions().contains(&event.kind.as_str()));
                 for event in bad {
                     sample.remarks.push(format!("{peer} says {}: {}", event.kind, event.message));
                     transitions.push((change.name(), peer.to_owned(), event));
@@ -118,7 +160,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
             let of_change = transitions.iter().filter(|(name, ..)| *name == change.name());
             of_change.filter(|(.., event)| kinds.contains(&event.kind.as_str())).count().to_string()
         };
-        let dead = of(&["node-dead", "daemon-gone", "node-left", "takeover"]);
+        let dead = of(&DEAD);
         (change.name().to_owned(), vec![dead, of(&["link-dead"]), of(&["node-late"])])
     });
     let columns = vec!["dead or taken over", "link dead", "late"];
@@ -137,8 +179,11 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-fn take_over(pair: &Pair, name: &str, change: Change, key: u32) -> Result<Sample> {
+fn take_over(pair: &mut Pair, name: &str, change: Change, key: u32) -> Result<Sample> {
     thread::sleep(REST_TIME);
+    if change == Change::Restart {
+        return restart(pair, name);
+    }
     let node = pair.cluster.node(name)?;
     if matches!(change, Change::Key) {
         let config = pair.cluster.plan.config(&node.authkeys_path());
@@ -151,6 +196,36 @@ fn take_over(pair: &Pair, name: &str, change: Change, key: u32) -> Result<Sample
     thread::sleep(Duration::from_millis(100));
     Ok(Sample {
         case: change.name().to_owned(),
+        run: 0,
+        at_ns,
+        fault_ns: 0,
+        values: vec![
+            (GAP, longest_gap_ns(pair, node, &tap)?),
+            (DONE, done.monotonic_ns.checked_sub(at_ns)),
+        ],
+        stalls: Vec::new(),
+        lock_waits: Vec::new(),
+        remarks: Vec::new(),
+    })
+}
+
+/// The daemon ends and another process goes on. On the node that owns nothing there is nothing to
+/// adopt.
+fn restart(pair: &mut Pair, name: &str) -> Result<Sample> {
+    let tap = Tap::open(&pair.cluster.bed.switch())?;
+    let at_ns = pair.cluster.node(name)?.signal(Change::Restart.signal())?;
+    let node = pair.cluster.node_mut(name)?;
+    node.wait_exit(STEP_TIME_MAX)?;
+    node.start()?;
+    node.wait_ready(STEP_TIME_MAX)?;
+    let node = pair.cluster.node(name)?;
+    let done = node.wait_event(Change::Restart.done(), at_ns, STEP_TIME_MAX)?;
+    if name == OWNER {
+        node.wait_event("group-adopted", at_ns, STEP_TIME_MAX)?;
+    }
+    thread::sleep(Duration::from_millis(100));
+    Ok(Sample {
+        case: Change::Restart.name().to_owned(),
         run: 0,
         at_ns,
         fault_ns: 0,

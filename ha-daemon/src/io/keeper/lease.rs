@@ -1,0 +1,181 @@
+//! The holder's lease: one word of memory that the daemon and its keeper share. The driver renews it
+//! at every turn; when it is over, whoever sees it first ends it, and from then on nobody renews or
+//! adds an address before everything is given up.
+//!
+//! The word holds the moment of the last renewal (`CLOCK_BOOTTIME`, so that a suspended machine
+//! loses its lease too) and one bit: ended. One compare-and-exchange decides between a driver that
+//! wakes up and a keeper that ends the lease at the same moment.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
+use std::time::Duration;
+
+use crate::io::clock::boottime_ns;
+use crate::io::sys::SharedWords;
+
+const NAME: &CStr = c"ha-lease";
+const ENDED: u64 = 1;
+
+/// The lease is over: how long its daemon had not run, nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Over {
+    /// Time since the last renewal.
+    pub silent_ns: u64,
+}
+
+/// The lease of one daemon.
+#[derive(Debug)]
+pub struct Lease(SharedWords);
+
+impl Lease {
+    /// A new one of that length; it begins now.
+    ///
+    /// # Errors
+    /// No memory or no descriptor is left.
+    pub fn create(length: Duration) -> io::Result<Self> {
+        let lease = Self(SharedWords::create(NAME)?);
+        lease.set_length(length);
+        lease.begin();
+        Ok(lease)
+    }
+
+    /// The one that another process made.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn of(memory: OwnedFd) -> io::Result<Self> {
+        SharedWords::of(memory).map(Self)
+    }
+
+    /// Its memory, for the keeper and for the next program.
+    #[must_use]
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.0.memory().as_fd()
+    }
+
+    /// How long it is from now on.
+    pub fn set_length(&self, length: Duration) {
+        let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX >> 2);
+        self.0.words()[1].store(length_ns, Release);
+    }
+
+    /// Begins anew: nothing is held by it.
+    pub fn begin(&self) {
+        self.0.words()[0].store(boottime_ns() << 1, SeqCst);
+    }
+
+    /// The daemon runs.
+    ///
+    /// # Errors
+    /// It is over: the addresses are lost, and whoever renews has to act on that first.
+    pub fn renew(&self) -> Result<(), Over> {
+        loop {
+            let word = self.0.words()[0].load(Acquire);
+            let now_ns = boottime_ns();
+            if let Some(over) = self.over(word, now_ns) {
+                self.end();
+                return Err(over);
+            }
+            let next = now_ns << 1;
+            if self.0.words()[0].compare_exchange(word, next, SeqCst, Acquire).is_ok() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether it is over, ended by anybody or not yet.
+    #[must_use]
+    pub fn is_over(&self) -> Option<Over> {
+        self.over(self.0.words()[0].load(Acquire), boottime_ns())
+    }
+
+    /// Ends it when it is over. Whether it is ended now.
+    pub fn end(&self) -> bool {
+        loop {
+            let word = self.0.words()[0].load(Acquire);
+            if word & ENDED != 0 {
+                return true;
+            }
+            if self.over(word, boottime_ns()).is_none() {
+                return false;
+            }
+            if self.0.words()[0].compare_exchange(word, word | ENDED, SeqCst, Acquire).is_ok() {
+                return true;
+            }
+        }
+    }
+
+    /// When it ends unless it is renewed, `CLOCK_BOOTTIME`; `None`: it has ended.
+    #[must_use]
+    pub fn ends_at_ns(&self) -> Option<u64> {
+        let word = self.0.words()[0].load(Acquire);
+        (word & ENDED == 0).then(|| (word >> 1).saturating_add(self.length_ns()))
+    }
+
+    /// When it was renewed last, `CLOCK_BOOTTIME`.
+    #[must_use]
+    pub fn renewed_at_ns(&self) -> u64 {
+        self.0.words()[0].load(Acquire) >> 1
+    }
+
+    fn length_ns(&self) -> u64 {
+        self.0.words()[1].load(Acquire)
+    }
+
+    fn over(&self, word: u64, now_ns: u64) -> Option<Over> {
+        // The clock may have been read before the word was written.
+        let silent_ns = now_ns.saturating_sub(word >> 1);
+        (word & ENDED != 0 || silent_ns >= self.length_ns()).then_some(Over { silent_ns })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(5);
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn a_renewed_lease_is_not_over_and_nobody_ends_it() {
+        let lease = Lease::create(LONG).unwrap();
+        let ends_ns = lease.ends_at_ns().unwrap();
+        assert_eq!(lease.renew(), Ok(()));
+        assert!(lease.ends_at_ns().unwrap() >= ends_ns);
+        assert!(!lease.end());
+        assert_eq!(lease.is_over(), None);
+    }
+
+    #[test]
+    fn a_lease_that_is_over_is_never_renewed_until_it_begins_anew() {
+        let lease = Lease::create(SHORT).unwrap();
+        std::thread::sleep(2 * SHORT);
+        // Nobody has ended it: who renews finds out by the clock.
+        assert!(lease.renew().unwrap_err().silent_ns >= 10_000_000);
+        lease.set_length(LONG);
+        assert!(lease.renew().is_err() && lease.is_over().is_some() && lease.end());
+        assert_eq!(lease.ends_at_ns(), None);
+        lease.begin();
+        assert_eq!(lease.renew(), Ok(()));
+    }
+
+    #[test]
+    fn both_processes_see_the_same_lease() {
+        let ours = Lease::create(LONG).unwrap();
+        let theirs = Lease::of(ours.memory().try_clone_to_owned().unwrap()).unwrap();
+        ours.set_length(SHORT);
+        std::thread::sleep(2 * SHORT);
+        assert!(theirs.end());
+        assert!(ours.renew().is_err());
+        assert_eq!(ours.renewed_at_ns(), theirs.renewed_at_ns());
+    }
+
+    #[test]
+    fn what_is_no_lease_is_refused() {
+        let memory = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::empty());
+        assert!(Lease::of(memory.unwrap()).is_err());
+    }
+}

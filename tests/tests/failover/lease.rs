@@ -1,0 +1,141 @@
+//! The holder's lease: a daemon that lives and does not run loses its addresses before others may
+//! take them, and finds that out before it acts.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ha_tests::bed::{Cluster, turn_with_others};
+use ha_tests::clock::{as_ns, monotonic_ns, ms};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::support::{ALPHA, BETA, STEP, Watch, events, finish, plan, started};
+
+/// The default.
+const DAEMON_DEADTIME: Duration = Duration::from_secs(3);
+/// `daemon_deadtime` without the margin that a deadtime of 200 ms leaves: 250 ms.
+const HOLDER_LEASE: Duration = Duration::from_millis(2_750);
+/// The driver renews it at least so often, idle: the lease may end that much sooner after a stop.
+const RENEWED_WITHIN: Duration = Duration::from_millis(100);
+/// As long as the daemon may stop without consequences, with room for its way back to the CPU.
+const STOP_TIME: Duration = Duration::from_millis(2_500);
+/// How late a keeper may be on a loaded machine, and is before `daemon_deadtime` all the same.
+const KEEPER_LATE_MAX: Duration = Duration::from_millis(200);
+
+/// The daemon's driver, or the whole daemon, does not run until this is dropped.
+enum Stopped {
+    Daemon(Pid),
+    Thread(Pid),
+}
+
+impl Stopped {
+    fn daemon(cluster: &Cluster) -> Result<Self> {
+        let (daemon, _) = cluster.node(ALPHA)?.pids()?;
+        cluster.node(ALPHA)?.signal(Signal::SIGSTOP)?;
+        Ok(Self::Daemon(Pid::from_raw(daemon)))
+    }
+
+    /// Only the thread; the sender and the address worker run on.
+    fn driver(cluster: &Cluster) -> Result<Self> {
+        let (daemon, _) = cluster.node(ALPHA)?.pids()?;
+        for task in fs::read_dir(format!("/proc/{daemon}/task"))? {
+            let path = task?.path();
+            if fs::read_to_string(path.join("comm"))?.trim() != "ha-driver" {
+                continue;
+            }
+            let id = path.file_name().and_then(|it| it.to_str()).context("no thread id")?;
+            let thread = Pid::from_raw(id.parse()?);
+            ptrace::seize(thread, ptrace::Options::empty())?;
+            ptrace::interrupt(thread)?;
+            waitpid(thread, Some(WaitPidFlag::__WALL))?;
+            return Ok(Self::Thread(thread));
+        }
+        anyhow::bail!("there is no driver")
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = match self {
+            Self::Daemon(process) => nix::sys::signal::kill(*process, Signal::SIGCONT),
+            Self::Thread(thread) => ptrace::detach(*thread, None),
+        };
+    }
+}
+
+/// The address is off alpha within the holder's lease, and never on two.
+fn expect_taken_off(watch: &Watch, stopped_ns: u64) -> Result<()> {
+    watch.monitor(ALPHA)?.wait(watch.address, false, HOLDER_LEASE + STEP)?;
+    let off_ns = watch.monitor(ALPHA)?.first_removed(watch.address, stopped_ns);
+    let after_ns = off_ns.context("it is off and was not removed")? - stopped_ns;
+    println!("off after {} ms", ms(after_ns));
+    ensure!(after_ns <= as_ns(HOLDER_LEASE + KEEPER_LATE_MAX), "off only after {after_ns} ns");
+    ensure!(after_ns >= as_ns(HOLDER_LEASE - RENEWED_WITHIN), "off after {after_ns} ns already");
+    Ok(())
+}
+
+fn stopped_for_long(stop: impl FnOnce(&Cluster) -> Result<Stopped>) -> Result<()> {
+    let _turn = turn_with_others();
+    let (mut cluster, watch) = started(ha_tests::bed::Plan { failback: false, ..plan() })?;
+    let from_ns = monotonic_ns();
+    let stopped = stop(&cluster)?;
+    expect_taken_off(&watch, from_ns)?;
+    // After daemon_deadtime it is the peer's.
+    watch.monitor(BETA)?.wait(watch.address, true, STEP)?;
+    let on_ns = watch.monitor(BETA)?.first_added(watch.address, from_ns);
+    let waited_ns = on_ns.context("beta never had it")? - from_ns;
+    println!("on after {} ms", ms(waited_ns));
+    ensure!(waited_ns >= as_ns(DAEMON_DEADTIME - RENEWED_WITHIN), "beta did not wait");
+    drop(stopped);
+    cluster.node(ALPHA)?.wait_event("lease-lost", from_ns, STEP)?;
+    watch.expect_only(&mut cluster, BETA)?;
+    watch.expect_never_double(from_ns)?;
+    ensure!(watch.times_added(ALPHA, from_ns)? == 0, "alpha added it once more");
+    finish(cluster, watch)
+}
+
+/// Shorter than the holder's lease: nothing moves.
+fn stopped_for_short(stop: impl FnOnce(&Cluster) -> Result<Stopped>) -> Result<()> {
+    let _turn = turn_with_others();
+    let (mut cluster, watch) = started(plan())?;
+    let from_ns = monotonic_ns();
+    let stopped = stop(&cluster)?;
+    thread::sleep(STOP_TIME);
+    drop(stopped);
+    watch.expect_only(&mut cluster, ALPHA)?;
+    ensure!(watch.monitor(ALPHA)?.first_removed(watch.address, from_ns).is_none(), "it was off");
+    ensure!(watch.monitor(BETA)?.first_added(watch.address, from_ns).is_none(), "beta had it");
+    for (node, kind) in [(BETA, "takeover"), (ALPHA, "lease-lost"), (ALPHA, "group-stopped")] {
+        let found = events(&cluster, node, kind, from_ns)?;
+        ensure!(found.is_empty(), "{node}: {found:?}");
+    }
+    finish(cluster, watch)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_stopped_daemon_loses_its_address_before_the_peer_takes_it() -> Result<()> {
+    stopped_for_long(Stopped::daemon)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_hung_driver_loses_its_address_before_the_peer_takes_it() -> Result<()> {
+    stopped_for_long(Stopped::driver)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_daemon_that_is_stopped_for_less_than_its_lease_keeps_its_address() -> Result<()> {
+    stopped_for_short(Stopped::daemon)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_driver_that_hangs_for_less_than_its_lease_keeps_its_address() -> Result<()> {
+    stopped_for_short(Stopped::driver)
+}
