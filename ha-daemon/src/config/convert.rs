@@ -258,6 +258,9 @@ impl Toml {
                 Failback::Manual => "\"manual\"",
             },
         );
+        if group.prearmed {
+            self.set("prearmed", "true");
+        }
         self.line(format_args!("resources = ["));
         for resource in &group.resources {
             self.line(format_args!("  {{ {} }},", self::resource(resource)));

@@ -491,6 +491,9 @@ pub struct Group {
     pub nodes: Vec<NodeIndex>,
     /// Failback policy. Default auto.
     pub failback: Failback,
+    /// Whether every candidate has its addresses beforehand, behind a gate in the kernel. Only for groups
+    /// of addresses. Default no.
+    pub prearmed: bool,
     /// Resources in starting order.
     pub resources: Vec<Resource>,
 }

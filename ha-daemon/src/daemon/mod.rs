@@ -1,5 +1,6 @@
 //! The daemon: puts the parts together, runs them, takes them down.
 
+mod gate;
 pub mod handover;
 mod node;
 mod respawn;
@@ -24,6 +25,7 @@ use crate::driver::{Driver, Parts, Reception, Resumption, receives_heartbeats};
 use crate::io::address::{self, AddressCommand, AddressWorker, HeldAddress};
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::OpenConnections;
+use crate::io::gate::Gates;
 use crate::io::keeper::{Keeper, KeeperOptions};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
@@ -36,6 +38,7 @@ use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, process, realtime};
 use crate::logging::LoggedEvents;
 use crate::names::{InterfaceName, NodeName};
+use gate::GateSide;
 use handover::Handed;
 use handover::arrive::{self, Addresses};
 use handover::ask::{Asker, Source};
@@ -202,7 +205,7 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     let keys = Arc::new(Keys::new(&config.keys)?);
     let mut node = Node { config, own, incarnation, keys, known: BTreeMap::new() };
     let prepared = prepare(&mut node, name, options, memory, &log.events, handed).await?;
-    let Prepared { mut driver, sender, worker, pinger, mailbox, connections } = prepared;
+    let Prepared { mut driver, sender, worker, pinger, mailbox, connections, gates } = prepared;
     let clients = node.clients(&log.events);
     let asker = Asker {
         source: options.source.clone(),
@@ -237,6 +240,8 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
         if let Some(pinger) = pinger {
             pinger.stop();
         }
+        // As all that is of BPF, while heartbeats still leave: it takes the kernel time to close.
+        gates.hand_over();
         let rest = Rest {
             cause: pending.cause,
             asked_ns: pending.asked_ns,
@@ -251,7 +256,7 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
         let departure = Box::new(depart::pack(parts, sender, rest)?);
         return Ok(Ended::HandsOver { departure, leave: signals.leaves().await });
     }
-    let failures = take_down(parts, sender, worker, pinger);
+    let failures = take_down(parts, sender, worker, pinger, gates);
     drop(stop);
     let served = server.await.context("the control socket's task failed")?;
     Ok(Ended::Left { finished: served.map_err(Into::into), failures })
@@ -330,6 +335,7 @@ struct Prepared {
     pinger: Option<Pinger>,
     mailbox: Mailbox,
     connections: Arc<OpenConnections>,
+    gates: GateSide,
 }
 
 /// Starts keeper, connections, address worker, sender and driver, in an order in which a start that
@@ -366,7 +372,10 @@ async fn prepare(
         .connections(&paths, heard_by_connections, &shared, &mailbox, handed.as_mut())
         .start()?;
     let mut keeper = keeper;
-    let held = purge(node, handed.as_ref(), &mut keeper)?;
+    let before = handed.as_ref().map(|it| it.image.addresses.as_slice());
+    let (gates, gate_side) = node.gates(&options.bpf_directory, before, &mailbox).await;
+    let held = purge(node, handed.as_ref(), &gates, &mut keeper)?;
+    let stay = held.clone();
     let worker = node.address_worker(&mailbox, held)?;
     let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
@@ -388,11 +397,13 @@ async fn prepare(
         sender,
         resumption,
         connections,
+        gates,
+        gate_side,
     };
     let prepared = assemble(node, started, attached, options, memory, events)
         .inspect_err(|_| discard(options))?;
     if let Some(handed) = &handed {
-        handed.report(&node.config, &prepared.mailbox, resumed_ns);
+        handed.report(&node.config, &prepared.mailbox, resumed_ns, &stay);
     }
     if let Some(options) = renewed {
         respawn(options, prepared.mailbox.clone())();
@@ -402,9 +413,14 @@ async fn prepare(
 
 /// Removes the configured addresses that an earlier daemon left, and those that the program before
 /// owned and this one does not have any more. Gives those that it goes on with.
-fn purge(node: &Node, handed: Option<&Handed>, keeper: &mut Keeper) -> Result<Vec<HeldAddress>> {
+fn purge(
+    node: &Node,
+    handed: Option<&Handed>,
+    gates: &Gates,
+    keeper: &mut Keeper,
+) -> Result<Vec<HeldAddress>> {
     let floating = node::floating_addresses(&node.config);
-    let Some(Addresses { stay, go }) = handed.map(|it| it.addresses(&floating)) else {
+    let Some(Addresses { stay, go }) = handed.map(|it| it.addresses(&floating, gates)) else {
         // Who has the ports, or the serial lines, is the only daemon of this host: addresses and pins that are there now
         // are an earlier one's. Before, they may be those of a daemon that runs.
         for (address, interface) in address::purge(&floating)? {
@@ -450,6 +466,8 @@ struct Started {
     sender: Option<Sender>,
     resumption: Option<Resumption>,
     connections: Arc<OpenConnections>,
+    gates: Gates,
+    gate_side: GateSide,
 }
 
 /// The rest of the way, with programs attached that a failure must take down.
@@ -464,6 +482,7 @@ fn assemble(
     let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker, .. } =
         started;
     let Started { shared, sender, resumption, connections, pinger, mut lines, .. } = started;
+    let Started { gates, gate_side, .. } = started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket.accept_control_only().context("cannot filter what the kernel side passes up")?;
     }
@@ -486,6 +505,7 @@ fn assemble(
         lines,
         shared,
         keeper,
+        gates,
         addresses: worker.sender(),
         services: node.services(&mailbox),
         pings: pinger.as_ref().map_or_else(|| Arc::from([]), Pinger::words),
@@ -498,7 +518,7 @@ fn assemble(
         resumption,
     })?;
     let driver = start(driver, options.kernel_log, node.config.realtime, &mailbox)?;
-    Ok(Prepared { driver, sender, worker, pinger, mailbox, connections })
+    Ok(Prepared { driver, sender, worker, pinger, mailbox, connections, gates: gate_side })
 }
 
 /// Detaches what a start or a driver that failed left attached: no daemon runs that would judge by
@@ -557,6 +577,7 @@ fn take_down(
     sender: Sender,
     worker: AddressWorker,
     pinger: Option<Pinger>,
+    gates: GateSide,
 ) -> Vec<String> {
     let mut failures = Vec::new();
     sender.stop();
@@ -569,12 +590,16 @@ fn take_down(
     // Its thread ends with the last sender, should the command have found no room.
     drop(parts.addresses);
     worker.join();
+    // What stays behind a gate is the keeper's, too.
+    let still_armed = gates.take_down();
+    let all_released = parts.all_released && still_armed.is_empty();
+    failures.extend(still_armed);
     failures.extend(parts.lines.stop());
     if let Some(kernel) = parts.kernel {
         failures.extend(kernel.teardown());
     }
     // Whatever could not be stopped is still held: then the keeper's work begins here.
-    if parts.all_released {
+    if all_released {
         failures.extend(parts.keeper.farewell().err().map(|error| error.to_string()));
     }
     failures

@@ -3,6 +3,7 @@
 //! and hands the actions to I/O that cannot block it.
 
 mod carry;
+mod gates;
 mod handover;
 mod keys;
 mod losses;
@@ -33,6 +34,7 @@ use crate::core::message::{Message, MessageError};
 use crate::core::time::Moment;
 use crate::io::address::{AddressReport, AddressSender};
 use crate::io::clock::monotonic_ns;
+use crate::io::gate::Gates;
 use crate::io::keeper::{Keeper, KeeperError};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
@@ -98,6 +100,8 @@ pub struct Parts {
     pub pause: Duration,
     /// The keeper.
     pub keeper: Keeper,
+    /// The gates of pre-armed addresses.
+    pub gates: Gates,
     /// The address worker.
     pub addresses: AddressSender,
     /// Where orders for services go.
@@ -234,6 +238,8 @@ impl Driver {
     pub fn run(mut self) -> Result<Parts> {
         self.note_receptions();
         self.note_keys();
+        self.note_gates();
+        self.arm_addresses(None);
         while !self.exit {
             let deadline_ns = self.arm()?;
             let mut events = [EpollEvent::empty(); 16];
@@ -289,6 +295,7 @@ impl Driver {
         let now_ns = monotonic_ns();
         let shared = &self.parts.shared;
         shared.driver_ran_ns.store(now_ns, Relaxed);
+        let ran_out = self.renew_gates();
         let lateness_ns = now_ns.saturating_sub(deadline_ns);
         self.lateness_max_ns = self.lateness_max_ns.max(lateness_ns);
         if sources.contains(&Source::Timer) {
@@ -309,6 +316,7 @@ impl Driver {
             self.receive_serial(&mut messages);
         }
         self.observe();
+        self.gates_ran_out(ran_out);
         for input in messages {
             self.handle(input);
         }
@@ -465,6 +473,7 @@ impl Driver {
             Letter::Keeper(keeper) => self.keeper_started(keeper),
             Letter::HandOver { kept, answer } => self.prepare_hand_over(kept, answer),
             Letter::Note { severity, kind, message } => self.driver_note(severity, kind, message),
+            Letter::Gate(news) => self.gate_news(news),
             Letter::Serial(news) => self.line_news(&news),
             Letter::Shutdown => self.handle(Input::Shutdown),
         }

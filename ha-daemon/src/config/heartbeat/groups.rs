@@ -58,7 +58,10 @@ pub(super) fn assemble(
             }
         }
         let id = ha_common::wire::name_id(name.as_str());
-        groups.push((Group { id, name, nodes, failback: scene.failback, resources }, positions));
+        groups.push((
+            Group { id, name, nodes, failback: scene.failback, prearmed: false, resources },
+            positions,
+        ));
     }
     groups.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
     for (index, (_, positions)) in groups.iter().enumerate() {

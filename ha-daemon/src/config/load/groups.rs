@@ -24,6 +24,7 @@ pub(super) struct Draft {
     name: Option<GroupName>,
     nodes: Option<Vec<NodeIndex>>,
     failback: Option<Failback>,
+    prearmed: Option<bool>,
 }
 
 impl Draft {
@@ -34,6 +35,7 @@ impl Draft {
             name: self.name?,
             nodes: self.nodes?,
             failback: self.failback?,
+            prearmed: self.prearmed?,
             resources: self.resources.into_iter().map(Spanned::into_inner).collect(),
         })
     }
@@ -69,11 +71,14 @@ fn read_group(
         name: reader.name(key, "the group name"),
         nodes: None,
         failback: None,
+        prearmed: None,
     };
     let Some(mut table) = table else { return group };
     group.nodes = read_candidates(reader, &mut table, nodes);
     group.failback = read_failback(reader, &mut table);
+    let prearmed = table.boolean(reader, "prearmed");
     group.resources = read_resources(reader, &mut table, key);
+    group.prearmed = check_prearmed(reader, &group, prearmed);
     table.finish(reader);
     group
 }
@@ -140,6 +145,30 @@ fn read_failback(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Failb
     let message = format!("unknown failback {}", quoted(given.get_ref()));
     reader.error(&given.span(), message, format!("write failback = \"{meant}\""));
     None
+}
+
+/// What is started beforehand everywhere must do no harm there: only an address behind its gate does none.
+fn check_prearmed(reader: &mut Reader<'_>, group: &Draft, given: Field<bool>) -> Option<bool> {
+    let given = match given {
+        Field::Absent => return Some(false),
+        Field::Refused => return None,
+        Field::Given(given) => given,
+    };
+    let address = |it: &&Spanned<Resource>| !matches!(it.get_ref(), Resource::Address { .. });
+    if *given.get_ref()
+        && let Some(other) = group.resources.iter().find(address)
+    {
+        let (label, kind) = (quoted(&group.key), other.get_ref().kind());
+        let message = format!(
+            "the group {label} is pre-armed and has a resource of the kind {}: only addresses can be \
+             there before the group is",
+            quoted(kind)
+        );
+        let remedy = "remove prearmed, or put the addresses into a group of their own";
+        reader.error(&given.span(), message, remedy);
+        return None;
+    }
+    Some(given.into_inner())
 }
 
 fn read_resources(

@@ -63,6 +63,7 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
         id: group as u32 + 100,
         nodes: (0..nodes).map(|position| NodeIndex((position + group) % nodes)).collect(),
         failback: Failback::Auto,
+        prearmed: false,
         resources: vec![address(group, 1), address(group, 2)],
     };
     let link = |link: usize| Link {

@@ -4,6 +4,7 @@
 //! them, goes on with the records and replaces the programs without a gap.
 
 mod attach;
+pub mod gate;
 mod mapped;
 mod pins;
 

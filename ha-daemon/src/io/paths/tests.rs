@@ -64,6 +64,7 @@ fn config(nodes: usize, kind: LinkKind, identity: LinkIdentity) -> Config {
             id: 5,
             nodes: vec![NodeIndex(0)],
             failback: Failback::Auto,
+            prearmed: false,
             resources: vec![Resource::Address {
                 address: "192.0.2.50/24".parse().unwrap(),
                 interface: "eth1".parse().unwrap(),
