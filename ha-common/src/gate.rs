@@ -5,7 +5,7 @@
 //! reach it or come from it. An open gate closes by itself when nobody renews it: that is the lease
 //! of a node that hangs.
 
-use crate::frame::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Source, mapped, network};
+use crate::frame::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Source, network};
 
 /// Gates of one node.
 pub const GATES_MAX: usize = 256;
@@ -33,21 +33,50 @@ const TARGET_AT: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct GateKey {
-    /// The address, IPv4 as IPv4-mapped IPv6.
-    pub address: [u8; 16],
+    /// The address, IPv4 as IPv4-mapped IPv6, as two words that stand in memory as its bytes do: a key is
+    /// built on the stack of a program, where words must be aligned.
+    pub address: Address,
     /// Index of the interface for a link-local address, which is another one on every link; else 0:
     /// a host answers for its addresses on whatever interface it is asked.
     pub interface: u32,
+    /// Zero.
+    pub unused: u32,
+}
+
+/// An address as words of memory.
+pub type Address = [u64; 2];
+
+/// The words of an address.
+#[inline(always)]
+#[must_use]
+pub const fn address_of(address: core::net::IpAddr) -> Address {
+    match address {
+        core::net::IpAddr::V4(address) => ipv4_of(address.octets()),
+        core::net::IpAddr::V6(address) => {
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets();
+            [
+                u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+                u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+            ]
+        }
+    }
+}
+
+/// The words of an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2).
+#[inline(always)]
+const fn ipv4_of(address: [u8; 4]) -> Address {
+    let [a, b, c, d] = address;
+    [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])]
 }
 
 impl GateKey {
     /// The key of an address that is on, or concerned on, this interface.
     #[inline(always)]
     #[must_use]
-    pub const fn new(address: [u8; 16], interface: u32) -> Self {
+    pub const fn new(address: Address, interface: u32) -> Self {
         // fe80::/10 (RFC 4291 2.5.6)
-        let link_local = address[0] == 0xfe && address[1] & 0xc0 == 0x80;
-        Self { address, interface: if link_local { interface } else { 0 } }
+        let link_local = address[0].to_be() >> 54 == 0xfe80 >> 6;
+        Self { address, interface: if link_local { interface } else { 0 }, unused: 0 }
     }
 }
 
@@ -72,8 +101,8 @@ pub trait Gates {
 /// there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Concerned {
-    first: [u8; 16],
-    second: [u8; 16],
+    first: Address,
+    second: Address,
 }
 
 /// Whether a frame may pass. What concerns no address with a gate always may.
@@ -86,11 +115,11 @@ pub fn passes<G: Gates, S: Source + ?Sized>(
 ) -> bool {
     let Some(concerned) = concerned(frame, way) else { return true };
     is_open(gates, &concerned.first, interface)
-        && (concerned.second == [0; 16] || is_open(gates, &concerned.second, interface))
+        && (concerned.second == [0; 2] || is_open(gates, &concerned.second, interface))
 }
 
 #[inline(always)]
-fn is_open<G: Gates>(gates: &G, address: &[u8; 16], interface: u32) -> bool {
+fn is_open<G: Gates>(gates: &G, address: &Address, interface: u32) -> bool {
     match gates.until_ns(&GateKey::new(*address, interface)) {
         None => true,
         Some(until_ns) => gates.now_ns() < until_ns,
@@ -104,8 +133,8 @@ fn concerned<S: Source + ?Sized>(frame: &S, way: Way) -> Option<Concerned> {
         ETHERTYPE_ARP => arp(frame, at, way),
         ETHERTYPE_IPV4 => {
             let from = if matches!(way, Way::In) { IPV4_DESTINATION_AT } else { IPV4_SOURCE_AT };
-            let address = mapped(frame.read::<4>(at + from)?);
-            Some(Concerned { first: address, second: [0; 16] })
+            let address = ipv4_of(frame.read::<4>(at + from)?);
+            Some(Concerned { first: address, second: [0; 2] })
         }
         ETHERTYPE_IPV6 => ipv6(frame, at, way),
         _ => None,
@@ -119,7 +148,7 @@ fn arp<S: Source + ?Sized>(frame: &S, at: usize, way: Way) -> Option<Concerned> 
         return None;
     }
     let from = if matches!(way, Way::In) { ARP_TARGET_AT } else { ARP_SENDER_AT };
-    Some(Concerned { first: mapped(frame.read::<4>(at + from)?), second: [0; 16] })
+    Some(Concerned { first: ipv4_of(frame.read::<4>(at + from)?), second: [0; 2] })
 }
 
 /// The packet's address, and the target of a neighbour solicitation that arrives or an advertisement
@@ -130,13 +159,13 @@ fn ipv6<S: Source + ?Sized>(frame: &S, at: usize, way: Way) -> Option<Concerned>
         Way::In => (IPV6_DESTINATION_AT, SOLICITATION),
         Way::Out => (IPV6_SOURCE_AT, ADVERTISEMENT),
     };
-    let first = frame.read::<16>(at + from)?;
+    let first = frame.words::<2>(at + from)?;
     let next = frame.read::<1>(at + IPV6_NEXT_AT)?;
-    let mut second = [0; 16];
+    let mut second = [0; 2];
     if next == [NEXT_ICMPV6]
         && let Some(found) = frame.read::<1>(at + IPV6_BYTES)
         && found == [kind]
-        && let Some(target) = frame.read::<16>(at + IPV6_BYTES + TARGET_AT)
+        && let Some(target) = frame.words::<2>(at + IPV6_BYTES + TARGET_AT)
     {
         second = target;
     }
@@ -144,7 +173,7 @@ fn ipv6<S: Source + ?Sized>(frame: &S, at: usize, way: Way) -> Option<Concerned>
 }
 
 const _: () = {
-    assert!(size_of::<GateKey>() == 20);
+    assert!(size_of::<GateKey>() == 24);
     assert!(ETHERNET_BYTES == 14);
 };
 

@@ -71,6 +71,11 @@ struct Frame<'a> {
     context: &'a TcContext,
 }
 
+/// On the stack of a program words must be aligned, which compilers do not do for arrays of bytes where packets
+/// need not be.
+#[repr(align(8))]
+struct Aligned<T>(MaybeUninit<T>);
+
 impl Frame<'_> {
     #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
@@ -80,18 +85,18 @@ impl Frame<'_> {
             // an array of integers, for which any bytes are valid.
             return Some(unsafe { core::ptr::read_unaligned(from as *const T) });
         }
-        let mut copy = MaybeUninit::<T>::uninit();
+        let mut copy = Aligned(MaybeUninit::<T>::uninit());
         // SAFETY: the helper writes exactly as many bytes as T has, or fails.
         let failed = unsafe {
             bpf_skb_load_bytes(
                 self.context.as_ptr().cast(),
                 offset as u32,
-                copy.as_mut_ptr().cast(),
+                copy.0.as_mut_ptr().cast(),
                 size_of::<T>() as u32,
             )
         };
         // SAFETY: written just above; any bytes are valid.
-        if failed == 0 { Some(unsafe { copy.assume_init() }) } else { None }
+        if failed == 0 { Some(unsafe { copy.0.assume_init() }) } else { None }
     }
 }
 

@@ -20,5 +20,6 @@ pub mod distribution;
 pub mod figures;
 pub mod observe;
 pub mod rogue;
+pub mod spinners;
 mod sys;
 pub mod web;

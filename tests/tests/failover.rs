@@ -19,6 +19,8 @@ mod groups;
 mod mistakes;
 #[path = "failover/networks.rs"]
 mod networks;
+#[path = "failover/prearmed.rs"]
+mod prearmed;
 #[path = "failover/starts.rs"]
 mod starts;
 #[path = "failover/three.rs"]

@@ -23,9 +23,9 @@ impl Gates for Table {
     fn until_ns(&self, key: &GateKey) -> Option<u64> {
         self.lookups.set(self.lookups.get() + 1);
         let keys = BTreeMap::from([
-            (GateKey::new(mapped(FLOATING), 0), ()),
-            (GateKey::new(FLOATING_V6, 0), ()),
-            (GateKey { address: LINK_LOCAL, interface: INTERFACE }, ()),
+            (GateKey::new(address_of(FLOATING.into()), 0), ()),
+            (GateKey::new(address_of(FLOATING_V6.into()), 0), ()),
+            (GateKey::new(address_of(LINK_LOCAL.into()), INTERFACE), ()),
         ]);
         keys.contains_key(key).then_some(self.until_ns)
     }

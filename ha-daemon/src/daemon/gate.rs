@@ -1,12 +1,10 @@
 //! The kernel side of pre-armed addresses, from the start of a daemon to its end.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use ha_common::frame::mapped;
-use ha_common::gate::GateKey;
+use ha_common::gate::{GateKey, address_of};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
@@ -89,14 +87,10 @@ fn is_at(held: &HeldAddress, wanted: &Wanted) -> bool {
 }
 
 fn key(wanted: &Wanted) -> Result<GateKey> {
-    let address = match wanted.address.addr() {
-        IpAddr::V4(address) => mapped(address.octets()),
-        IpAddr::V6(address) => address.octets(),
-    };
     let interface = wanted.interface.as_str();
     let index =
         if_nametoindex(interface).with_context(|| format!("there is no interface {interface}"))?;
-    Ok(GateKey::new(address, index))
+    Ok(GateKey::new(address_of(wanted.address.addr()), index))
 }
 
 impl GateSide {

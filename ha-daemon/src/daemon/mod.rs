@@ -1,5 +1,6 @@
 //! The daemon: puts the parts together, runs them, takes them down.
 
+mod addresses;
 mod gate;
 pub mod handover;
 mod node;
@@ -22,7 +23,7 @@ use crate::control::parameters::Parameters;
 use crate::control::server;
 use crate::control::socket::ControlSocket;
 use crate::driver::{Driver, Parts, Reception, Resumption, receives_heartbeats};
-use crate::io::address::{self, AddressCommand, AddressWorker, HeldAddress};
+use crate::io::address::{AddressCommand, AddressWorker, HeldAddress};
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::OpenConnections;
 use crate::io::gate::Gates;
@@ -37,10 +38,10 @@ use crate::io::serial::Lines;
 use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, process, realtime};
 use crate::logging::LoggedEvents;
-use crate::names::{InterfaceName, NodeName};
+use crate::names::NodeName;
 use gate::GateSide;
 use handover::Handed;
-use handover::arrive::{self, Addresses};
+use handover::arrive;
 use handover::ask::{Asker, Source};
 use handover::depart::{self, Departure, Rest};
 use node::Node;
@@ -374,7 +375,7 @@ async fn prepare(
     let mut keeper = keeper;
     let before = handed.as_ref().map(|it| it.image.addresses.as_slice());
     let (gates, gate_side) = node.gates(&options.bpf_directory, before, &mailbox).await;
-    let held = purge(node, handed.as_ref(), &gates, &mut keeper)?;
+    let held = addresses::purge(node, handed.as_ref(), &gates, &mut keeper)?;
     let stay = held.clone();
     let worker = node.address_worker(&mailbox, held)?;
     let pinger = node.pinger(&mailbox)?;
@@ -409,44 +410,6 @@ async fn prepare(
         respawn(options, prepared.mailbox.clone())();
     }
     Ok(prepared)
-}
-
-/// Removes the configured addresses that an earlier daemon left, and those that the program before
-/// owned and this one does not have any more. Gives those that it goes on with.
-fn purge(
-    node: &Node,
-    handed: Option<&Handed>,
-    gates: &Gates,
-    keeper: &mut Keeper,
-) -> Result<Vec<HeldAddress>> {
-    let floating = node::floating_addresses(&node.config);
-    let Some(Addresses { stay, go }) = handed.map(|it| it.addresses(&floating, gates)) else {
-        // Who has the ports, or the serial lines, is the only daemon of this host: addresses and pins that are there now
-        // are an earlier one's. Before, they may be those of a daemon that runs.
-        for (address, interface) in address::purge(&floating)? {
-            tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
-        }
-        return Ok(Vec::new());
-    };
-    let held = |(address, interface): &(ipnet::IpNet, InterfaceName)| {
-        let text = address.to_string();
-        stay.iter().any(|it| it.address == text && it.interface == *interface)
-    };
-    let mut strays: Vec<_> = floating.into_iter().filter(|it| !held(it)).collect();
-    for it in go {
-        strays.extend(it.address.parse().ok().map(|address| (address, it.interface)));
-    }
-    // One that cannot be removed is told of and left to its lifetime: a node that goes on must not
-    // stop for it.
-    let removed = address::purge(&strays).unwrap_or_else(|error| {
-        tracing::error!("{error}");
-        error.removed
-    });
-    for (address, interface) in removed {
-        tracing::warn!("removed {address} from {interface}: this node does not own it");
-        let _ = keeper.release(address, &interface);
-    }
-    Ok(stay)
 }
 
 /// What runs, or is open, before anything is attached.

@@ -7,7 +7,7 @@ use crate::core::io::{Input, Note};
 use crate::core::time::Moment;
 use crate::io::address::AddressCommand;
 use crate::io::clock::{boottime_ns, monotonic_ns};
-use crate::io::gate::Done;
+use crate::io::gate::{ARM_AGAIN, Done};
 use crate::io::keeper::KeeperError;
 use crate::io::mailbox::GateNews;
 use crate::names::InterfaceName;
@@ -16,6 +16,7 @@ use crate::snapshot::Severity;
 impl Driver {
     /// Has the addresses configured that are to be there beforehand: on one interface, or on all.
     pub(super) fn arm_addresses(&mut self, interface: Option<&InterfaceName>) {
+        self.armed_at_ns = monotonic_ns();
         for (group, resource, address, interface) in self.parts.gates.to_arm(interface) {
             // As for any address: the keeper knows of it before the kernel does.
             let held = match self.parts.keeper.hold(address, &interface) {
@@ -30,6 +31,14 @@ impl Driver {
             if let Err(cause) = sent {
                 self.armed(group, resource, Err(cause));
             }
+        }
+    }
+
+    /// Tries again what could not be armed.
+    pub(super) fn arm_again(&mut self, now_ns: u64) {
+        let since_ns = now_ns.saturating_sub(self.armed_at_ns);
+        if since_ns >= ARM_AGAIN.as_nanos() as u64 && self.parts.gates.wait() {
+            self.arm_addresses(None);
         }
     }
 

@@ -147,6 +147,8 @@ pub struct Driver {
     hand_over_asked: Option<HandOverAnswer>,
     /// What was told of lost heartbeats, by slot.
     losses: Vec<losses::Told>,
+    /// When addresses were armed last.
+    armed_at_ns: u64,
     exit: bool,
 }
 
@@ -226,6 +228,7 @@ impl Driver {
             questions: Questions::default(),
             hand_over_asked: None,
             losses: vec![losses::Told::default(); slots],
+            armed_at_ns: 0,
             exit: false,
             parts,
         })
@@ -336,6 +339,7 @@ impl Driver {
             self.keeper_died();
         }
         self.update_echoes();
+        self.arm_again(now_ns);
         self.ask_probes(now_ns);
         self.tell_losses(Moment(now_ns));
     }

@@ -20,6 +20,9 @@ pub const DAEMON_DEADTIME: Duration = Duration::from_secs(3);
 /// By how much the holder's lease is shorter, at least.
 const MARGIN_MIN: Duration = Duration::from_millis(250);
 
+/// How long after an attempt to arm addresses those are tried again that could not be.
+pub const ARM_AGAIN: Duration = Duration::from_secs(5);
+
 /// How long an open gate stays open after the driver's last turn: shorter than any peer waits.
 #[must_use]
 pub fn holder_lease(config: &Config) -> Duration {
@@ -236,25 +239,28 @@ impl Gates {
     }
 
     /// The addresses that are to be configured now: of one interface, or all.
+    #[must_use]
     pub fn to_arm(
-        &mut self,
+        &self,
         interface: Option<&InterfaceName>,
     ) -> Vec<(GroupIndex, usize, IpNet, InterfaceName)> {
         let given_up = self.given_up;
-        let wanted = self.gates.iter_mut().filter(|it| {
+        let wanted = self.gates.iter().filter(|it| {
             !given_up
                 && it.entry.is_some()
                 && !it.open
                 && interface.is_none_or(|name| *name == it.interface)
         });
-        wanted
-            .map(|it| {
-                if it.standing != Standing::Armed {
-                    it.standing = Standing::Arming;
-                }
-                (it.group, it.resource, it.address, it.interface.clone())
-            })
-            .collect()
+        wanted.map(|it| (it.group, it.resource, it.address, it.interface.clone())).collect()
+    }
+
+    /// Whether an address could not be armed that might be now, such as that of an interface which lost its own
+    /// addresses and has them again.
+    #[must_use]
+    pub fn wait(&self) -> bool {
+        let waits =
+            |it: &Gate| it.entry.is_some() && !it.open && matches!(it.standing, Standing::Not(_));
+        !self.given_up && self.gates.iter().any(waits)
     }
 
     /// What came of arming. Gives whether that is news.

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod announcements;
+mod asker;
 mod client;
 mod http;
 mod locks;
@@ -22,6 +23,7 @@ use anyhow::{Context, Result, anyhow};
 
 pub use addresses::{AddressChange, AddressEvent, AddressMonitor, both_held_ns};
 pub use announcements::{Announcement, AnnouncementKind, Sniffer};
+pub use asker::{Asker, Told, expect_only};
 pub use client::{Answer, Client, ClientCounts, ClientOptions, Gap};
 pub use locks::{LockRecorder, LockWait};
 pub use stalls::{Stall, StallRecorder};

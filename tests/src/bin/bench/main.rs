@@ -1,5 +1,5 @@
 //! The benchmarks: how fast a failure is judged (`detect`), how long a client waits (`failover`), what
-//! a settled node costs (`idle`), how silent a reload is (`reload`), what the kernel side takes for a packet (`xdp`). Run them as
+//! a settled node costs (`idle`), how silent a reload is (`reload`), how soon the address is answered (`takeover`), what the kernel side takes for a packet (`xdp`). Run them as
 //! `cargo xtask bench BENCHMARK`.
 //!
 //! Every figure of a cluster is given twice: of all runs, and of those during which no CPU of this
@@ -16,6 +16,7 @@ mod random;
 mod reload;
 mod report;
 mod sample;
+mod takeover;
 mod xdp;
 
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ enum Benchmark {
     Idle(idle::Options),
     /// Silence of a node that takes a configuration, a key or a program over, and its peer's verdicts
     Reload(reload::Options),
+    /// From the verdict to the kernel's answer for the address, of ordinary and of pre-armed groups
+    Takeover(takeover::Options),
     /// Time that the kernel side takes for one packet, by kind of packet
     Xdp(xdp::Options),
 }
@@ -75,6 +78,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Benchmark::Failover(options) => failover::run(options)?,
         Benchmark::Idle(options) => idle::run(options)?,
         Benchmark::Reload(options) => reload::run(options)?,
+        Benchmark::Takeover(options) => takeover::run(options)?,
         Benchmark::Xdp(options) => xdp::run(options)?,
     };
     print!("{}", report.text());
