@@ -306,6 +306,11 @@ fn programs_of_others_still_run_and_do_not_open_the_gate() -> Result<()> {
         links.push(FdLink::try_from(program.take_link(id)?)?);
     }
     askers.expect_only(&cluster, ALPHA)?;
+    // What was there before the daemon does not come before the gate either.
+    cluster.node_mut(BETA)?.stop()?;
+    cluster.start()?;
+    wait_armed(&cluster)?;
+    askers.expect_only(&cluster, ALPHA)?;
     cluster.node_mut(BETA)?.stop()?;
     let beta = cluster.node(BETA)?.netns();
     for way in ways {
