@@ -26,7 +26,10 @@ pub const ARM_AGAIN: Duration = Duration::from_secs(5);
 /// How long an open gate stays open after the driver's last turn: shorter than any peer waits.
 #[must_use]
 pub fn holder_lease(config: &Config) -> Duration {
-    let deadtime = config.cluster.deadtime;
+    lease(config.cluster.deadtime)
+}
+
+fn lease(deadtime: Duration) -> Duration {
     // Of a deadtime that is nearly as long, half is left: an owner has to come by to renew.
     let waits = DAEMON_DEADTIME.max(deadtime);
     waits - deadtime.max(MARGIN_MIN).min(waits / 2)
@@ -290,5 +293,87 @@ impl Gates {
             }
         }
         closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_nanos(1_000);
+    const GROUP: GroupIndex = GroupIndex(0);
+
+    fn gates() -> (Gates, Arc<GateWords>) {
+        let words = Arc::new(GateWords::alone());
+        let wanted = |resource: usize| Wanted {
+            group: GROUP,
+            resource,
+            address: format!("198.51.100.1{resource}/24").parse().unwrap(),
+            interface: "eth0".parse().unwrap(),
+        };
+        let wanted = vec![(wanted(0), 7), (wanted(1), 8)];
+        (Gates::new(Arc::clone(&words), LEASE, wanted, &[]), words)
+    }
+
+    #[test]
+    fn opening_and_closing_a_gate_is_all_that_an_armed_address_takes() {
+        let (mut gates, words) = gates();
+        assert!(gates.set_armed(GROUP, 0, Ok(())));
+        assert_eq!(gates.open(GROUP, 0, 5_000), Done::AtOnce);
+        assert_eq!((words.until_ns(7), words.until_ns(8)), (6_000, 0));
+        assert_eq!(gates.close(GROUP, 0), Done::AtOnce);
+        assert_eq!(words.until_ns(7), 0);
+        assert_eq!(gates.open(GroupIndex(1), 0, 5_000), Done::Nothing);
+    }
+
+    #[test]
+    fn a_lease_that_has_run_out_is_never_renewed() {
+        let (mut gates, words) = gates();
+        gates.set_armed(GROUP, 0, Ok(()));
+        gates.open(GROUP, 0, 5_000);
+        assert!(gates.renew(5_999).is_empty());
+        assert_eq!(words.until_ns(7), 6_999);
+        assert_eq!(gates.renew(6_999), [(GROUP, 0)]);
+        assert_eq!(words.until_ns(7), 0);
+        assert!(gates.renew(6_999).is_empty(), "it was lost once");
+        assert_eq!(gates.close(GROUP, 0), Done::Nothing);
+    }
+
+    #[test]
+    fn what_is_not_armed_goes_the_ordinary_way_through_an_open_gate() {
+        let (mut gates, words) = gates();
+        gates.set_armed(GROUP, 0, Err("no".to_owned()));
+        assert_eq!(gates.armed(GROUP, 0), Some(Err("no")));
+        assert!(gates.wait());
+        assert_eq!(gates.open(GROUP, 0, 5_000), Done::Nothing);
+        assert_eq!(words.until_ns(7), 6_000);
+        // Its lifetime is its lease.
+        assert!(gates.renew(9_000).is_empty());
+        assert_eq!(words.until_ns(7), 10_000);
+        assert_eq!(gates.close(GROUP, 0), Done::Nothing);
+        assert_eq!(words.until_ns(7), 0);
+    }
+
+    #[test]
+    fn a_gate_that_is_given_up_leaves_no_armed_address_behind() {
+        let (mut gates, _) = gates();
+        for resource in [0, 1] {
+            gates.set_armed(GROUP, resource, Ok(()));
+        }
+        gates.open(GROUP, 0, 5_000);
+        let closed = gates.give_up("no");
+        assert_eq!(closed, [("198.51.100.11/24".parse().unwrap(), "eth0".parse().unwrap())]);
+        assert_eq!(gates.close(GROUP, 0), Done::Nothing, "it is removed as any");
+        assert!(gates.to_arm(None).is_empty() && !gates.wait());
+    }
+
+    #[test]
+    fn the_holder_gives_up_before_any_peer_takes() {
+        for deadtime_ms in [10, 200, 1_000, 2_500, 10_000] {
+            let deadtime = Duration::from_millis(deadtime_ms);
+            let lease = lease(deadtime);
+            assert!(lease < DAEMON_DEADTIME.max(deadtime) && lease >= Duration::from_millis(500));
+        }
+        assert_eq!(lease(Duration::from_millis(200)), Duration::from_millis(2_750));
     }
 }

@@ -40,6 +40,17 @@ impl GateWords {
         Ok(Self { base: base.context("cannot map the gates")?.cast() })
     }
 
+    /// Words of no program.
+    #[cfg(test)]
+    pub(crate) fn alone() -> Self {
+        let length = NonZeroUsize::new(BYTES).unwrap();
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { nix::sys::mman::mmap_anonymous(None, length, protection, flags) };
+        Self { base: base.unwrap().cast() }
+    }
+
     fn word(&self, entry: u32) -> Option<&AtomicU64> {
         let entry = usize::try_from(entry).ok().filter(|entry| *entry < GATES_MAX)?;
         // SAFETY: within the mapping, which is page aligned and lives as long as `self`; the kernel side
