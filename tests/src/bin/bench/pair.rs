@@ -170,9 +170,17 @@ impl Pair {
         at_random(phase, || fault.inject(&self.cluster.bed, &processes))
     }
 
-    /// As [`Pair::strike`], for a fault of the cables: nobody has to be asked for the processes first.
-    pub(crate) fn strike_cables(&self, phase: Duration) -> Result<Strike> {
-        at_random(phase, || self.cluster.bed.cut_all(OWNER, Cut::Middle))
+    /// Cuts all cables. `before` is called with the urgency of the fault itself: what it starts may keep everybody
+    /// else from running.
+    pub(crate) fn cut(
+        &self,
+        phase: Duration,
+        before: impl FnOnce() -> Result<()> + Send,
+    ) -> Result<Strike> {
+        at_random(phase, || {
+            before()?;
+            self.cluster.bed.cut_all(OWNER, Cut::Middle)
+        })
     }
 
     /// Undoes it; the cluster is not settled yet.

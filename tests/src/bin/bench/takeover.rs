@@ -1,11 +1,10 @@
 //! `bench takeover`: from the verdict to the moment at which the new owner's kernel answers for the
 //! address; pre-armed groups beside ordinary ones, run by run.
 
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ha_tests::clock::{as_ns, monotonic_ns};
+use ha_tests::clock::{as_ns, monotonic_ns, sleep_until_ns};
 use ha_tests::observe::{Asker, LockRecorder, StallRecorder};
 use ha_tests::spinners::Spinners;
 
@@ -96,12 +95,18 @@ fn take_over(
     let asker = Asker::start(&*pair.cluster.client()?, "eth0", pair.floating, ASK_INTERVAL)?;
     let locks = LockRecorder::start(&bed.switch())?;
     let window = ASK_BEFORE + options.timing.keepalive + options.timing.deadtime + WAIT;
-    let end_ns = monotonic_ns() + as_ns(window);
-    let spinners = options.spinners.then(|| Spinners::start(end_ns)).transpose()?;
-    let strike = pair.strike_cables(phase)?;
-    match spinners {
-        Some(spinners) => spinners.join(),
-        None => thread::sleep(Duration::from_nanos(end_ns.saturating_sub(monotonic_ns()))),
+    let mut spinners = None;
+    let strike = pair.cut(phase, || {
+        if options.spinners {
+            let end_ns = monotonic_ns() + as_ns(window);
+            spinners = Some(Spinners::start(end_ns)?);
+            sleep_until_ns(monotonic_ns() + as_ns(ASK_BEFORE));
+        }
+        Ok(())
+    })?;
+    sleep_until_ns(strike.at_ns + as_ns(window));
+    if let Some(spinners) = spinners {
+        spinners.join();
     }
     let verdict_ns = pair.verdict(strike.at_ns)?.map(|event| event.monotonic_ns);
     let mac = bed.mac(SURVIVOR, "eth0")?;
