@@ -32,13 +32,13 @@ impl Source for [u8] {
     }
 }
 
-const ETHERNET_BYTES: usize = 14;
+pub(crate) const ETHERNET_BYTES: usize = 14;
 const VLAN_BYTES: usize = 4;
 const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
 const UDP_BYTES: usize = 8;
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 const PROTOCOL_UDP: u8 = 17;
@@ -86,12 +86,7 @@ pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
 #[inline(always)]
 #[must_use]
 pub fn parse<S: Source + ?Sized>(frame: &S) -> Option<Datagram> {
-    let mut ethertype = u16::from_be_bytes(frame.read::<2>(ETHERNET_BYTES - 2)?);
-    let mut network_at = ETHERNET_BYTES;
-    if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
-        ethertype = u16::from_be_bytes(frame.read::<2>(ETHERNET_BYTES + VLAN_BYTES - 2)?);
-        network_at = ETHERNET_BYTES + VLAN_BYTES;
-    }
+    let (ethertype, network_at) = network(frame)?;
     let packet = match ethertype {
         ETHERTYPE_IPV4 => ipv4(frame, network_at)?,
         ETHERTYPE_IPV6 => ipv6(frame, network_at)?,
@@ -111,6 +106,17 @@ pub fn parse<S: Source + ?Sized>(frame: &S) -> Option<Datagram> {
         payload_at: transport_at + UDP_BYTES,
         payload_bytes: length.saturating_sub(UDP_BYTES),
     })
+}
+
+/// What follows the Ethernet header and at most one VLAN tag: its type, and where it begins.
+#[inline(always)]
+pub(crate) fn network<S: Source + ?Sized>(frame: &S) -> Option<(u16, usize)> {
+    let ethertype = u16::from_be_bytes(frame.read::<2>(ETHERNET_BYTES - 2)?);
+    if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_QINQ {
+        return Some((ethertype, ETHERNET_BYTES));
+    }
+    let inner = frame.read::<2>(ETHERNET_BYTES + VLAN_BYTES - 2)?;
+    Some((u16::from_be_bytes(inner), ETHERNET_BYTES + VLAN_BYTES))
 }
 
 /// What an IP header says.

@@ -16,6 +16,7 @@
 pub mod auth;
 pub mod frame;
 pub mod fresh;
+pub mod gate;
 pub mod judge;
 pub mod maps;
 pub mod reason;

@@ -234,6 +234,12 @@ pub struct ResourceStatus {
     pub kind: String,
     /// State on the reporting node.
     pub state: ResourceState,
+    /// Of a pre-armed group: whether the address is there beforehand, behind its gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub armed: Option<bool>,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_armed: String,
 }
 
 /// One group.

@@ -22,5 +22,6 @@ pub mod figures;
 pub mod flood;
 pub mod observe;
 pub mod rogue;
+pub mod spinners;
 mod sys;
 pub mod web;

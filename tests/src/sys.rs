@@ -103,6 +103,19 @@ pub(crate) unsafe fn own(fd: c_int) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// Binds a packet socket to one interface and one protocol (an Ethernet type).
+pub(crate) fn bind_packet(socket: &impl AsRawFd, index: u32, ethertype: u16) -> io::Result<()> {
+    // SAFETY: all zeros is a sockaddr_ll.
+    let mut link: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    link.sll_family = libc::AF_PACKET as u16;
+    link.sll_protocol = ethertype.to_be();
+    link.sll_ifindex = index.cast_signed();
+    let length = size_of_val(&link) as libc::socklen_t;
+    // SAFETY: the address lives across the call, with its length.
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const link).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Lets `MSG_ZEROCOPY` be used on a socket.
 pub(crate) fn allow_zerocopy(socket: &impl AsRawFd) -> io::Result<()> {
     let on: c_int = 1;

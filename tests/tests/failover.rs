@@ -21,6 +21,8 @@ mod lease;
 mod mistakes;
 #[path = "failover/networks.rs"]
 mod networks;
+#[path = "failover/prearmed.rs"]
+mod prearmed;
 #[path = "failover/stale.rs"]
 mod stale;
 #[path = "failover/starts.rs"]

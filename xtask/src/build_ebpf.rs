@@ -1,4 +1,4 @@
-//! `cargo xtask build-ebpf`: from `ha-ebpf` to the object in `ha-daemon/bpf`, the same byte for
+//! `cargo xtask build-ebpf`: from `ha-ebpf` to the objects in `ha-daemon/bpf`, the same byte for
 //! byte from any checkout.
 //!
 //! The pinned stable compiler does it: `-Z build-std=core` wants the library's sources and
@@ -15,35 +15,47 @@ use crate::process::{is_root, output, run, workspace};
 
 /// The linker version whose LLVM is that of the pinned compiler (LLVM 22).
 const LINKER_VERSION: &str = "0.10.3";
-/// Where the daemon embeds the object from.
-const OBJECT: &str = "ha-daemon/bpf/ha-ebpf.o";
+/// Where the daemon embeds the objects from.
+const PLACE: &str = "ha-daemon/bpf";
+/// The objects, each a program of `ha-ebpf`: heartbeats, and the gate of pre-armed addresses.
+const OBJECTS: [&str; 2] = ["ha-ebpf", "ha-gate"];
 
 /// Builds; with `check`, compares instead of storing.
 pub fn build(check: bool) -> Result<()> {
     let sysroot = PathBuf::from(output(Command::new("rustc").args(["--print", "sysroot"]))?);
     library_sources(&sysroot)?;
     linker()?;
-    let object = strip(&compile(&sysroot)?)?;
-    let stored = workspace().join(OBJECT);
+    let built = compile(&sysroot)?;
+    for name in OBJECTS {
+        store(name, &strip(&built.join(name))?, check)?;
+    }
+    Ok(())
+}
+
+/// Stores an object, or compares it.
+fn store(name: &str, object: &[u8], check: bool) -> Result<()> {
+    let shown = format!("{PLACE}/{name}.o");
+    let stored = workspace().join(&shown);
     if check {
-        let old = fs::read(&stored).with_context(|| format!("cannot read {OBJECT}"))?;
+        let old = fs::read(&stored).with_context(|| format!("cannot read {shown}"))?;
         if old != object {
             bail!(
-                "{OBJECT} is not what ha-ebpf compiles to now ({} bytes stored, {} built): run \
+                "{shown} is not what ha-ebpf compiles to now ({} bytes stored, {} built): run \
                  `cargo xtask build-ebpf` and commit the object",
                 old.len(),
                 object.len()
             );
         }
-        println!("{OBJECT}: a rebuild gives the same {} bytes", object.len());
+        println!("{shown}: a rebuild gives the same {} bytes", object.len());
     } else {
         fs::create_dir_all(stored.parent().unwrap_or(Path::new(".")))?;
-        fs::write(&stored, &object).with_context(|| format!("cannot write {OBJECT}"))?;
-        println!("{OBJECT}: {} bytes", object.len());
+        fs::write(&stored, object).with_context(|| format!("cannot write {shown}"))?;
+        println!("{shown}: {} bytes", object.len());
     }
     Ok(())
 }
 
+/// Compiles all of `ha-ebpf`; gives the directory of what came of it.
 fn compile(sysroot: &Path) -> Result<PathBuf> {
     let root = workspace();
     let manifest = arrange(&root)?;
@@ -78,7 +90,7 @@ fn compile(sysroot: &Path) -> Result<PathBuf> {
         .env_remove("CARGO_BUILD_TARGET");
     // Quiet: the compiler warns of the unstable feature on every build.
     output(&mut cargo)?;
-    Ok(target.join("bpfel-unknown-none/release/ha-ebpf"))
+    Ok(target.join("bpfel-unknown-none/release"))
 }
 
 /// Puts the sources of both crates into one directory with one workspace. The compiler's names for

@@ -271,6 +271,9 @@ impl Toml {
             };
             self.set("on_daemon_death", word);
         }
+        if group.prearmed {
+            self.set("prearmed", "true");
+        }
         self.line(format_args!("resources = ["));
         for resource in &group.resources {
             self.line(format_args!("  {{ {} }},", self::resource(resource)));

@@ -550,6 +550,9 @@ pub struct Group {
     pub failback: Failback,
     /// See [`OnDaemonDeath`]. Default move for a group of addresses only, wait for any other.
     pub on_daemon_death: OnDaemonDeath,
+    /// Whether every candidate has its addresses beforehand, behind a gate in the kernel. Only for groups
+    /// of addresses. Default no.
+    pub prearmed: bool,
     /// Resources in starting order.
     pub resources: Vec<Resource>,
 }

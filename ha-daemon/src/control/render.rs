@@ -101,7 +101,8 @@ pub fn groups(groups: &[GroupStatus]) -> String {
     ]);
     for group in groups {
         let resource = |resource: &crate::snapshot::ResourceStatus| {
-            format!("{} {}", printable(&resource.name), word(&resource.state))
+            let armed = if resource.armed == Some(true) { " (armed)" } else { "" };
+            format!("{} {}{armed}", printable(&resource.name), word(&resource.state))
         };
         table.row([
             group.name.to_string(),
@@ -115,7 +116,14 @@ pub fn groups(groups: &[GroupStatus]) -> String {
         let (name, node) = (&group.name, group.wished.as_ref()?);
         Some(format!("{name}: an operator wants it on {node} (ended by hactl enable {name})\n"))
     });
-    table.text() + &wishes.collect::<String>()
+    let not_armed = groups.iter().flat_map(|group| {
+        let refused = group.resources.iter().filter(|it| it.armed == Some(false));
+        refused.map(|it| {
+            let (name, cause) = (printable(&it.name), printable(&it.not_armed));
+            format!("{}: {name} is not pre-armed here: {cause}\n", group.name)
+        })
+    });
+    table.text() + &wishes.collect::<String>() + &not_armed.collect::<String>()
 }
 
 /// A line per link and peer, and below them why a link is not received in the best way.

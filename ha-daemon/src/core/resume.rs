@@ -57,6 +57,10 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Kept> {
         let Some(successor) = new.groups.iter().find(|it| it.name == group.name) else {
             return Kept::Nothing;
         };
+        // Armed addresses are there in another way: the one ends before the other begins.
+        if successor.prearmed != group.prearmed {
+            return Kept::First(0);
+        }
         let pairs = group.resources.iter().zip(&successor.resources);
         match pairs.take_while(|(old, new)| old == new).count() {
             same if same == group.resources.len() => Kept::All,

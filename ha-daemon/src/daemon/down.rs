@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
+use super::gate::GateSide;
 use crate::driver::Parts;
 use crate::io::address::{AddressCommand, AddressWorker, HeldAddress};
 use crate::io::ping::Pinger;
@@ -38,6 +39,7 @@ pub(super) fn take_down(
     sender: Sender,
     worker: AddressWorker,
     pinger: Option<Pinger>,
+    gates: GateSide,
 ) -> Vec<String> {
     let mut failures = Vec::new();
     sender.stop();
@@ -50,12 +52,16 @@ pub(super) fn take_down(
     // Its thread ends with the last sender, should the command have found no room.
     drop(parts.addresses);
     worker.join();
+    // What stays behind a gate is the keeper's, too.
+    let still_armed = gates.take_down();
+    let all_released = parts.all_released && still_armed.is_empty();
+    failures.extend(still_armed);
     failures.extend(parts.lines.stop());
     if let Some(kernel) = parts.kernel {
         failures.extend(kernel.teardown());
     }
     // Whatever could not be stopped is still held: then the keeper's work begins here.
-    if parts.all_released {
+    if all_released {
         failures.extend(parts.keeper.farewell().err().map(|error| error.to_string()));
     }
     failures

@@ -1,6 +1,8 @@
 //! The daemon: puts the parts together, runs them, takes them down.
 
+mod addresses;
 mod down;
+mod gate;
 pub mod handover;
 mod inherit;
 mod node;
@@ -25,9 +27,10 @@ use crate::control::server;
 use crate::control::socket::ControlSocket;
 use crate::core::adoption::Estate;
 use crate::driver::{Driver, Parts, Reception, Resumption, receives_heartbeats};
-use crate::io::address::{self, AddressWorker, HeldAddress};
+use crate::io::address::AddressWorker;
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::OpenConnections;
+use crate::io::gate::Gates;
 use crate::io::keeper::{DOOR_NAME, Keeper, KeeperOptions, Lease};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
@@ -39,9 +42,10 @@ use crate::io::serial::Lines;
 use crate::io::socket::LinkSocket;
 use crate::io::{interfaces, process, realtime};
 use crate::logging::LoggedEvents;
-use crate::names::{InterfaceName, NodeName};
+use crate::names::NodeName;
 use down::{detach, end_worker, take_down};
-use handover::arrive::{self, Addresses};
+use gate::GateSide;
+use handover::arrive;
 use handover::ask::{Asker, Source};
 use handover::depart::{self, Departure, Rest};
 use handover::{Cause, Handed};
@@ -208,7 +212,7 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     let keys = Arc::new(Keys::new(&config.keys)?);
     let mut node = Node { config, own, incarnation, keys, known: BTreeMap::new() };
     let prepared = prepare(&mut node, name, options, memory, &log.events, handed).await?;
-    let Prepared { mut driver, sender, worker, pinger, mailbox, connections } = prepared;
+    let Prepared { mut driver, sender, worker, pinger, mailbox, connections, gates } = prepared;
     let clients = node.clients(&log.events);
     let asker = Asker {
         source: options.source.clone(),
@@ -240,6 +244,7 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     if hands_over {
         let pending = asker.pending().context("nobody asked for the hand-over")?;
         if pending.cause == Cause::Detach {
+            gates.hand_over();
             let failures = detach(parts, sender, worker, pinger);
             drop(stop);
             let served = server.await.context("the control socket's task failed")?;
@@ -249,6 +254,8 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
         if let Some(pinger) = pinger {
             pinger.stop();
         }
+        // As all that is of BPF, while heartbeats still leave: it takes the kernel time to close.
+        gates.hand_over();
         let rest = Rest {
             cause: pending.cause,
             asked_ns: pending.asked_ns,
@@ -263,7 +270,7 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
         let departure = Box::new(depart::pack(parts, sender, rest)?);
         return Ok(Ended::HandsOver { departure, leave: signals.leaves().await });
     }
-    let failures = take_down(parts, sender, worker, pinger);
+    let failures = take_down(parts, sender, worker, pinger, gates);
     drop(stop);
     let served = server.await.context("the control socket's task failed")?;
     Ok(Ended::Left { finished: served.map_err(Into::into), failures })
@@ -333,6 +340,7 @@ struct Prepared {
     pinger: Option<Pinger>,
     mailbox: Mailbox,
     connections: Arc<OpenConnections>,
+    gates: GateSide,
 }
 
 /// Starts keeper, connections, address worker, sender and driver, in an order in which a start that
@@ -380,7 +388,10 @@ async fn prepare(
         .connections(&paths, heard_by_connections, &shared, &mailbox, handed.as_mut())
         .start()?;
     let mut keeper = keeper;
-    let held = purge(node, handed.as_ref(), inherited, &mut keeper)?;
+    let before = handed.as_ref().map(|it| it.image.addresses.as_slice());
+    let (gates, gate_side) = node.gates(&options.bpf_directory, before, &mailbox).await;
+    let held = addresses::purge(node, handed.as_ref(), inherited, &gates, &mut keeper)?;
+    let stay = held.clone();
     let worker = node.address_worker(&mailbox, held, Arc::clone(keeper.lease()))?;
     let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
@@ -403,11 +414,13 @@ async fn prepare(
         resumption,
         estate,
         connections,
+        gates,
+        gate_side,
     };
     let prepared = assemble(node, started, attached, options, memory, events)
         .inspect_err(|_| discard(options))?;
     if let Some(handed) = &handed {
-        handed.report(&node.config, &prepared.mailbox, resumed_ns);
+        handed.report(&node.config, &prepared.mailbox, resumed_ns, &stay);
     }
     if let Some(options) = renewed {
         respawn(options, prepared.mailbox.clone())();
@@ -438,45 +451,6 @@ fn keeper_options(
     })
 }
 
-/// Removes the configured addresses that an earlier daemon left, and those that the program before
-/// owned and this one does not have any more. Gives those that it goes on with.
-fn purge(
-    node: &Node,
-    handed: Option<&Handed>,
-    inherited: Vec<HeldAddress>,
-    keeper: &mut Keeper,
-) -> Result<Vec<HeldAddress>> {
-    let floating = node::floating_addresses(&node.config);
-    let held = |(address, interface): &(ipnet::IpNet, InterfaceName), stay: &[HeldAddress]| {
-        let text = address.to_string();
-        stay.iter().any(|it| it.address == text && it.interface == *interface)
-    };
-    let Some(Addresses { stay, go }) = handed.map(|it| it.addresses(&floating)) else {
-        // Who has the ports, or the serial lines, is the only daemon of this host: addresses and pins that are there now
-        // are an earlier one's. Before, they may be those of a daemon that runs.
-        let left: Vec<_> = floating.into_iter().filter(|it| !held(it, &inherited)).collect();
-        for (address, interface) in address::purge(&left)? {
-            tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
-        }
-        return Ok(inherited);
-    };
-    let mut strays: Vec<_> = floating.into_iter().filter(|it| !held(it, &stay)).collect();
-    for it in go {
-        strays.extend(it.address.parse().ok().map(|address| (address, it.interface)));
-    }
-    // One that cannot be removed is told of and left to its lifetime: a node that goes on must not
-    // stop for it.
-    let removed = address::purge(&strays).unwrap_or_else(|error| {
-        tracing::error!("{error}");
-        error.removed
-    });
-    for (address, interface) in removed {
-        tracing::warn!("removed {address} from {interface}: this node does not own it");
-        let _ = keeper.release(address, &interface);
-    }
-    Ok(stay)
-}
-
 /// What runs, or is open, before anything is attached.
 struct Started {
     keeper_options: KeeperOptions,
@@ -495,6 +469,8 @@ struct Started {
     resumption: Option<Resumption>,
     estate: Option<Estate>,
     connections: Arc<OpenConnections>,
+    gates: Gates,
+    gate_side: GateSide,
 }
 
 /// The rest of the way, with programs attached that a failure must take down.
@@ -510,6 +486,7 @@ fn assemble(
         started;
     let Started { shared, sender, resumption, estate, connections, pinger, mut lines, .. } =
         started;
+    let Started { gates, gate_side, .. } = started;
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket
             .accept_control_and_probes()
@@ -534,6 +511,7 @@ fn assemble(
         lines,
         shared,
         keeper,
+        gates,
         addresses: worker.sender(),
         services: node.services(&mailbox),
         pings: pinger.as_ref().map_or_else(|| Arc::from([]), Pinger::words),
@@ -547,7 +525,7 @@ fn assemble(
         resumption,
     })?;
     let driver = start(driver, options.kernel_log, node.config.realtime, &mailbox)?;
-    Ok(Prepared { driver, sender, worker, pinger, mailbox, connections })
+    Ok(Prepared { driver, sender, worker, pinger, mailbox, connections, gates: gate_side })
 }
 
 /// Detaches what a start or a driver that failed left attached: no daemon runs that would judge by

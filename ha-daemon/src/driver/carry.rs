@@ -89,6 +89,9 @@ impl Driver {
         let Some((address, interface)) = self.address(group, resource) else {
             return self.order(group, resource, Operation::Start);
         };
+        if let Some(started) = self.open_gate(group, resource) {
+            return Some(started);
+        }
         // The keeper knows of it before the kernel does: there is no moment at which nobody would
         // remove it.
         let held = match self.parts.keeper.hold(address, &interface) {
@@ -107,10 +110,13 @@ impl Driver {
         error.is_some().then_some(Input::ResourceStarted { group, resource, error })
     }
 
-    fn stop_resource(&self, group: GroupIndex, resource: usize) -> Option<Input> {
+    fn stop_resource(&mut self, group: GroupIndex, resource: usize) -> Option<Input> {
         let Some((address, interface)) = self.address(group, resource) else {
             return self.order(group, resource, Operation::Stop);
         };
+        if let Some(stopped) = self.close_gate(group, resource) {
+            return Some(stopped);
+        }
         let command = AddressCommand::Remove { token: token(group, resource), address, interface };
         let error = self.parts.addresses.send(command).err().map(|error| error.to_string());
         error.is_some().then_some(Input::ResourceStopped { group, resource, error })
@@ -144,7 +150,7 @@ impl Driver {
         }
     }
 
-    fn address_details(&self, group: GroupIndex, resource: usize) -> AddressDetails {
+    pub(super) fn address_details(&self, group: GroupIndex, resource: usize) -> AddressDetails {
         let found = self.parts.config.groups.get(group.0).and_then(|it| it.resources.get(resource));
         match found {
             Some(Resource::Address { label, broadcast, .. }) => {
@@ -158,7 +164,11 @@ impl Driver {
     }
 
     /// The resource, if it is an address.
-    fn address(&self, group: GroupIndex, resource: usize) -> Option<(IpNet, InterfaceName)> {
+    pub(super) fn address(
+        &self,
+        group: GroupIndex,
+        resource: usize,
+    ) -> Option<(IpNet, InterfaceName)> {
         match self.parts.config.groups.get(group.0)?.resources.get(resource)? {
             Resource::Address { address, interface, .. } => Some((*address, interface.clone())),
             Resource::SourceAddress { .. } | Resource::Script { .. } | Resource::Systemd { .. } => {
@@ -187,12 +197,25 @@ impl Driver {
             AddressReport::Added { token, outcome, at_ns, first_announced_ns } => {
                 let (group, resource) = of_token(token);
                 if outcome.is_ok() {
-                    self.note_address(group, resource, "address-added", at_ns);
+                    if !self.parts.gates.was_at_once(group, resource) {
+                        self.note_address(group, resource, "address-added", at_ns);
+                    }
                     if let Some(at_ns) = first_announced_ns {
                         self.note_address(group, resource, "address-announced", at_ns);
                     }
                 }
-                Some(Input::ResourceStarted { group, resource, error: outcome.err() })
+                if !self.parts.gates.was_at_once(group, resource) {
+                    return Some(Input::ResourceStarted { group, resource, error: outcome.err() });
+                }
+                // Its start was reported when the gate was opened.
+                let cause = outcome.err()?;
+                self.parts.gates.close(group, resource);
+                Some(Input::ResourceLost { group, resource, cause })
+            }
+            AddressReport::Armed { token, outcome } => {
+                let (group, resource) = of_token(token);
+                self.armed(group, resource, outcome);
+                None
             }
             AddressReport::Removed { token, outcome, at_ns } => {
                 let (group, resource) = of_token(token);
@@ -202,6 +225,7 @@ impl Driver {
                     // A keeper that is gone is started again with what is held then.
                     let _ = self.parts.keeper.release(address, &interface);
                     self.note_address(group, resource, "address-removed", at_ns);
+                    self.arm_addresses(Some(&interface));
                 }
                 Some(Input::ResourceStopped { group, resource, error: outcome.err() })
             }
@@ -215,6 +239,12 @@ impl Driver {
             AddressReport::Lapsed { address, interface, silent_ns } => {
                 let _ = self.parts.keeper.release(address, &interface);
                 let (group, resource) = self.address_at(address, &interface)?;
+                let was_open = self.parts.gates.is_open(group, resource);
+                self.parts.gates.close(group, resource);
+                self.arm_addresses(Some(&interface));
+                if was_open == Some(false) {
+                    return None; // it was given up before
+                }
                 let seconds = silent_ns as f64 / 1e9;
                 let cause = format!(
                     "not renewed for {seconds:.3} s, longer than its lifetime or the lease"
@@ -255,6 +285,11 @@ impl Driver {
             message: message(found),
         };
         self.event(Moment(at_ns), note);
+    }
+
+    pub(super) fn resource_label(&self, group: GroupIndex, resource: usize) -> String {
+        let found = self.parts.config.groups.get(group.0).and_then(|it| it.resources.get(resource));
+        found.map_or_else(String::new, Resource::label)
     }
 
     pub(super) fn driver_note(&self, severity: Severity, kind: &str, message: String) {

@@ -53,7 +53,9 @@ impl Driver {
         }
         self.holding = Holding::Lost;
         self.parts.keeper.lose();
+        self.parts.gates.lapse();
         self.handle(Input::LeaseLost { silent_ns: over.silent_ns.cast_signed() });
+        self.arm_addresses(None);
     }
 
     /// The daemon runs as a whole.

@@ -5,6 +5,7 @@
 mod ask;
 mod carry;
 mod custody;
+mod gates;
 mod handover;
 mod keys;
 mod losses;
@@ -37,6 +38,7 @@ use crate::core::message::{Message, MessageError};
 use crate::core::time::Moment;
 use crate::io::address::{AddressReport, AddressSender};
 use crate::io::clock::monotonic_ns;
+use crate::io::gate::Gates;
 use crate::io::keeper::{Keeper, KeeperError};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
@@ -105,6 +107,8 @@ pub struct Parts {
     pub pause: Duration,
     /// The keeper.
     pub keeper: Keeper,
+    /// The gates of pre-armed addresses.
+    pub gates: Gates,
     /// The address worker.
     pub addresses: AddressSender,
     /// Where orders for services go.
@@ -158,6 +162,8 @@ pub struct Driver {
     holdings: Holdings,
     /// The hand-over is to a daemon that is started later.
     detaches: bool,
+    /// When addresses were armed last.
+    armed_at_ns: u64,
     exit: bool,
 }
 
@@ -255,6 +261,7 @@ impl Driver {
             holding,
             holdings: Holdings::default(),
             detaches: false,
+            armed_at_ns: 0,
             exit: false,
             parts,
         })
@@ -267,6 +274,8 @@ impl Driver {
     pub fn run(mut self) -> Result<Parts> {
         self.note_receptions();
         self.note_keys();
+        self.note_gates();
+        self.arm_addresses(None);
         while !self.exit {
             let deadline_ns = self.arm()?;
             let mut events = [EpollEvent::empty(); 16];
@@ -322,6 +331,7 @@ impl Driver {
         let now_ns = monotonic_ns();
         // Whoever wakes after its lease is over must not act on what it had.
         self.check_lease();
+        let ran_out = self.renew_gates();
         let lateness_ns = now_ns.saturating_sub(deadline_ns);
         self.lateness_max_ns = self.lateness_max_ns.max(lateness_ns);
         if sources.contains(&Source::Timer) {
@@ -350,6 +360,7 @@ impl Driver {
             self.receive_serial(&mut messages);
         }
         self.observe();
+        self.gates_ran_out(ran_out);
         for input in messages {
             self.handle(input);
         }
@@ -369,6 +380,7 @@ impl Driver {
             self.keeper_died();
         }
         self.update_echoes();
+        self.arm_again(now_ns);
         self.ask_probes(now_ns);
         self.test_ways(now_ns);
         self.tell_losses(Moment(now_ns));
@@ -505,6 +517,7 @@ impl Driver {
                 self.prepare_hand_over(kept, answer);
             }
             Letter::Note { severity, kind, message } => self.driver_note(severity, kind, message),
+            Letter::Gate(news) => self.gate_news(news),
             Letter::Serial(news) => self.line_news(&news),
             Letter::Shutdown => self.handle(Input::Shutdown),
         }

@@ -137,10 +137,16 @@ impl Driver {
             wished: self.core.wished(index).as_ref().map(name_of),
             nodes: group.nodes.iter().map(name_of).collect(),
             resources: resources
-                .map(|(resource, state)| ResourceStatus {
-                    name: resource.label(),
-                    kind: resource.kind().to_owned(),
-                    state,
+                .enumerate()
+                .map(|(position, (resource, state))| {
+                    let armed = self.parts.gates.armed(index, position);
+                    ResourceStatus {
+                        name: resource.label(),
+                        kind: resource.kind().to_owned(),
+                        state,
+                        armed: armed.map(|it| it.is_ok()),
+                        not_armed: armed.and_then(Result::err).unwrap_or_default().to_owned(),
+                    }
                 })
                 .collect(),
         }

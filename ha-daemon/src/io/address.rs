@@ -69,6 +69,44 @@ pub enum AddressCommand {
         /// What else it has.
         details: AddressDetails,
     },
+    /// Have the address here without owning it: configure and renew it, behind its gate, which is
+    /// closed. One that is open stays so.
+    Arm {
+        /// Comes back in [`AddressReport::Armed`].
+        token: u64,
+        /// Address and prefix length.
+        address: IpNet,
+        /// The interface.
+        interface: InterfaceName,
+        /// What else it has.
+        details: AddressDetails,
+    },
+    /// Own an armed address, whose gate was just opened: announce it, look for another owner. One that
+    /// is not armed is added.
+    Open {
+        /// Comes back in [`AddressReport::Added`].
+        token: u64,
+        /// Address and prefix length.
+        address: IpNet,
+        /// The interface.
+        interface: InterfaceName,
+        /// What else it has.
+        details: AddressDetails,
+    },
+    /// Own an armed address no longer: its gate is closed, and it stays. One that is not armed is removed.
+    Close {
+        /// Address and prefix length.
+        address: IpNet,
+        /// The interface.
+        interface: InterfaceName,
+    },
+    /// Remove an armed address that this node does not own.
+    Disarm {
+        /// Address and prefix length.
+        address: IpNet,
+        /// The interface.
+        interface: InterfaceName,
+    },
     /// Own it no longer and remove it.
     Remove {
         /// Comes back in [`AddressReport::Removed`].
@@ -115,6 +153,13 @@ pub enum AddressReport {
         /// When the first announcement had left; `None` when it failed, or when nobody has to be
         /// told (a loopback interface, one without ARP, an empty burst).
         first_announced_ns: Option<u64>,
+    },
+    /// Outcome of [`AddressCommand::Arm`].
+    Armed {
+        /// The command's token.
+        token: u64,
+        /// Why it failed: what, on what, remedy.
+        outcome: Result<(), String>,
     },
     /// Outcome of [`AddressCommand::Remove`]. What was not there is a success.
     Removed {
@@ -308,6 +353,12 @@ pub struct HeldAddress {
     /// What it has beside its prefix.
     #[serde(default)]
     details: AddressDetails,
+    /// It is behind a gate.
+    #[serde(default)]
+    pub armed: bool,
+    /// This node owns it: always, unless it is armed.
+    #[serde(default)]
+    pub open: bool,
 }
 
 impl HeldAddress {
@@ -327,6 +378,8 @@ impl HeldAddress {
             announced: 0,
             defended_ns: None,
             details,
+            armed: false,
+            open: true,
         }
     }
 

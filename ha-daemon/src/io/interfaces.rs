@@ -2,16 +2,23 @@
 //! nobody.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 
-use super::mailbox::{Letter, Mailbox};
+use tokio::task::JoinHandle;
+
+use super::kernel::gate::GateKernel;
+use super::mailbox::{GateNews, Letter, Mailbox};
 use crate::names::InterfaceName;
+
+/// The gate, until whoever takes it down has it.
+pub type SharedGate = Arc<Mutex<Option<GateKernel>>>;
 
 /// Watches `interfaces` until the runtime ends. The first report of each comes before this returns.
 ///
@@ -49,6 +56,58 @@ pub async fn watch(interfaces: Vec<InterfaceName>, mailbox: Mailbox) -> Result<(
         }
     });
     Ok(())
+}
+
+/// Keeps the gate on every interface with neighbours, and on the loopback interface, until it is ended:
+/// this host answers for an address on whatever interface it is asked. What is there now is attached
+/// when this returns.
+///
+/// # Errors
+/// Netlink is not available, or one interface refuses the gate.
+pub async fn guard(gate: SharedGate, mailbox: Mailbox) -> Result<JoinHandle<()>> {
+    let (connection, handle, mut messages) =
+        new_multicast_connection(&[MulticastGroup::Link]).context("cannot watch interfaces")?;
+    tokio::spawn(connection);
+    let mut links = handle.link().get().execute();
+    while let Some(link) = links.try_next().await.context("cannot list interfaces")? {
+        attach(&gate, &link)?;
+    }
+    drop(links);
+    Ok(tokio::spawn(async move {
+        // The handle keeps the connection alive.
+        let _handle = handle;
+        while let Some((message, _)) = messages.next().await {
+            let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
+            match link_change(message) {
+                None => {}
+                Some((link, false)) => {
+                    if let Some(gate) = gate.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+                    {
+                        gate.forget(link.header.index);
+                    }
+                }
+                Some((link, true)) => {
+                    let news = match attach(&gate, &link) {
+                        Ok(None) => continue,
+                        Ok(Some(name)) => GateNews::Attached(name),
+                        Err(error) => GateNews::Failed(format!("{error:#}")),
+                    };
+                    mailbox.post(Letter::Gate(news));
+                }
+            }
+        }
+    }))
+}
+
+/// Attaches the gate to an interface; gives its name if it can be asked for addresses and is up.
+fn attach(gate: &SharedGate, link: &LinkMessage) -> Result<Option<InterfaceName>> {
+    let speaks =
+        matches!(link.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback);
+    let mut gate = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(gate) = gate.as_mut().filter(|_| speaks) else { return Ok(None) };
+    let (name, _) = state(link).context("an interface has no name that this node understands")?;
+    gate.attach(&name, link.header.index)?;
+    Ok(link.header.flags.contains(LinkFlags::Up).then_some(name))
 }
 
 /// Name of an interface, and whether it is up with a carrier (`IFF_RUNNING`, RFC 2863 `ifOperStatus`).

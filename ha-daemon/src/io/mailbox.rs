@@ -87,10 +87,21 @@ pub enum Letter {
         /// A sentence for an operator.
         message: String,
     },
+    /// The gates of pre-armed addresses.
+    Gate(GateNews),
     /// A serial line was lost or is back.
     Serial(super::serial::LineNews),
     /// Leave the cluster.
     Shutdown,
+}
+
+/// News of the programs that hold pre-armed addresses back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GateNews {
+    /// They are on this interface, which is new, or changed.
+    Attached(InterfaceName),
+    /// They are not on every interface, for this reason.
+    Failed(String),
 }
 
 /// The sending side; any number of them.

@@ -9,6 +9,7 @@ pub mod clients;
 pub mod clock;
 pub mod connection;
 pub mod frames;
+pub mod gate;
 pub mod incarnation;
 pub mod interfaces;
 pub mod keeper;

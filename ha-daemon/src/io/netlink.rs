@@ -97,6 +97,32 @@ pub fn new_address(
     message
 }
 
+/// RTM_NEWADDR for an address that is there before this node owns it; also renews it. Its lifetime has
+/// passed its preferred part: nothing that this host begins has it as its source. It makes no route of its
+/// prefix, which would have it as source too.
+#[must_use]
+pub fn new_armed_address(
+    address: IpNet,
+    ifindex: u32,
+    lifetime: Duration,
+    details: &AddressDetails,
+) -> AddressMessage {
+    let mut message = new_address(address, ifindex, lifetime, details);
+    let flags = match address {
+        IpNet::V4(_) => AddressFlags::Noprefixroute,
+        IpNet::V6(_) => AddressFlags::Noprefixroute | AddressFlags::Nodad,
+    };
+    let replaced = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Flags(_));
+    message.attributes.retain(|attribute| !replaced(attribute));
+    message.attributes.push(AddressAttribute::Flags(flags));
+    for attribute in &mut message.attributes {
+        if let AddressAttribute::CacheInfo(cache_info) = attribute {
+            cache_info.ifa_preferred = 0;
+        }
+    }
+    message
+}
+
 /// RTM_DELADDR for exactly this address, prefix and interface.
 #[must_use]
 pub fn delete_address(address: IpNet, ifindex: u32) -> AddressMessage {
@@ -259,6 +285,20 @@ mod tests {
         assert_eq!(request[16..20], [10, 64, 2, 0]);
         let flags = [8, 0, 8, 0, 2, 0, 0, 0];
         assert!(request.windows(8).any(|window| window == flags));
+    }
+
+    #[test]
+    fn an_armed_address_is_deprecated_and_makes_no_route() {
+        for (address, flags) in [("192.0.2.10/24", 0x200_u32), ("2001:db8::10/64", 0x202)] {
+            let address = address.parse().unwrap();
+            let details = AddressDetails::default();
+            let message = new_armed_address(address, 7, Duration::from_secs(5), &details);
+            let request = serialized(RouteNetlinkMessage::NewAddress(message), 0x500);
+            let has = |bytes: &[u8]| request.windows(bytes.len()).any(|it| it == bytes);
+            assert!(has(&[&[8, 0, 8, 0][..], &flags.to_ne_bytes()[..]].concat()));
+            // Preferred for no time, valid for five seconds.
+            assert!(has(&[20, 0, 6, 0, 0, 0, 0, 0, 5, 0, 0, 0]));
+        }
     }
 
     #[test]

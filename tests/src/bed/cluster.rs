@@ -46,6 +46,8 @@ pub struct Plan {
     pub address_lifetime: Duration,
     /// Whether the group returns by itself to the preferred node.
     pub failback: bool,
+    /// Whether the group is pre-armed.
+    pub prearmed: bool,
     /// Whether heartbeats travel on the dedicated network (link `hb0`).
     pub link_hb: bool,
     /// Whether heartbeats travel on the service network too (link `svc`, interface eth0).
@@ -75,6 +77,7 @@ impl Default for Plan {
             deadtime: Duration::from_millis(30),
             address_lifetime: Duration::from_secs(3),
             failback: true,
+            prearmed: false,
             link_hb: true,
             link_svc: true,
             serial_baud: None,
@@ -325,7 +328,11 @@ impl Plan {
         }
         let failback = if self.failback { "auto" } else { "manual" };
         push(&mut text, format_args!("\n[groups.{GROUP}]\nnodes = {:?}\n", self.nodes));
-        push(&mut text, format_args!("failback = \"{failback}\"\nresources = [\n"));
+        push(&mut text, format_args!("failback = \"{failback}\"\n"));
+        if self.prearmed {
+            text.push_str("prearmed = true\n");
+        }
+        text.push_str("resources = [\n");
         push_address(&mut text, FLOATING, 24);
         if self.floating_v6 {
             push_address(&mut text, FLOATING_V6, 64);

@@ -24,7 +24,7 @@ use anyhow::{Context, Result, anyhow};
 
 pub use addresses::{AddressChange, AddressEvent, AddressMonitor, both_held_ns, neither_held_ns};
 pub use announcements::{Announcement, AnnouncementKind, Sniffer};
-pub use asker::{ArpAsker, ArpQuestion};
+pub use asker::{Asker, Told, expect_only};
 pub use client::{Answer, Client, ClientCounts, ClientOptions, Gap};
 pub use heartbeats::{HeartbeatGap, HeartbeatWatch};
 pub use locks::{LockRecorder, LockWait};

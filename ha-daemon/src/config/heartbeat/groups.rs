@@ -62,7 +62,9 @@ pub(super) fn assemble(
         let id = ha_common::wire::name_id(name.as_str());
         let on_daemon_death = OnDaemonDeath::default_of(&resources);
         let failback = scene.failback;
-        groups.push((Group { id, name, nodes, failback, on_daemon_death, resources }, positions));
+        let group =
+            Group { id, name, nodes, failback, on_daemon_death, prearmed: false, resources };
+        groups.push((group, positions));
     }
     groups.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
     for (index, (_, positions)) in groups.iter().enumerate() {

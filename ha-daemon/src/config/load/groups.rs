@@ -30,6 +30,7 @@ pub(super) struct Draft {
     failback: Option<Failback>,
     /// `None`: as its resources are; refused: the outer one.
     on_daemon_death: Option<Option<OnDaemonDeath>>,
+    prearmed: Option<bool>,
 }
 
 impl Draft {
@@ -44,6 +45,7 @@ impl Draft {
             nodes: self.nodes?,
             failback: self.failback?,
             on_daemon_death: self.on_daemon_death?.unwrap_or(default),
+            prearmed: self.prearmed?,
             resources,
         })
     }
@@ -80,6 +82,7 @@ fn read_group(
         nodes: None,
         failback: None,
         on_daemon_death: None,
+        prearmed: None,
     };
     let Some(mut table) = table else { return group };
     group.nodes = read_candidates(reader, &mut table, nodes);
@@ -89,7 +92,9 @@ fn read_group(
         Field::Refused => None,
         Field::Given(given) => reader.choice(&given, "on_daemon_death", ON_DAEMON_DEATH).map(Some),
     };
+    let prearmed = table.boolean(reader, "prearmed");
     group.resources = read_resources(reader, &mut table, key);
+    group.prearmed = check_prearmed(reader, &group, prearmed);
     table.finish(reader);
     group
 }
@@ -156,6 +161,30 @@ fn read_failback(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Failb
     let message = format!("unknown failback {}", quoted(given.get_ref()));
     reader.error(&given.span(), message, format!("write failback = \"{meant}\""));
     None
+}
+
+/// What is started beforehand everywhere must do no harm there: only an address behind its gate does none.
+fn check_prearmed(reader: &mut Reader<'_>, group: &Draft, given: Field<bool>) -> Option<bool> {
+    let given = match given {
+        Field::Absent => return Some(false),
+        Field::Refused => return None,
+        Field::Given(given) => given,
+    };
+    let address = |it: &&Spanned<Resource>| !matches!(it.get_ref(), Resource::Address { .. });
+    if *given.get_ref()
+        && let Some(other) = group.resources.iter().find(address)
+    {
+        let (label, kind) = (quoted(&group.key), other.get_ref().kind());
+        let message = format!(
+            "the group {label} is pre-armed and has a resource of the kind {}: only addresses can be \
+             there before the group is",
+            quoted(kind)
+        );
+        let remedy = "remove prearmed, or put the addresses into a group of their own";
+        reader.error(&given.span(), message, remedy);
+        return None;
+    }
+    Some(given.into_inner())
 }
 
 fn read_resources(

@@ -66,6 +66,7 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
         nodes: (0..nodes).map(|position| NodeIndex((position + group) % nodes)).collect(),
         failback: Failback::Auto,
         on_daemon_death: OnDaemonDeath::Move,
+        prearmed: false,
         resources: vec![address(group, 1), address(group, 2)],
     };
     let link = |link: usize| Link {

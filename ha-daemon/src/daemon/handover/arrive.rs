@@ -15,6 +15,7 @@ use crate::driver::Resumption;
 use crate::io::address::{AddressReport, HeldAddress};
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::Connection;
+use crate::io::gate::Gates;
 use crate::io::keeper::{Held, Keeper, KeeperOptions, Lease};
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Letter, Mailbox};
@@ -178,12 +179,17 @@ impl Handed {
     }
 
     /// The addresses that this configuration has still, and those that it has not.
-    pub fn addresses(&self, floating: &[(ipnet::IpNet, InterfaceName)]) -> Addresses {
+    pub fn addresses(
+        &self,
+        floating: &[(ipnet::IpNet, InterfaceName)],
+        gates: &Gates,
+    ) -> Addresses {
         let configured = |held: &HeldAddress| {
             let same = |(address, interface): &(ipnet::IpNet, InterfaceName)| {
                 held.address == address.to_string() && held.interface == *interface
             };
-            floating.iter().any(same)
+            // An armed one without a gate would be here and at its owner.
+            floating.iter().any(same) && (!held.armed || gates.has(&held.address, &held.interface))
         };
         let (stay, go) = self.image.addresses.iter().cloned().partition(configured);
         Addresses { stay, go }
@@ -199,14 +205,19 @@ impl Handed {
     }
 
     /// Tells the driver what the core takes to run and the worker does not have, and what became
-    /// of the hand-over; `resumed_ns` is when heartbeats left again.
-    pub fn report(&self, config: &Config, mailbox: &Mailbox, resumed_ns: u64) {
+    /// of the hand-over; `resumed_ns` is when heartbeats left again, `stay` what the worker has.
+    pub fn report(
+        &self,
+        config: &Config,
+        mailbox: &Mailbox,
+        resumed_ns: u64,
+        stay: &[HeldAddress],
+    ) {
         for group in &config.groups {
             for resource in &group.resources {
                 let Resource::Address { address, interface, .. } = resource else { continue };
                 let text = address.to_string();
-                let mut held = self.image.addresses.iter();
-                let held = held.any(|it| it.address == text && it.interface == *interface);
+                let held = stay.iter().any(|it| it.address == text && it.interface == *interface);
                 if !held && self.image.core.runs(&group.name, resource) {
                     let (address, interface) = (*address, interface.clone());
                     let lapsed = AddressReport::Lapsed { address, interface, silent_ns: 0 };

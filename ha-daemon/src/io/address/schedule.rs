@@ -73,6 +73,11 @@ pub(super) struct Announcements {
 }
 
 impl Announcements {
+    /// Nothing is announced.
+    pub(super) fn none() -> Self {
+        Self { start_ns: 0, due_ns: None }
+    }
+
     /// Starts the plan; the burst was just sent.
     pub(super) fn start(plan: &AnnouncePlan, now_ns: u64) -> Self {
         let mut announcements = Self { start_ns: now_ns, due_ns: None };

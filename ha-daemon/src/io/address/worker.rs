@@ -1,7 +1,9 @@
 //! The worker's thread: one loop over commands, due tasks and heard claims.
 
 mod announcing;
+mod arming;
 mod lease;
+mod succession;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +18,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::Handle;
 use tokio::sync::mpsc::Receiver;
 
+use arming::Role;
+
 use super::inquiry::{Answered, Inquiries, Wanted};
 use super::link::{Link, LinkState, acknowledged, link_named, local_macs};
 use super::packet::{Claim, FrameSender, Heard, Hearing, Listeners};
@@ -29,7 +33,7 @@ use crate::core::io::Probed;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::frames::{self, Mac};
 use crate::io::keeper::Lease;
-use crate::io::netlink::{AddressDetails, Removal, delete_address, new_address};
+use crate::io::netlink::{AddressDetails, Removal, delete_address, new_address, new_armed_address};
 use crate::names::InterfaceName;
 
 /// Most other owners of an address that are told apart in one window.
@@ -83,8 +87,9 @@ struct Worker {
     inquiries: Inquiries,
 }
 
-/// What is known of an address that this node owns.
+/// What is known of an address that this node owns, or has behind a gate.
 struct Owned {
+    role: Role,
     details: AddressDetails,
     link: Link,
     /// When its lifetime was last set, by a clock that also runs in suspend.
@@ -146,6 +151,18 @@ impl Worker {
         match command {
             AddressCommand::Add { token, address, interface, details } => {
                 self.add(token, Floating { address, interface }, details).await;
+            }
+            AddressCommand::Arm { token, address, interface, details } => {
+                self.arm(token, Floating { address, interface }, details).await;
+            }
+            AddressCommand::Open { token, address, interface, details } => {
+                self.open_armed(token, Floating { address, interface }, details).await;
+            }
+            AddressCommand::Close { address, interface } => {
+                self.close_armed(&Floating { address, interface }).await;
+            }
+            AddressCommand::Disarm { address, interface } => {
+                self.disarm(&Floating { address, interface }).await;
             }
             AddressCommand::Remove { token, address, interface } => {
                 self.remove(token, &Floating { address, interface }).await;
@@ -253,12 +270,12 @@ impl Worker {
 
     async fn add(&mut self, token: u64, floating: Floating, details: AddressDetails) {
         let renewed_boot_ns = boottime_ns();
-        let outcome = self.bring_up(&floating, &details).await;
+        let outcome = self.bring_up(&floating, &details, Role::Added).await;
         let at_ns = monotonic_ns();
         let (outcome, first_announced_ns) = match outcome {
             Ok(link) => {
                 let (sent, first_ns) = self.burst(&floating, &link, 0);
-                self.own(floating, details, link, (renewed_boot_ns, sent));
+                self.own(floating, details, link, (renewed_boot_ns, sent), Role::Added);
                 (Ok(()), first_ns)
             }
             Err(cause) => (Err(cause), None),
@@ -270,6 +287,7 @@ impl Worker {
         &mut self,
         floating: &Floating,
         details: &AddressDetails,
+        role: Role,
     ) -> Result<Link, String> {
         let refused = |error| explain("add", floating, &error);
         self.check_lease(floating)?;
@@ -280,7 +298,7 @@ impl Worker {
                 floating.interface
             ));
         }
-        if let Err(error) = self.set_address(floating, link.index, details).await {
+        if let Err(error) = self.set_address(floating, link.index, details, role).await {
             // The kernel may have done it and only its answer got lost: nobody else may take an
             // address that is up here.
             let undone = self.delete(floating).await;
@@ -304,8 +322,14 @@ impl Worker {
         floating: &Floating,
         ifindex: u32,
         details: &AddressDetails,
+        role: Role,
     ) -> io::Result<()> {
-        let message = new_address(floating.address, ifindex, self.lifetime, details);
+        let message = match role {
+            Role::Added => new_address(floating.address, ifindex, self.lifetime, details),
+            Role::Armed | Role::Opened => {
+                new_armed_address(floating.address, ifindex, self.lifetime, details)
+            }
+        };
         let message = RouteNetlinkMessage::NewAddress(message);
         acknowledged(&mut self.netlink, message, NLM_F_CREATE | NLM_F_REPLACE).await
     }
@@ -325,6 +349,7 @@ impl Worker {
         details: AddressDetails,
         link: Link,
         (renewed_boot_ns, announced): (u64, u32),
+        role: Role,
     ) {
         let now_ns = monotonic_ns();
         let announcements = Announcements::start(&self.plan, now_ns);
@@ -337,6 +362,7 @@ impl Worker {
         self.agenda.set(&floating, Task::Probe, link.mac.map(|_| now_ns));
         let defended_ns = self.owned.get(&floating).and_then(|owned| owned.defended_ns);
         let owned = Owned {
+            role,
             details,
             link,
             renewed_boot_ns,
@@ -347,45 +373,6 @@ impl Worker {
             defended_ns,
         };
         self.owned.insert(floating, owned);
-    }
-
-    /// Owns what the program before owned, without a word to the network.
-    async fn go_on(&mut self, held: &HeldAddress) {
-        let Some(floating) = held.floating() else { return };
-        let now_ns = monotonic_ns();
-        let Ok(link) = link_named(&self.netlink, &floating.interface).await else {
-            let silent_ns = boottime_ns().saturating_sub(held.renewed_boot_ns);
-            return self.lapse(&floating, silent_ns).await;
-        };
-        let announcements = Announcements::resume(&self.plan, held.announcing_since_ns, now_ns);
-        let announce_ns = announcements.due_ns().filter(|_| link.mac.is_some());
-        self.agenda.set(&floating, Task::Announce, announce_ns);
-        self.agenda.set(&floating, Task::Renew, Some(now_ns));
-        let owned = Owned {
-            link,
-            renewed_boot_ns: held.renewed_boot_ns,
-            details: held.details.clone(),
-            renewal: Renewal::Works,
-            announcements,
-            announced: held.announced,
-            claimants: None,
-            defended_ns: held.defended_ns,
-        };
-        self.owned.insert(floating, owned);
-    }
-
-    /// What the next program's worker goes on with.
-    fn hand_over(&self) -> Vec<HeldAddress> {
-        let held = |(floating, owned): (&Floating, &Owned)| HeldAddress {
-            address: floating.address.to_string(),
-            interface: floating.interface.clone(),
-            renewed_boot_ns: owned.renewed_boot_ns,
-            details: owned.details.clone(),
-            announcing_since_ns: owned.announcements.start_ns(),
-            announced: owned.announced,
-            defended_ns: owned.defended_ns,
-        };
-        self.owned.iter().map(held).collect()
     }
 
     fn forget(&mut self, floating: &Floating) {
@@ -426,22 +413,23 @@ impl Worker {
         };
         let (before_ns, last_ns, ifindex) =
             (boottime_ns(), owned.renewed_boot_ns, owned.link.index);
-        let details = owned.details.clone();
+        let (details, role) = (owned.details.clone(), owned.role);
         let lifetime_ns = nanoseconds(self.lifetime);
         // The driver finds out by itself and tells the core.
         if self.lease.is_over().is_some() {
             return self.drop_silently(floating).await;
         }
-        if before_ns.saturating_sub(last_ns) >= lifetime_ns {
+        // Behind a closed gate it is no one's: nothing lapses.
+        if role.owns() && before_ns.saturating_sub(last_ns) >= lifetime_ns {
             return self.lapse(floating, before_ns.saturating_sub(last_ns)).await;
         }
-        let outcome = self.set_address(floating, ifindex, &details).await;
+        let outcome = self.set_address(floating, ifindex, &details, role).await;
         // Again after the request: stopped in between, it would have brought the address back.
         if self.lease.is_over().is_some() {
             return self.drop_silently(floating).await;
         }
         let silent_ns = boottime_ns().saturating_sub(last_ns);
-        if silent_ns >= lifetime_ns {
+        if role.owns() && silent_ns >= lifetime_ns {
             return self.lapse(floating, silent_ns).await;
         }
         self.agenda.set(floating, Task::Renew, Some(monotonic_ns() + nanoseconds(RENEW_INTERVAL)));

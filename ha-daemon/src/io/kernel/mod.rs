@@ -5,6 +5,7 @@
 
 mod answer;
 mod attach;
+pub mod gate;
 mod mapped;
 mod pins;
 

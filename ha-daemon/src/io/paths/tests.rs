@@ -67,6 +67,7 @@ fn config(nodes: usize, kind: LinkKind, identity: LinkIdentity) -> Config {
             nodes: vec![NodeIndex(0)],
             failback: Failback::Auto,
             on_daemon_death: OnDaemonDeath::Move,
+            prearmed: false,
             resources: vec![Resource::Address {
                 address: "192.0.2.50/24".parse().unwrap(),
                 interface: "eth1".parse().unwrap(),

@@ -20,6 +20,7 @@ mod reload;
 mod report;
 mod sample;
 mod stops;
+mod takeover;
 mod xdp;
 
 use std::path::PathBuf;
@@ -56,6 +57,8 @@ enum Benchmark {
     Reload(reload::Options),
     /// Daemons that are stopped and go on: verdicts, moves of the address
     Stops(stops::Options),
+    /// From the verdict to the kernel's answer for the address, of ordinary and of pre-armed groups
+    Takeover(takeover::Options),
     /// Time that the kernel side takes for one packet, by kind of packet
     Xdp(xdp::Options),
 }
@@ -85,6 +88,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Benchmark::Ladder(options) => ladder::run(options)?,
         Benchmark::Reload(options) => reload::run(options)?,
         Benchmark::Stops(options) => stops::run(options)?,
+        Benchmark::Takeover(options) => takeover::run(options)?,
         Benchmark::Xdp(options) => xdp::run(options)?,
     };
     print!("{}", report.text());

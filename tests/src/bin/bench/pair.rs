@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use ha_tests::bed::{Cluster, Event, FLOATING, Plan, program};
+use ha_tests::bed::{Cluster, Cut, Event, FLOATING, Plan, program};
 use ha_tests::clock::{as_ns, monotonic_ns, sleep_until_ns};
 use ha_tests::observe::{AddressMonitor, Sniffer, urgently};
 
@@ -94,6 +94,8 @@ pub(crate) struct Pair {
     pub(crate) owner: AddressMonitor,
     pub(crate) survivor: AddressMonitor,
     pub(crate) sniffer: Sniffer,
+    /// The address is configured on both nodes.
+    armed: bool,
 }
 
 impl Pair {
@@ -104,6 +106,7 @@ impl Pair {
 
     /// Builds a plan of two nodes named as here; no daemon runs.
     pub(crate) fn build_plan(plan: Plan) -> Result<Self> {
+        let armed = plan.prearmed;
         let cluster = Cluster::build(plan)?;
         for server in &cluster.webs {
             server.prioritise(WEB_PRIORITY)?;
@@ -111,7 +114,7 @@ impl Pair {
         let owner = AddressMonitor::start(cluster.node(OWNER)?.netns())?;
         let survivor = AddressMonitor::start(cluster.node(SURVIVOR)?.netns())?;
         let sniffer = Sniffer::start(&*cluster.client()?)?;
-        Ok(Self { floating: FLOATING.parse()?, cluster, owner, survivor, sniffer })
+        Ok(Self { floating: FLOATING.parse()?, cluster, owner, survivor, sniffer, armed })
     }
 
     /// Builds it, starts both daemons, and waits until it is settled.
@@ -119,17 +122,25 @@ impl Pair {
         for name in ["ha-daemon", "hactl"] {
             program(name)?;
         }
-        let mut pair = Self::build(timing, web)?;
-        pair.cluster.start().context("the pair does not come up")?;
-        pair.settle()?;
-        Ok(pair)
+        Self::build(timing, web)?.up()
+    }
+
+    /// As [`Pair::start`], with a pre-armed group and no web servers.
+    pub(crate) fn start_armed(timing: &Timing) -> Result<Self> {
+        Self::build_plan(Plan { web: false, prearmed: true, ..timing.plan() })?.up()
+    }
+
+    fn up(mut self) -> Result<Self> {
+        self.cluster.start().context("the pair does not come up")?;
+        self.settle()?;
+        Ok(self)
     }
 
     /// Waits until the owner has the group, the survivor has not, and nothing happens any more.
     pub(crate) fn settle(&self) -> Result<()> {
         self.cluster.wait_settled(OWNER)?;
         self.owner.wait(self.floating, true, STEP_TIME_MAX)?;
-        self.survivor.wait(self.floating, false, STEP_TIME_MAX)?;
+        self.survivor.wait(self.floating, self.armed, STEP_TIME_MAX)?;
         thread::sleep(SETTLE_TIME);
         Ok(())
     }
@@ -160,6 +171,24 @@ impl Pair {
         let strike = at_random(phase, || fault.inject(&self.cluster, &processes))?;
         // How long an operator's program takes is no part of the move: its moment is known.
         Ok(if fault.is_command() { Strike { fault_ns: 0, ..strike } } else { strike })
+    }
+
+    /// Cuts all cables. `before` is called with the urgency of the fault itself: what it starts may keep everybody
+    /// else from running.
+    pub(crate) fn cut(
+        &self,
+        phase: Duration,
+        before: impl FnOnce() -> Result<()> + Send,
+    ) -> Result<Strike> {
+        at_random(phase, || {
+            before()?;
+            self.cluster.bed.cut_all(OWNER, Cut::Middle)
+        })
+    }
+
+    /// Undoes it; the cluster is not settled yet.
+    pub(crate) fn heal(&self) -> Result<()> {
+        self.cluster.bed.heal_all(OWNER).map(drop)
     }
 
     /// The survivor's verdict on the owner, no earlier than `at_ns`.

@@ -210,3 +210,28 @@ resources = [{ kind = "address", address = "198.51.100.10/32", interface = "eth0
         expected
     );
 }
+
+#[test]
+fn a_group_of_addresses_may_be_pre_armed() {
+    assert_eq!(
+        findings(
+            "nodes = [\"alpha\", \"beta\"]\n",
+            "nodes = [\"alpha\", \"beta\"]\nprearmed = true\n"
+        ),
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_group_with_more_than_addresses_cannot_be_pre_armed() {
+    let expected = [
+        r#"ha.toml:21:12: error: the group "web" is pre-armed and has a resource of the kind "systemd": only addresses can be there before the group is; remove prearmed, or put the addresses into a group of their own"#,
+    ];
+    assert_eq!(
+        findings(
+            "resources = [\n",
+            "prearmed = true\nresources = [\n  { kind = \"systemd\", unit = \"nginx.service\" },\n"
+        ),
+        expected
+    );
+}

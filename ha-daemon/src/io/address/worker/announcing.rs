@@ -35,7 +35,7 @@ impl Worker {
     /// The interface of an address that is owned and alive, as it is now: the MAC address of a
     /// bond may have changed since the last announcement.
     pub(super) async fn link_to_announce(&mut self, floating: &Floating) -> Option<Link> {
-        let owned = self.owned.get(floating)?;
+        let owned = self.owned.get(floating).filter(|owned| owned.role.owns())?;
         if boottime_ns().saturating_sub(owned.renewed_boot_ns) >= nanoseconds(self.lifetime) {
             return None; // the renewal that is due will find that it has lapsed
         }

@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ha_common::wire::{Header, Kind};
-use ha_tests::bed::{CLIENT, Event, Processes};
+use ha_tests::bed::{Event, Processes};
 use ha_tests::clock::{as_ns, monotonic_ns, sleep_until_ns};
-use ha_tests::observe::{
-    ArpAsker, ArpQuestion, HeartbeatWatch, LockRecorder, StallRecorder, at_priority,
-};
+use ha_tests::observe::{Asker, HeartbeatWatch, LockRecorder, StallRecorder, at_priority};
 use ha_tests::rogue::{Frame, Network, Rogue, Tap, signed, wrong_key};
 
 use super::count::{Count, Detail, Segment, known_gap_ns, probe_numbers};
@@ -24,6 +22,8 @@ use crate::pair::{OWNER, Pair, SURVIVOR, Strike, Timing, VERDICTS, at_random};
 use crate::random::Random;
 use crate::sample::Sample;
 
+/// Between two questions for the address.
+const ASK_INTERVAL: Duration = Duration::from_micros(250);
 /// Questions to the daemon are asked from above the spinners, or they would wait for a second.
 const ASK_PRIORITY: u8 = SPINNER_PRIORITY + 1;
 /// How often events are fetched: the daemon keeps the last 1,000.
@@ -45,7 +45,6 @@ const DEATH_PAUSE: Duration = Duration::from_secs(1);
 /// tag.
 const SEQUENCES_AHEAD: u64 = 1 << 40;
 const HEARTBEAT_TIME_MAX: Duration = Duration::from_secs(10);
-const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 100);
 const FLOATING: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 
 const VERDICT: &str = "fault to verdict";
@@ -213,16 +212,12 @@ impl Ours {
         &mut self,
         step: Step,
         processes: &Processes,
-    ) -> Result<(Strike, Sample, (LockRecorder, ArpAsker))> {
+    ) -> Result<(Strike, Sample, (LockRecorder, Asker))> {
         // What the daemon is about to forget with its death.
         let _ = self.fetch();
         let bed = &self.pair.cluster.bed;
-        let question = ArpQuestion {
-            mac: mac_bytes(bed.mac(CLIENT, "eth0")?)?,
-            own: CLIENT_ADDRESS,
-            wanted: FLOATING,
-        };
-        let asker = ArpAsker::start(&*self.pair.cluster.client()?, "eth0", question)?;
+        let client = self.pair.cluster.client()?;
+        let asker = Asker::start(&client, "eth0", FLOATING.into(), ASK_INTERVAL)?;
         let locks = LockRecorder::start(&bed.switch())?;
         let phase = self.random.below(self.timing.keepalive);
         let strike = at_random(phase, || Fault::Power.inject(&self.pair.cluster, processes))?;
@@ -251,7 +246,7 @@ impl Ours {
         &self,
         strike: Strike,
         sample: &mut Sample,
-        (locks, asker): &(LockRecorder, ArpAsker),
+        (locks, asker): &(LockRecorder, Asker),
         stalls: &StallRecorder,
     ) -> Result<()> {
         let at_ns = strike.at_ns;
@@ -259,7 +254,8 @@ impl Ours {
         let verdict = self.verdict(at_ns)?;
         let verdict_ns = verdict.as_ref().map(|event| event.monotonic_ns);
         let added_ns = self.pair.survivor.first_added(self.pair.floating, at_ns);
-        let answered_ns = asker.first_answer(bed.mac(SURVIVOR, "eth0")?, at_ns);
+        let answers = asker.answers_of(bed.mac(SURVIVOR, "eth0")?, at_ns);
+        let answered_ns = answers.first().map(|told| told.at_ns);
         let last_ns = self.watch.last_ns(&[bed.mac(OWNER, "hb0")?, bed.mac(OWNER, "eth0")?]);
         let after = |from_ns: Option<u64>, to_ns: Option<u64>| to_ns?.checked_sub(from_ns?);
         sample.values = vec![
@@ -269,9 +265,6 @@ impl Ours {
             (ANSWERED, after(verdict_ns, answered_ns)),
             (SILENCE, after(Some(at_ns), answered_ns)),
         ];
-        if asker.failed() > 0 {
-            sample.remarks.push(format!("{} ARP questions were not sent", asker.failed()));
-        }
         if let Some(event) = verdict.filter(|event| event.kind != VERDICTS[0]) {
             sample.remarks.push(event.kind);
         }
@@ -370,10 +363,4 @@ fn flood_frames(pair: &Pair, rogue: &Rogue) -> Result<Frames> {
         frames.push((network, of_network));
     }
     Ok(frames)
-}
-
-fn mac_bytes(text: &str) -> Result<[u8; 6]> {
-    let bytes: Vec<u8> =
-        text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
-    bytes.try_into().ok().with_context(|| format!("{text} is no MAC address"))
 }

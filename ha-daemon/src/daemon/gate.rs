@@ -1,0 +1,130 @@
+//! The kernel side of pre-armed addresses, from the start of a daemon to its end.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use ha_common::gate::{GateKey, address_of};
+use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
+use tokio::task::JoinHandle;
+
+use super::node::Node;
+use crate::io::address::{self, HeldAddress};
+use crate::io::clock::boottime_ns;
+use crate::io::gate::{self, Gates, Wanted};
+use crate::io::interfaces::{self, SharedGate};
+use crate::io::kernel::gate::{GateKernel, discard};
+use crate::io::mailbox::Mailbox;
+use crate::names::InterfaceName;
+
+/// What holds the gates in the kernel. Dropped, it removes the addresses behind them, then itself: whoever
+/// does not want that ends it.
+#[derive(Default)]
+pub(super) struct GateSide {
+    kernel: SharedGate,
+    guard: Option<JoinHandle<()>>,
+    addresses: Vec<(IpNet, InterfaceName)>,
+}
+
+impl Node {
+    /// The gates of this node's pre-armed addresses. `held`: what a program before this one left to it;
+    /// without, every gate is closed.
+    pub(super) async fn gates(
+        &self,
+        directory: &Path,
+        held: Option<&[HeldAddress]>,
+        mailbox: &Mailbox,
+    ) -> (Gates, GateSide) {
+        let wanted = gate::wanted(&self.config, self.own);
+        if wanted.is_empty() {
+            // An earlier configuration's: its addresses are removed, or end with their lifetime.
+            if let Err(error) = discard(directory) {
+                tracing::error!("{error:#}");
+            }
+            return (Gates::default(), GateSide::default());
+        }
+        match self.try_gates(directory, held, mailbox, &wanted).await {
+            Ok(it) => it,
+            Err(error) => {
+                let reason = format!("{error:#}");
+                (Gates::refused(wanted, &reason), GateSide::default())
+            }
+        }
+    }
+
+    async fn try_gates(
+        &self,
+        directory: &Path,
+        held: Option<&[HeldAddress]>,
+        mailbox: &Mailbox,
+        wanted: &[Wanted],
+    ) -> Result<(Gates, GateSide)> {
+        let lease = self.config.cluster.holder_lease();
+        let mut kernel = GateKernel::load(directory)?;
+        let until_ns = boottime_ns() + lease.as_nanos() as u64;
+        let mut keys = Vec::new();
+        for it in wanted {
+            // An address that runs in the ordinary way goes on while it gets a gate.
+            let runs = held.is_some_and(|held| held.iter().any(|held| is_at(held, it)));
+            keys.push((key(it)?, if runs { until_ns } else { 0 }));
+        }
+        let entries = kernel.configure(&keys, held.is_none())?;
+        let words = kernel.words();
+        let mut side = GateSide {
+            kernel: Arc::new(Mutex::new(Some(kernel))),
+            guard: None,
+            addresses: wanted.iter().map(|it| (it.address, it.interface.clone())).collect(),
+        };
+        side.guard = Some(interfaces::guard(Arc::clone(&side.kernel), mailbox.clone()).await?);
+        let wanted = wanted.iter().cloned().zip(entries).collect();
+        Ok((Gates::new(words, lease, wanted, held.unwrap_or_default()), side))
+    }
+}
+
+fn is_at(held: &HeldAddress, wanted: &Wanted) -> bool {
+    held.interface == wanted.interface && held.address == wanted.address.to_string()
+}
+
+fn key(wanted: &Wanted) -> Result<GateKey> {
+    let interface = wanted.interface.as_str();
+    let index =
+        if_nametoindex(interface).with_context(|| format!("there is no interface {interface}"))?;
+    Ok(GateKey::new(address_of(wanted.address.addr()), index))
+}
+
+impl GateSide {
+    /// Leaves everything as it is, for the next program.
+    pub(super) fn hand_over(mut self) {
+        drop(self.end());
+    }
+
+    fn end(&mut self) -> Option<GateKernel> {
+        if let Some(guard) = self.guard.take() {
+            guard.abort();
+        }
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Removes the addresses, then what holds them back. Gives what could not be removed; the gates of
+    /// addresses that stay do so too.
+    pub(super) fn take_down(mut self) -> Vec<String> {
+        self.remove()
+    }
+
+    fn remove(&mut self) -> Vec<String> {
+        let Some(kernel) = self.end() else { return Vec::new() };
+        match address::purge(&self.addresses) {
+            Ok(_) => kernel.teardown(),
+            Err(error) => error.failures,
+        }
+    }
+}
+
+impl Drop for GateSide {
+    fn drop(&mut self) {
+        for failure in self.remove() {
+            tracing::error!("not taken down: {failure}");
+        }
+    }
+}

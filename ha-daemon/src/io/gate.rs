@@ -1,0 +1,377 @@
+//! The gates of this node's pre-armed addresses, as the driver opens, renews and closes them.
+//!
+//! An address of a pre-armed group is configured on every candidate, behind a gate in the kernel
+//! (`io/kernel/gate.rs`). A takeover is one store; an open gate that is not renewed closes by itself when the
+//! holder's lease has run out: that is what the kernel does for a node that hangs. Where a gate cannot
+//! be had, the address goes the ordinary way, and who asks is told why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::config::{Config, GroupIndex, NodeIndex, Resource};
+use crate::io::address::HeldAddress;
+use crate::io::kernel::gate::GateWords;
+use crate::names::InterfaceName;
+
+/// How long after an attempt to arm addresses those are tried again that could not be.
+pub const ARM_AGAIN: Duration = Duration::from_secs(5);
+
+/// Whether an address is there beforehand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    /// It is being configured.
+    Arming,
+    /// It is configured, behind its gate.
+    Armed,
+    /// It is not; why.
+    Not(String),
+}
+
+/// The gate of one address.
+#[derive(Debug, Clone)]
+struct Gate {
+    group: GroupIndex,
+    resource: usize,
+    address: IpNet,
+    interface: InterfaceName,
+    /// Its entry in the map; `None`: it has no gate, since the kernel side is not there.
+    entry: Option<u32>,
+    standing: Standing,
+    open: bool,
+    /// Its opening is all that its start was: nobody waits for the worker.
+    at_once: bool,
+}
+
+/// What starting or stopping a resource came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Nothing: the address is to be added or removed as any.
+    Nothing,
+    /// It is done: the gate was opened or closed, and the address stays where it is.
+    AtOnce,
+}
+
+/// The gates of a node.
+#[derive(Debug, Default)]
+pub struct Gates {
+    words: Option<Arc<GateWords>>,
+    gates: Vec<Gate>,
+    lease_ns: u64,
+    /// The programs are not on every interface: nothing is armed any more.
+    given_up: bool,
+}
+
+/// An address that is to have a gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    group: GroupIndex,
+    resource: usize,
+    /// Address and prefix length.
+    pub address: IpNet,
+    /// The interface.
+    pub interface: InterfaceName,
+}
+
+/// The addresses of pre-armed groups that may run on `own`.
+#[must_use]
+pub fn wanted(config: &Config, own: NodeIndex) -> Vec<Wanted> {
+    let groups = config.groups.iter().enumerate();
+    let groups = groups.filter(|(_, group)| group.prearmed && group.nodes.contains(&own));
+    let resources = groups.flat_map(|(at, group)| {
+        group.resources.iter().enumerate().map(move |(resource, it)| (GroupIndex(at), resource, it))
+    });
+    resources
+        .filter_map(|(group, resource, it)| match it {
+            Resource::Address { address, interface, .. } => {
+                let interface = interface.clone();
+                Some(Wanted { group, resource, address: *address, interface })
+            }
+            Resource::SourceAddress { .. } | Resource::Script { .. } | Resource::Systemd { .. } => {
+                None
+            }
+        })
+        .collect()
+}
+
+impl Gates {
+    /// Gates for `wanted`, with their entries; `held` is what the worker goes on with.
+    #[must_use]
+    pub fn new(
+        words: Arc<GateWords>,
+        lease: Duration,
+        wanted: Vec<(Wanted, u32)>,
+        held: &[HeldAddress],
+    ) -> Self {
+        let gate = |(it, entry): (Wanted, u32)| {
+            let text = it.address.to_string();
+            let held =
+                held.iter().find(|held| held.address == text && held.interface == it.interface);
+            let standing = match held {
+                None => Standing::Arming,
+                Some(held) if held.armed => Standing::Armed,
+                Some(_) => Standing::Not("it was started in the ordinary way".to_owned()),
+            };
+            let open = held.is_some_and(|held| !held.armed || held.open);
+            let at_once = open && standing == Standing::Armed;
+            let Wanted { group, resource, address, interface } = it;
+            let entry = Some(entry);
+            Gate { group, resource, address, interface, entry, standing, open, at_once }
+        };
+        let gates = wanted.into_iter().map(gate).collect();
+        Self { words: Some(words), gates, lease_ns: lease.as_nanos() as u64, given_up: false }
+    }
+
+    /// No gates: everything goes the ordinary way, for this reason.
+    #[must_use]
+    pub fn refused(wanted: Vec<Wanted>, reason: &str) -> Self {
+        let gate = |Wanted { group, resource, address, interface }: Wanted| {
+            let standing = Standing::Not(reason.to_owned());
+            let (entry, open, at_once) = (None, false, false);
+            Gate { group, resource, address, interface, entry, standing, open, at_once }
+        };
+        let gates = wanted.into_iter().map(gate).collect();
+        Self { gates, ..Self::default() }
+    }
+
+    /// Whether the address has a gate in the kernel.
+    #[must_use]
+    pub fn has(&self, address: &str, interface: &InterfaceName) -> bool {
+        self.gates.iter().any(|it| {
+            it.entry.is_some() && it.interface == *interface && it.address.to_string() == address
+        })
+    }
+
+    /// Whether a resource is armed, and why not; `None`: it is not to be.
+    #[must_use]
+    pub fn armed(&self, group: GroupIndex, resource: usize) -> Option<Result<(), &str>> {
+        let gate = self.gates.iter().find(|it| it.group == group && it.resource == resource)?;
+        Some(match &gate.standing {
+            Standing::Armed => Ok(()),
+            Standing::Arming => Err("it is being configured"),
+            Standing::Not(reason) => Err(reason),
+        })
+    }
+
+    /// Why a resource cannot have a gate at all.
+    #[must_use]
+    pub fn refused_for(&self, group: GroupIndex, resource: usize) -> Option<&str> {
+        let gate = self.gates.iter().find(|it| it.group == group && it.resource == resource)?;
+        match &gate.standing {
+            Standing::Not(reason) if gate.entry.is_none() => Some(reason),
+            Standing::Not(_) | Standing::Arming | Standing::Armed => None,
+        }
+    }
+
+    /// Whether the gate of a resource is open; `None` if it has none.
+    #[must_use]
+    pub fn is_open(&self, group: GroupIndex, resource: usize) -> Option<bool> {
+        let gate = self.gates.iter().find(|it| it.group == group && it.resource == resource)?;
+        gate.entry.map(|_| gate.open)
+    }
+
+    fn gate(&mut self, group: GroupIndex, resource: usize) -> Option<&mut Gate> {
+        self.gates.iter_mut().find(|it| it.group == group && it.resource == resource)
+    }
+
+    /// Opens the gate of a resource. One that is not armed is opened too: its address comes afterwards.
+    /// `now_ns` is `CLOCK_BOOTTIME`.
+    pub fn open(&mut self, group: GroupIndex, resource: usize, now_ns: u64) -> Done {
+        let (words, lease_ns) = (self.words.clone(), self.lease_ns);
+        let Some(gate) = self.gate(group, resource) else { return Done::Nothing };
+        let (Some(words), Some(entry)) = (words, gate.entry) else { return Done::Nothing };
+        words.open(entry, now_ns.saturating_add(lease_ns));
+        gate.open = true;
+        gate.at_once = !matches!(gate.standing, Standing::Not(_));
+        if gate.at_once { Done::AtOnce } else { Done::Nothing }
+    }
+
+    /// Closes the gate of a resource.
+    pub fn close(&mut self, group: GroupIndex, resource: usize) -> Done {
+        let words = self.words.clone();
+        let Some(gate) = self.gate(group, resource) else { return Done::Nothing };
+        let (Some(words), Some(entry)) = (words, gate.entry) else { return Done::Nothing };
+        words.close(entry);
+        gate.open = false;
+        if std::mem::take(&mut gate.at_once) { Done::AtOnce } else { Done::Nothing }
+    }
+
+    /// Whether opening the gate was the whole start of the resource.
+    #[must_use]
+    pub fn was_at_once(&self, group: GroupIndex, resource: usize) -> bool {
+        self.gates.iter().any(|it| it.group == group && it.resource == resource && it.at_once)
+    }
+
+    /// Keeps open gates open. `now_ns` (`CLOCK_BOOTTIME`) is read *before*: whoever is stopped in between
+    /// renews into the past. Gives the resources whose lease had run out: their gates stay closed, since by
+    /// now another node may own them.
+    pub fn renew(&mut self, now_ns: u64) -> Vec<(GroupIndex, usize)> {
+        let Some(words) = &self.words else { return Vec::new() };
+        let mut lost = Vec::new();
+        for gate in self.gates.iter_mut().filter(|gate| gate.open) {
+            let Some(entry) = gate.entry else { continue };
+            // One that is there in the ordinary way has the ordinary lease, its lifetime.
+            if gate.at_once && words.until_ns(entry) <= now_ns {
+                words.close(entry);
+                gate.open = false;
+                gate.at_once = false;
+                lost.push((gate.group, gate.resource));
+            } else {
+                words.open(entry, now_ns.saturating_add(self.lease_ns));
+            }
+        }
+        lost
+    }
+
+    /// The addresses that are to be configured now: of one interface, or all.
+    #[must_use]
+    pub fn to_arm(
+        &self,
+        interface: Option<&InterfaceName>,
+    ) -> Vec<(GroupIndex, usize, IpNet, InterfaceName)> {
+        let given_up = self.given_up;
+        let wanted = self.gates.iter().filter(|it| {
+            !given_up
+                && it.entry.is_some()
+                && !it.open
+                && interface.is_none_or(|name| *name == it.interface)
+        });
+        wanted.map(|it| (it.group, it.resource, it.address, it.interface.clone())).collect()
+    }
+
+    /// Whether an address could not be armed that might be now, such as that of an interface which lost its own
+    /// addresses and has them again.
+    #[must_use]
+    pub fn wait(&self) -> bool {
+        let waits =
+            |it: &Gate| it.entry.is_some() && !it.open && matches!(it.standing, Standing::Not(_));
+        !self.given_up && self.gates.iter().any(waits)
+    }
+
+    /// What came of arming. Gives whether that is news.
+    pub fn set_armed(
+        &mut self,
+        group: GroupIndex,
+        resource: usize,
+        outcome: Result<(), String>,
+    ) -> bool {
+        let Some(gate) = self.gate(group, resource) else { return false };
+        let standing = outcome.map_or_else(Standing::Not, |()| Standing::Armed);
+        let news = gate.standing != standing;
+        gate.standing = standing;
+        news
+    }
+
+    /// The holder's lease is over: nothing is this node's any more, and the keeper or the worker takes every
+    /// address off. All are closed and to be configured anew.
+    pub fn lapse(&mut self) {
+        let Some(words) = &self.words else { return };
+        for gate in &mut self.gates {
+            let Some(entry) = gate.entry else { continue };
+            words.close(entry);
+            gate.open = false;
+            gate.at_once = false;
+            gate.standing = Standing::Arming;
+        }
+    }
+
+    /// The gates can be relied on no more: gives the addresses that nobody may leave configured. Those
+    /// that are open stay, as ordinary ones.
+    pub fn give_up(&mut self, reason: &str) -> Vec<(IpNet, InterfaceName)> {
+        self.given_up = true;
+        let mut closed = Vec::new();
+        for gate in self.gates.iter_mut().filter(|gate| gate.entry.is_some()) {
+            gate.standing = Standing::Not(reason.to_owned());
+            gate.at_once = false;
+            if !gate.open {
+                closed.push((gate.address, gate.interface.clone()));
+            }
+        }
+        closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_nanos(1_000);
+    const GROUP: GroupIndex = GroupIndex(0);
+
+    fn gates() -> (Gates, Arc<GateWords>) {
+        let words = Arc::new(GateWords::alone());
+        let wanted = |resource: usize| Wanted {
+            group: GROUP,
+            resource,
+            address: format!("198.51.100.1{resource}/24").parse().unwrap(),
+            interface: "eth0".parse().unwrap(),
+        };
+        let wanted = vec![(wanted(0), 7), (wanted(1), 8)];
+        (Gates::new(Arc::clone(&words), LEASE, wanted, &[]), words)
+    }
+
+    #[test]
+    fn opening_and_closing_a_gate_is_all_that_an_armed_address_takes() {
+        let (mut gates, words) = gates();
+        assert!(gates.set_armed(GROUP, 0, Ok(())));
+        assert_eq!(gates.open(GROUP, 0, 5_000), Done::AtOnce);
+        assert_eq!((words.until_ns(7), words.until_ns(8)), (6_000, 0));
+        assert_eq!(gates.close(GROUP, 0), Done::AtOnce);
+        assert_eq!(words.until_ns(7), 0);
+        assert_eq!(gates.open(GroupIndex(1), 0, 5_000), Done::Nothing);
+    }
+
+    #[test]
+    fn after_the_holders_lease_all_are_closed_and_configured_anew() {
+        let (mut gates, words) = gates();
+        gates.set_armed(GROUP, 0, Ok(()));
+        gates.open(GROUP, 0, 5_000);
+        gates.lapse();
+        assert_eq!(words.until_ns(7), 0);
+        assert_eq!(gates.to_arm(None).len(), 2);
+        assert_eq!(gates.close(GROUP, 0), Done::Nothing, "its end is that of an ordinary one");
+        assert_eq!(gates.renew(5_001), Vec::new());
+    }
+
+    #[test]
+    fn a_lease_that_has_run_out_is_never_renewed() {
+        let (mut gates, words) = gates();
+        gates.set_armed(GROUP, 0, Ok(()));
+        gates.open(GROUP, 0, 5_000);
+        assert!(gates.renew(5_999).is_empty());
+        assert_eq!(words.until_ns(7), 6_999);
+        assert_eq!(gates.renew(6_999), [(GROUP, 0)]);
+        assert_eq!(words.until_ns(7), 0);
+        assert!(gates.renew(6_999).is_empty(), "it was lost once");
+        assert_eq!(gates.close(GROUP, 0), Done::Nothing);
+    }
+
+    #[test]
+    fn what_is_not_armed_goes_the_ordinary_way_through_an_open_gate() {
+        let (mut gates, words) = gates();
+        gates.set_armed(GROUP, 0, Err("no".to_owned()));
+        assert_eq!(gates.armed(GROUP, 0), Some(Err("no")));
+        assert!(gates.wait());
+        assert_eq!(gates.open(GROUP, 0, 5_000), Done::Nothing);
+        assert_eq!(words.until_ns(7), 6_000);
+        // Its lifetime is its lease.
+        assert!(gates.renew(9_000).is_empty());
+        assert_eq!(words.until_ns(7), 10_000);
+        assert_eq!(gates.close(GROUP, 0), Done::Nothing);
+        assert_eq!(words.until_ns(7), 0);
+    }
+
+    #[test]
+    fn a_gate_that_is_given_up_leaves_no_armed_address_behind() {
+        let (mut gates, _) = gates();
+        for resource in [0, 1] {
+            gates.set_armed(GROUP, resource, Ok(()));
+        }
+        gates.open(GROUP, 0, 5_000);
+        let closed = gates.give_up("no");
+        assert_eq!(closed, [("198.51.100.11/24".parse().unwrap(), "eth0".parse().unwrap())]);
+        assert_eq!(gates.close(GROUP, 0), Done::Nothing, "it is removed as any");
+        assert!(gates.to_arm(None).is_empty() && !gates.wait());
+    }
+}
