@@ -3,6 +3,7 @@
 
 mod asking;
 mod connectivity;
+mod custody;
 mod deaths;
 mod links;
 mod messages;
