@@ -22,4 +22,5 @@ pub mod reason;
 pub mod record;
 #[cfg(any(test, feature = "vectors"))]
 pub mod vectors;
+pub mod watch;
 pub mod wire;

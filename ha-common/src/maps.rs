@@ -164,6 +164,8 @@ pub enum ChangeKind {
     State = 3,
     /// The link was silent for longer than `silence_ns` and is back.
     LinkBack = 4,
+    /// The link's timer found it silent for its time of suspicion (see [`crate::watch`]).
+    Suspect = 6,
 }
 
 /// Entry of the ring buffer `changes`.
@@ -174,9 +176,10 @@ pub struct Change {
     pub kind: u32,
     /// Slot in the `links` map.
     pub slot: u32,
-    /// `CLOCK_MONOTONIC` of the packet.
+    /// `CLOCK_MONOTONIC` of the packet, or of the timer's tick.
     pub at_ns: u64,
-    /// The incarnation, or for [`ChangeKind::LinkBack`] the length of the silence in nanoseconds.
+    /// The incarnation, or for [`ChangeKind::LinkBack`] and [`ChangeKind::Suspect`] the length of the
+    /// silence in nanoseconds.
     pub value: u64,
 }
 

@@ -6,6 +6,7 @@
 mod maps;
 mod packet;
 mod verdict;
+mod watch;
 
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -27,6 +28,13 @@ pub fn ha_tc(context: TcContext) -> i32 {
     let interface = packet::tc_ingress_interface(&context);
     let reason = verdict::judge(&packet::TcPacket::new(&context), &context, interface);
     verdict::tc_action(reason)
+}
+
+/// Arms a path's timer. Attached nowhere: the daemon runs it (`BPF_PROG_TEST_RUN`) with the slot as the first
+/// word of the packet, and gets back what became of it, see [`ha_common::watch::Arming`].
+#[xdp]
+pub fn ha_watch(context: XdpContext) -> u32 {
+    watch::arm(&packet::XdpPacket::new(&context))
 }
 
 #[cfg(not(test))]

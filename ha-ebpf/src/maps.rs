@@ -15,7 +15,7 @@ use ha_common::reason::{REASONS, Reason};
 use ha_common::record::Record;
 
 /// `BPF_F_MMAPABLE`: the daemon reads the records without a system call (kernel 5.5).
-const MMAPABLE: usize = 1 << 10;
+pub const MMAPABLE: usize = 1 << 10;
 
 #[btf_map(name = "node")]
 static NODE: Array<NodeIdentity, 1> = Array::new();

@@ -4,6 +4,7 @@
 
 mod carry;
 mod handover;
+mod kernel_watch;
 mod keys;
 mod losses;
 mod probe;
@@ -143,6 +144,7 @@ pub struct Driver {
     hand_over_asked: Option<HandOverAnswer>,
     /// What was told of lost heartbeats, by slot.
     losses: Vec<losses::Told>,
+    kernel_watch: kernel_watch::KernelWatch,
     exit: bool,
 }
 
@@ -222,6 +224,7 @@ impl Driver {
             questions: Questions::default(),
             hand_over_asked: None,
             losses: vec![losses::Told::default(); slots],
+            kernel_watch: kernel_watch::KernelWatch::default(),
             exit: false,
             parts,
         })
@@ -234,6 +237,7 @@ impl Driver {
     pub fn run(mut self) -> Result<Parts> {
         self.note_receptions();
         self.note_keys();
+        self.start_kernel_watch();
         while !self.exit {
             let deadline_ns = self.arm()?;
             let mut events = [EpollEvent::empty(); 16];
@@ -295,13 +299,16 @@ impl Driver {
             // Set again before the next wait; until then it must not stay readable.
             let _ = self.timer.wait();
         }
-        if let Some(length_ns) = self.own_pause(now_ns, lateness_ns) {
+        // Each is asked: what they tell, they tell once.
+        let pauses = [self.own_pause(now_ns, lateness_ns), self.kernel_pause(now_ns)];
+        if let Some(length_ns) = pauses.into_iter().flatten().max() {
             self.handle(Input::OwnPause { length_ns });
         }
         if sources.contains(&Source::Changes)
             && let Some(kernel) = &mut self.parts.kernel
         {
-            // Each is only a reason to look; the records say what there is to see.
+            // Each is only a reason to look, a suspicion of the kernel too; the records say what
+            // there is to see.
             let _ = kernel.take_changes();
         }
         let mut messages = self.receive(sources);

@@ -7,4 +7,5 @@ mod keys;
 mod log;
 mod pins;
 mod same;
+mod watch;
 mod world;

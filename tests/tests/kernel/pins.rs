@@ -13,7 +13,8 @@ use ha_common::vectors::{Packet, SLOT_ALPHA, SLOT_GAMMA, contents, world};
 use ha_daemon::io::kernel::Kernel;
 use ha_tests::bpf::{self, BpfFs, MapKind, ProgramKind};
 
-const MAPS: [&str; 7] = ["node", "endpoints", "paths", "links", "keys", "counters", "changes"];
+const MAPS: [&str; 9] =
+    ["node", "endpoints", "paths", "links", "keys", "counters", "changes", "watch", "watched"];
 const PROGRAMS: [&str; 2] = ["ha_xdp", "ha_tc"];
 
 fn bpftool(arguments: &[&str]) -> Result<String> {

@@ -6,6 +6,7 @@
 mod attach;
 mod mapped;
 mod pins;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ use crate::io::records::RecordMemory;
 
 pub use attach::Attachment;
 pub use mapped::read_change;
-use mapped::{MappedRecords, Plain};
+use mapped::{MappedRecords, MappedWatches, Plain};
+pub use watch::WatchTimes;
 
 /// The compiled kernel side, built by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/ha-ebpf.o");
@@ -36,7 +38,7 @@ const XDP_PROGRAM: &str = "ha_xdp";
 const TC_PROGRAM: &str = "ha_tc";
 /// Maps that are pinned by their names.
 const PINNED_MAPS: &[&str] =
-    &["node", "endpoints", "paths", "links", "keys", "counters", "changes"];
+    &["node", "endpoints", "paths", "links", "keys", "counters", "changes", "watch", "watched"];
 
 fn pinned_names() -> Vec<&'static str> {
     PINNED_MAPS.iter().copied().chain([XDP_PROGRAM, TC_PROGRAM]).collect()
@@ -47,6 +49,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     directory: PathBuf,
     records: MappedRecords,
+    watched: MappedWatches,
     counters: PerCpuArray<MapData, u64>,
     changes: RingBuf<MapData>,
     attachments: Vec<Attachment>,
@@ -117,6 +120,7 @@ impl Kernel {
         }
         let mut ebpf = Self::load_object(directory, log)?;
         let records = MappedRecords::new(map(&mut ebpf, "links")?)?;
+        let watched = MappedWatches::new(map(&mut ebpf, "watched")?)?;
         let counters =
             PerCpuArray::try_from(ebpf.take_map("counters").context("no map counters")?)?;
         let changes = RingBuf::try_from(ebpf.take_map("changes").context("no map changes")?)?;
@@ -125,6 +129,7 @@ impl Kernel {
             ebpf,
             directory,
             records,
+            watched,
             counters,
             changes,
             attachments: Vec::new(),
