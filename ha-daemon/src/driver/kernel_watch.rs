@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ha_common::maps::{Change, ChangeKind};
 use ha_common::watch::Watch;
 
 use super::Driver;
@@ -60,6 +61,19 @@ impl Driver {
             return self.driver_note(Severity::Warning, NAME, text);
         }
         self.kernel_watch.to_arm = watched.iter().map(|it| it.slot as usize).collect();
+        self.arm_kernel_timers();
+    }
+
+    /// Arms the timers of paths that are back: those of silent ones tick rarely, and would see the next silence late.
+    pub(super) fn watch_again(&mut self, changes: &[Change]) {
+        let is_back = |change: &&Change| {
+            let kinds = [ChangeKind::LinkBack, ChangeKind::NewIncarnation];
+            kinds.iter().any(|kind| change.kind == *kind as u32)
+        };
+        let back = changes.iter().filter(is_back).map(|change| change.slot as usize);
+        let watched = |slot: &usize| matches!(self.kernel_watch.noticed.get(*slot), Some(Some(_)));
+        let back: Vec<usize> = back.filter(watched).collect();
+        self.kernel_watch.to_arm.extend(back);
         self.arm_kernel_timers();
     }
 

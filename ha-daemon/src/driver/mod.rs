@@ -309,7 +309,8 @@ impl Driver {
         {
             // Each is only a reason to look, a suspicion of the kernel too; the records say what
             // there is to see.
-            let _ = kernel.take_changes();
+            let changes = kernel.take_changes();
+            self.watch_again(&changes);
         }
         let mut messages = self.receive(sources);
         if sources.contains(&Source::Lines) {

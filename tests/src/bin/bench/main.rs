@@ -1,5 +1,6 @@
 //! The benchmarks: how fast a failure is judged (`detect`), how long a client waits (`failover`), what
-//! a settled node costs (`idle`), how silent a reload is (`reload`), what the kernel side takes for a packet (`xdp`). Run them as
+//! a settled node costs (`idle`), how silent a reload is (`reload`), how
+//! late silence is noticed (`watch`), what the kernel side takes for a packet (`xdp`). Run them as
 //! `cargo xtask bench BENCHMARK`.
 //!
 //! Every figure of a cluster is given twice: of all runs, and of those during which no CPU of this
@@ -16,6 +17,7 @@ mod random;
 mod reload;
 mod report;
 mod sample;
+mod watch;
 mod xdp;
 
 use std::path::PathBuf;
@@ -48,6 +50,8 @@ enum Benchmark {
     Idle(idle::Options),
     /// Silence of a node that takes a configuration, a key or a program over, and its peer's verdicts
     Reload(reload::Options),
+    /// How late silence is noticed by the kernel's timer and by a thread, beside several loads
+    Watch(watch::Options),
     /// Time that the kernel side takes for one packet, by kind of packet
     Xdp(xdp::Options),
 }
@@ -75,6 +79,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Benchmark::Failover(options) => failover::run(options)?,
         Benchmark::Idle(options) => idle::run(options)?,
         Benchmark::Reload(options) => reload::run(options)?,
+        Benchmark::Watch(options) => watch::run(options)?,
         Benchmark::Xdp(options) => xdp::run(options)?,
     };
     print!("{}", report.text());
