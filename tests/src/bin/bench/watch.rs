@@ -154,7 +154,7 @@ fn measure(
     case: &str,
     sequence: u64,
 ) -> Result<Sample> {
-    let by_timer = sequence % 2 == 0;
+    let by_timer = sequence.is_multiple_of(2);
     kernel.take_changes();
     // As the daemon does for a path that is back: the timer of a silent one ticks ever more rarely.
     ensure!(kernel.arm(SLOT_ALPHA)?, "no memory for a timer that runs");
