@@ -24,4 +24,5 @@ pub mod record;
 pub mod reply;
 #[cfg(any(test, feature = "vectors"))]
 pub mod vectors;
+pub mod watch;
 pub mod wire;

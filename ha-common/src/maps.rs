@@ -234,6 +234,8 @@ pub enum ChangeKind {
     LinkBack = 4,
     /// The peer's kernel (or its daemon, on a socket) answered a probe.
     Answered = 5,
+    /// The link's timer found it silent for its time of suspicion (see [`crate::watch`]).
+    Suspect = 6,
 }
 
 /// Entry of the ring buffer `changes`.
@@ -244,10 +246,11 @@ pub struct Change {
     pub kind: u32,
     /// Slot in the `links` map.
     pub slot: u32,
-    /// `CLOCK_MONOTONIC` of the packet.
+    /// `CLOCK_MONOTONIC` of the packet, or of the timer's tick.
     pub at_ns: u64,
     /// The incarnation, or for [`ChangeKind::LinkBack`] the length of the silence in nanoseconds,
-    /// for [`ChangeKind::Answered`] when the probe left.
+    /// for [`ChangeKind::Suspect`] that of the silence so far, for [`ChangeKind::Answered`] when the
+    /// probe left.
     pub value: u64,
 }
 

@@ -6,6 +6,7 @@
 mod maps;
 mod packet;
 mod verdict;
+mod watch;
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::{classifier, xdp};
@@ -46,6 +47,13 @@ pub fn ha_tc_answer(context: TcContext) -> i32 {
     let interface = packet::tc_ingress_interface(&context);
     let reason = verdict::judge(&frame, &context, interface, Way::Tc);
     verdict::tc_answer_action(reason, interface)
+}
+
+/// Arms a path's timer. Attached nowhere: the daemon runs it (`BPF_PROG_TEST_RUN`) with the slot as the first
+/// word of the packet, and gets back what became of it, see [`ha_common::watch::Arming`].
+#[xdp]
+pub fn ha_watch(context: XdpContext) -> u32 {
+    watch::arm(&packet::XdpPacket::new(&context))
 }
 
 #[cfg(not(test))]

@@ -17,7 +17,7 @@ use ha_common::reply::Budget;
 use ha_common::wire::Way;
 
 /// `BPF_F_MMAPABLE`: the daemon reads the records without a system call (kernel 5.5).
-const MMAPABLE: usize = 1 << 10;
+pub const MMAPABLE: usize = 1 << 10;
 
 #[btf_map(name = "node")]
 static NODE: Array<NodeIdentity, 1> = Array::new();
@@ -80,9 +80,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn record(&self, slot: u32) -> Option<Record<'_>> {
-        let pointer = NonNull::new(LINKS.get_ptr_mut(slot)?)?;
-        // SAFETY: array values are aligned to 8 bytes and live as long as the program.
-        Some(unsafe { Record::new(pointer) })
+        record(slot)
     }
 
     #[inline(always)]
@@ -128,6 +126,14 @@ pub fn slate() -> Option<&'static mut Slate> {
     // SAFETY: a per-CPU value, aligned to 8 bytes; programs of one CPU do not interrupt each other here,
     // and each judges one packet.
     SLATE.get_ptr_mut(0).map(|slate| unsafe { &mut *slate })
+}
+
+/// The record in a slot.
+#[inline(always)]
+pub fn record(slot: u32) -> Option<Record<'static>> {
+    let pointer = NonNull::new(LINKS.get_ptr_mut(slot)?)?;
+    // SAFETY: array values are aligned to 8 bytes and live as long as the program.
+    Some(unsafe { Record::new(pointer) })
 }
 
 /// Moves the counter of `reason`.

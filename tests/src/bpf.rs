@@ -176,6 +176,7 @@ pub enum ProgramKind {
 const BPF_MAP_CREATE: i32 = 0;
 const BPF_PROG_LOAD: i32 = 5;
 const BPF_OBJ_PIN: i32 = 6;
+const BPF_PROG_TEST_RUN: i32 = 10;
 /// `enum bpf_attach_type`.
 const BPF_XDP: u32 = 37;
 
@@ -227,6 +228,21 @@ pub fn load_program(kind: ProgramKind, name: &str, instructions: &[u64]) -> Resu
         .with_context(|| format!("the kernel refused the program {name}"))?;
     // SAFETY: the call has just made it.
     Ok(unsafe { sys::own(fd) })
+}
+
+/// Runs a program of single instructions once on a frame.
+///
+/// # Errors
+/// The kernel does not run it.
+pub fn run_once(program: &OwnedFd, frame: &[u8]) -> Result<()> {
+    let fd = u32::try_from(program.as_raw_fd())?;
+    let mut attributes = [0; 8];
+    attributes[0] = pair(fd, 0);
+    attributes[1] = pair(u32::try_from(frame.len())?, 0);
+    attributes[2] = frame.as_ptr().addr() as u64;
+    attributes[4] = pair(1, 0);
+    // SAFETY: the frame lives across the call, with the length that is given; nothing is written.
+    unsafe { sys::bpf(BPF_PROG_TEST_RUN, &mut attributes) }.context("cannot run").map(drop)
 }
 
 /// Pins a map or program.

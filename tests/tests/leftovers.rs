@@ -56,6 +56,21 @@ fn attachments(node: &Node) -> Result<Vec<(String, u64, u64)>> {
         .collect()
 }
 
+/// Identifiers of the programs that the timers in the kernel run.
+fn timer_programs(node: &Node) -> Result<Vec<u64>> {
+    let path = node.bpffs().join("watch");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let map = bpftool(node, &["map", "show", "pinned", &path.display().to_string()])?;
+    let all = bpftool(node, &["prog", "show"])?;
+    let uses = |program: &&Value| {
+        program["map_ids"].as_array().is_some_and(|ids| ids.contains(&map["id"]))
+    };
+    let programs = all.as_array().into_iter().flatten().filter(uses);
+    Ok(programs.filter_map(|it| it["id"].as_u64()).collect())
+}
+
 /// Everything that a node must not leave: an empty list is clean.
 fn leftovers(node: &Node, programs: &[u64], processes: &[i32]) -> Result<Vec<String>> {
     let mut left: Vec<String> = pins(node).into_iter().map(|name| format!("pin {name}")).collect();
@@ -107,6 +122,9 @@ fn a_stop_leaves_nothing(receive: &str) -> Result<()> {
             let mut all: Vec<i32> = Vec::new();
             let mut note = |node: &Node| -> Result<()> {
                 programs.extend(attachments(node)?.iter().map(|(_, _, program)| program));
+                let timers = timer_programs(node)?;
+                ensure!(receive == "socket" || !timers.is_empty(), "no timer runs");
+                programs.extend(timers);
                 all.extend(processes(&node.status()?));
                 Ok(())
             };

@@ -7,6 +7,7 @@ mod carry;
 mod custody;
 mod gates;
 mod handover;
+mod kernel_watch;
 mod keys;
 mod losses;
 mod own_pause;
@@ -164,6 +165,7 @@ pub struct Driver {
     detaches: bool,
     /// When addresses were armed last.
     armed_at_ns: u64,
+    kernel_watch: kernel_watch::KernelWatch,
     exit: bool,
 }
 
@@ -262,6 +264,7 @@ impl Driver {
             holdings: Holdings::default(),
             detaches: false,
             armed_at_ns: 0,
+            kernel_watch: kernel_watch::KernelWatch::default(),
             exit: false,
             parts,
         })
@@ -276,6 +279,7 @@ impl Driver {
         self.note_keys();
         self.note_gates();
         self.arm_addresses(None);
+        self.start_kernel_watch();
         while !self.exit {
             let deadline_ns = self.arm()?;
             let mut events = [EpollEvent::empty(); 16];
@@ -339,8 +343,9 @@ impl Driver {
             let _ = self.timer.wait();
         }
         let near = self.core.verdict_is_near();
-        let paused = self.own_pause.look(now_ns, lateness_ns, near, &self.parts.shared);
-        if let Some(length_ns) = paused {
+        let own = self.own_pause.look(now_ns, lateness_ns, near, &self.parts.shared);
+        // Each is asked: what they tell, they tell once.
+        if let Some(length_ns) = own.max(self.kernel_pause(now_ns)) {
             self.handle(Input::OwnPause { length_ns });
         }
         // Not before: whoever sees the lease renewed finds this node's groups given up, if they are.
@@ -352,8 +357,10 @@ impl Driver {
         if sources.contains(&Source::Changes)
             && let Some(kernel) = &mut self.parts.kernel
         {
-            // Each is only a reason to look; the records say what there is to see.
-            let _ = kernel.take_changes();
+            // Each is only a reason to look, a suspicion of the kernel too; the records say what
+            // there is to see.
+            let changes = kernel.take_changes();
+            self.watch_again(&changes);
         }
         let mut messages = self.receive(sources);
         if sources.contains(&Source::Lines) {

@@ -55,7 +55,7 @@ impl Driver {
                 _ => 0,
             },
         };
-        self.scheduling.iter().map(thread).collect()
+        self.scheduling.iter().map(thread).chain(self.kernel_watch_status()).collect()
     }
 
     fn node(&self, node: NodeIndex) -> NodeStatus {

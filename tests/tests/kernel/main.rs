@@ -8,4 +8,5 @@ mod log;
 mod pins;
 mod probes;
 mod same;
+mod watch;
 mod world;

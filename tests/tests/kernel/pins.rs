@@ -13,8 +13,18 @@ use ha_common::vectors::{Packet, SLOT_ALPHA, SLOT_GAMMA, contents, world};
 use ha_daemon::io::kernel::Kernel;
 use ha_tests::bpf::{self, BpfFs, MapKind, ProgramKind};
 
-const MAPS: [&str; 8] =
-    ["node", "endpoints", "paths", "links", "lease", "keys", "counters", "changes"];
+const MAPS: [&str; 10] = [
+    "node",
+    "endpoints",
+    "paths",
+    "links",
+    "lease",
+    "keys",
+    "counters",
+    "changes",
+    "watch",
+    "watched",
+];
 const PROGRAMS: [&str; 3] = ["ha_xdp", "ha_tc", "ha_tc_answer"];
 
 fn bpftool(arguments: &[&str]) -> Result<String> {

@@ -1,5 +1,5 @@
-//! Map values as memory: the `links` map by mmap, map types as plain old data. The only `unsafe` of
-//! the kernel interface.
+//! Map values as memory: the `links` and `watched` maps by mmap, map types as plain old data. The only
+//! `unsafe` of the kernel interface.
 
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
@@ -10,6 +10,7 @@ use aya::maps::MapData;
 use ha_common::auth::Key;
 use ha_common::maps::{Change, Endpoint, Lease, LinkRecord, NodeIdentity, Path, SLOTS_MAX, Site};
 use ha_common::record::Record;
+use ha_common::watch::{Watch, Watched};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A type of `ha_common::maps`, for aya.
@@ -118,6 +119,42 @@ impl Drop for MappedRecords {
     fn drop(&mut self) {
         // SAFETY: made by `new` with this length, and no `Record` outlives `self`.
         let _ = unsafe { munmap(self.base.cast(), BYTES) };
+    }
+}
+
+/// The `watched` map in this process's memory.
+#[derive(Debug)]
+pub(super) struct MappedWatches {
+    base: NonNull<Watched>,
+}
+
+const WATCHES_BYTES: usize = SLOTS_MAX * size_of::<Watched>();
+
+// SAFETY: as for `MappedRecords`; accessed through `Watch`.
+unsafe impl Send for MappedWatches {}
+
+impl MappedWatches {
+    pub(super) fn new(map: &MapData) -> Result<Self> {
+        let length = NonZeroUsize::new(WATCHES_BYTES).context("the watched map is empty")?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: as for `MappedRecords`.
+        let base =
+            unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) };
+        Ok(Self { base: base.context("cannot map the watched map")?.cast() })
+    }
+
+    pub(super) fn get(&self, slot: u32) -> Option<Watch<'_>> {
+        let slot = usize::try_from(slot).ok().filter(|slot| *slot < SLOTS_MAX)?;
+        // SAFETY: within the mapping, which is page aligned and lives as long as `self`; the kernel
+        // side too accesses it by whole words.
+        Some(unsafe { Watch::new(self.base.add(slot)) })
+    }
+}
+
+impl Drop for MappedWatches {
+    fn drop(&mut self) {
+        // SAFETY: made by `new` with this length, and no `Watch` outlives `self`.
+        let _ = unsafe { munmap(self.base.cast(), WATCHES_BYTES) };
     }
 }
 

@@ -8,6 +8,7 @@ mod attach;
 pub mod gate;
 mod mapped;
 mod pins;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ use crate::io::records::RecordMemory;
 
 pub use attach::Attachment;
 pub use mapped::read_change;
-use mapped::{MappedLease, MappedRecords, Plain};
+use mapped::{MappedLease, MappedRecords, MappedWatches, Plain};
+pub use watch::WatchTimes;
 
 /// The compiled kernel side, built by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/ha-ebpf.o");
@@ -39,8 +41,18 @@ const TC_PROGRAM: &str = "ha_tc";
 /// Name of the TC program beside XDP in the object.
 const TC_ANSWER_PROGRAM: &str = "ha_tc_answer";
 /// Maps that are pinned by their names.
-const PINNED_MAPS: &[&str] =
-    &["node", "endpoints", "paths", "links", "lease", "keys", "counters", "changes"];
+const PINNED_MAPS: &[&str] = &[
+    "node",
+    "endpoints",
+    "paths",
+    "links",
+    "lease",
+    "keys",
+    "counters",
+    "changes",
+    "watch",
+    "watched",
+];
 
 fn pinned_names() -> Vec<&'static str> {
     PINNED_MAPS.iter().copied().chain([XDP_PROGRAM, TC_PROGRAM, TC_ANSWER_PROGRAM]).collect()
@@ -52,6 +64,7 @@ pub struct Kernel {
     directory: PathBuf,
     records: MappedRecords,
     lease: MappedLease,
+    watched: MappedWatches,
     counters: PerCpuArray<MapData, u64>,
     changes: RingBuf<MapData>,
     attachments: Vec<Attachment>,
@@ -124,6 +137,7 @@ impl Kernel {
         let mut ebpf = Self::load_object(directory, log)?;
         let records = MappedRecords::new(map(&mut ebpf, "links")?)?;
         let lease = MappedLease::new(map(&mut ebpf, "lease")?)?;
+        let watched = MappedWatches::new(map(&mut ebpf, "watched")?)?;
         let counters =
             PerCpuArray::try_from(ebpf.take_map("counters").context("no map counters")?)?;
         let changes = RingBuf::try_from(ebpf.take_map("changes").context("no map changes")?)?;
@@ -133,6 +147,7 @@ impl Kernel {
             directory,
             records,
             lease,
+            watched,
             counters,
             changes,
             attachments: Vec::new(),

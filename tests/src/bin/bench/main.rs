@@ -1,7 +1,7 @@
 //! The benchmarks: how fast a failure is judged (`detect`), how long a client waits (`failover`), what
 //! a settled node costs (`idle`), how silent a reload is (`reload`), what is mistaken for a death under
-//! load (`ladder`) and when daemons are stopped (`stops`), what the kernel side takes for a packet
-//! (`xdp`). Run them as `cargo xtask bench BENCHMARK`.
+//! load (`ladder`) and when daemons are stopped (`stops`), how soon an address is answered
+//! (`takeover`), how late silence is noticed (`watch`), what the kernel side takes for a packet (`xdp`). Run them as `cargo xtask bench BENCHMARK`.
 //!
 //! Every figure of a cluster is given twice: of all runs, and of those during which no CPU of this
 //! machine stood still, since a virtual machine that does not run says nothing about the daemon.
@@ -21,6 +21,7 @@ mod report;
 mod sample;
 mod stops;
 mod takeover;
+mod watch;
 mod xdp;
 
 use std::path::PathBuf;
@@ -59,6 +60,8 @@ enum Benchmark {
     Stops(stops::Options),
     /// From the verdict to the kernel's answer for the address, of ordinary and of pre-armed groups
     Takeover(takeover::Options),
+    /// How late silence is noticed by the kernel's timer and by a thread, beside several loads
+    Watch(watch::Options),
     /// Time that the kernel side takes for one packet, by kind of packet
     Xdp(xdp::Options),
 }
@@ -89,6 +92,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         Benchmark::Reload(options) => reload::run(options)?,
         Benchmark::Stops(options) => stops::run(options)?,
         Benchmark::Takeover(options) => takeover::run(options)?,
+        Benchmark::Watch(options) => watch::run(options)?,
         Benchmark::Xdp(options) => xdp::run(options)?,
     };
     print!("{}", report.text());
