@@ -53,10 +53,14 @@ impl Stage {
         let recorded = |network: Network| -> Result<(Network, Vec<Frame>)> {
             let (alpha, beta) = (network.address(1), network.address(2));
             let mut control = Vec::new();
-            let from_alpha = |frame: &Frame| frame.addresses() == Some((alpha, beta));
-            let frames = self
-                .tap
-                .take(RECORDED, WAIT, |frame| from_alpha(frame) && frame.header().is_some())?;
+            // Answers are refused by a reason of their own, and probes may not be judged by this
+            // program: what becomes of a recording of those is in kernel/probes.rs.
+            let kinds = [Kind::Heartbeat, Kind::Control];
+            let is_wanted = |frame: &Frame| {
+                frame.addresses() == Some((alpha, beta))
+                    && frame.header().is_some_and(|header| kinds.contains(&header.kind))
+            };
+            let frames = self.tap.take(RECORDED, WAIT, is_wanted)?;
             control.extend(frames);
             let route = self.rogue.route(&self.cluster, network, "alpha", "beta")?;
             Ok((network, control.iter().map(|frame| frame.rerouted(&route)).collect()))

@@ -336,7 +336,7 @@ fn malformed(recording: &Recording) -> Result<Vec<Attack>> {
     let mut attacks = vec![
         one("another magic", "bad-version", &at(0, 0)),
         one("another version", "bad-version", &at(2, 2)),
-        one("another kind", "bad-kind", &at(3, 3)),
+        one("another kind", "bad-kind", &at(3, 5)),
         one("garbage", "bad-version", &(0..500).map(|it| (it * 7) as u8).collect::<Vec<_>>()),
     ];
     for length in [0, 1, 8, 71, 72, 87] {
