@@ -2,6 +2,7 @@
 //!
 //! One function for the kernel programs and for user-space sockets; they differ in their [`Tables`].
 
+use crate::arrivals::ArrivalWords;
 use crate::auth::{self, Key, Workspace};
 use crate::frame::{self, Source};
 use crate::fresh::Freshness;
@@ -20,6 +21,8 @@ pub trait Tables: Workspace {
     fn slot(&self, path: &Path) -> Option<u32>;
     /// The record in a slot.
     fn record(&self, slot: u32) -> Option<Record<'_>>;
+    /// The arrivals on the path in a slot.
+    fn arrivals(&self, slot: u32) -> Option<ArrivalWords<'_>>;
     /// The key in that entry, see [`auth::KEY_ENTRIES`].
     fn key(&self, entry: u32) -> Option<&Key>;
     /// When the packet arrived, `CLOCK_MONOTONIC` nanoseconds.
@@ -141,6 +144,11 @@ fn judge_peer<T: Tables>(
     match kind {
         Kind::Heartbeat => {
             let now_ns = tables.now_ns();
+            if matches!(freshness, Freshness::Next { .. })
+                && let Some(arrivals) = tables.arrivals(slot)
+            {
+                arrivals.note(record, header, now_ns);
+            }
             heartbeat(header, freshness, record, slot, key_entry, now_ns)
         }
         Kind::Control => control(header, freshness, record),

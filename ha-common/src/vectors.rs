@@ -7,6 +7,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
 use std::vec::Vec;
 
+use crate::arrivals::{ArrivalWords, Arrivals};
 use crate::auth::{KEYS_MAX, Key, Scratch, Workspace, method};
 use crate::frame::mapped;
 use crate::judge::Tables;
@@ -180,6 +181,7 @@ pub fn world() -> World {
 pub struct Memory {
     world: World,
     records: Vec<UnsafeCell<LinkRecord>>,
+    arrivals: Vec<UnsafeCell<Arrivals>>,
     now_ns: Cell<u64>,
 }
 
@@ -194,7 +196,8 @@ impl Memory {
             }
         }
         let records = records.into_iter().map(UnsafeCell::new).collect();
-        Self { world, records, now_ns: Cell::new(1_000_000_000) }
+        let arrivals = (0..SLOTS_MAX).map(|_| UnsafeCell::new(Arrivals::EMPTY)).collect();
+        Self { world, records, arrivals, now_ns: Cell::new(1_000_000_000) }
     }
 
     /// Sets the clock forward.
@@ -211,6 +214,16 @@ impl Memory {
     #[must_use]
     pub fn contents(&self) -> Vec<LinkRecord> {
         (0..SLOTS_MAX as u32).filter_map(|slot| self.record(slot)).map(contents).collect()
+    }
+}
+
+impl Memory {
+    /// How heartbeats of a slot arrived.
+    #[must_use]
+    pub fn arrivals_of(&self, slot: u32) -> Option<Arrivals> {
+        let cell = self.arrivals.get(slot as usize)?;
+        // SAFETY: `Memory` is not `Sync`, and `ArrivalWords` of it are used within one call only.
+        Some(unsafe { *cell.get() })
     }
 }
 
@@ -270,6 +283,12 @@ impl Tables for Memory {
         let pointer = NonNull::new(self.records.get(slot as usize)?.get())?;
         // SAFETY: the cell lives as long as `self`, is aligned, and `Memory` is not `Sync`.
         Some(unsafe { Record::new(pointer) })
+    }
+
+    fn arrivals(&self, slot: u32) -> Option<ArrivalWords<'_>> {
+        let pointer = NonNull::new(self.arrivals.get(slot as usize)?.get())?;
+        // SAFETY: as above.
+        Some(unsafe { ArrivalWords::new(pointer) })
     }
 
     fn key(&self, entry: u32) -> Option<&Key> {

@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
+use ha_common::arrivals::{ArrivalWords, Arrivals};
 use ha_common::auth::{KEY_ENTRIES, Key, Scratch, Workspace};
 use ha_common::judge::Tables;
 use ha_common::maps::{
@@ -25,6 +26,8 @@ static ENDPOINTS: HashMap<Endpoint, u32, ENDPOINTS_MAX> = HashMap::new();
 static PATHS: HashMap<Path, u32, SLOTS_MAX> = HashMap::new();
 #[btf_map(name = "links")]
 static LINKS: Array<LinkRecord, SLOTS_MAX, MMAPABLE> = Array::new();
+#[btf_map(name = "arrivals")]
+static ARRIVALS: Array<Arrivals, SLOTS_MAX> = Array::new();
 #[btf_map(name = "keys")]
 static KEYS: Array<Key, KEY_ENTRIES> = Array::new();
 #[btf_map(name = "scratch")]
@@ -71,6 +74,13 @@ impl Tables for Maps {
         let pointer = NonNull::new(LINKS.get_ptr_mut(slot)?)?;
         // SAFETY: array values are aligned to 8 bytes and live as long as the program.
         Some(unsafe { Record::new(pointer) })
+    }
+
+    #[inline(always)]
+    fn arrivals(&self, slot: u32) -> Option<ArrivalWords<'_>> {
+        let pointer = NonNull::new(ARRIVALS.get_ptr_mut(slot)?)?;
+        // SAFETY: as for `record`.
+        Some(unsafe { ArrivalWords::new(pointer) })
     }
 
     #[inline(always)]

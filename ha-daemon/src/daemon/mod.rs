@@ -200,7 +200,8 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
         None => node::take_incarnation(&config, name, options),
     };
     let keys = Arc::new(Keys::new(&config.keys)?);
-    let mut node = Node { config, own, incarnation, keys, known: BTreeMap::new() };
+    let mut node =
+        Node { config, own, incarnation, keys, known: BTreeMap::new(), arrivals: BTreeMap::new() };
     let prepared = prepare(&mut node, name, options, memory, &log.events, handed).await?;
     let Prepared { mut driver, sender, worker, pinger, mailbox, connections } = prepared;
     let clients = node.clients(&log.events);
@@ -352,6 +353,7 @@ async fn prepare(
         handed.prime(&shared, &node.config, &paths, &node.keys);
         sender = Some(node.sender(&paths, &sockets, &mut lines, &shared, &mailbox)?);
         node.known = handed.records(&node.config, &paths);
+        node.arrivals = handed.arrivals(&node.config, &paths);
     }
     let resumed_ns = monotonic_ns();
     let keeper_options = KeeperOptions {

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ha_common::arrivals::Arrivals;
 use ha_common::wire::{DATAGRAM_BYTES_MAX, Header};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
@@ -519,5 +520,15 @@ pub fn record(parts: &Parts, slot: usize) -> Option<ha_common::record::Record<'_
     match (&parts.kernel, parts.receptions.get(slot)?.via) {
         (_, Via::Socket | Via::Serial) | (None, _) => parts.table.record(number),
         (Some(kernel), Via::XdpNative | Via::XdpGeneric | Via::Tc) => kernel.record(number),
+    }
+}
+
+/// How heartbeats of a slot arrive, as counted where they are judged.
+#[must_use]
+pub fn arrivals(parts: &Parts, slot: usize) -> Option<Arrivals> {
+    let number = u32::try_from(slot).ok()?;
+    match (&parts.kernel, parts.receptions.get(slot)?.via) {
+        (_, Via::Socket | Via::Serial) | (None, _) => parts.table.arrivals(number),
+        (Some(kernel), Via::XdpNative | Via::XdpGeneric | Via::Tc) => kernel.arrivals(number),
     }
 }

@@ -5,6 +5,7 @@
 //! answers through a callback.
 
 pub mod address;
+pub mod arrivals;
 pub mod clients;
 pub mod clock;
 pub mod connection;
