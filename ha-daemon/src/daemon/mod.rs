@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::config::{Config, NodeIndex, Realtime};
 use crate::control::backend::{Backend, Busy};
@@ -22,20 +22,24 @@ use crate::control::server;
 use crate::control::socket::ControlSocket;
 use crate::driver::{Driver, Parts, Reception, Resumption, receives_heartbeats};
 use crate::io::address::{self, AddressCommand, AddressWorker, HeldAddress};
+use crate::io::budget::Budget;
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::OpenConnections;
+use crate::io::heard::HeardWords;
 use crate::io::keeper::{Keeper, KeeperOptions};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
 use crate::io::paths::{self, Path as PeerPath};
 use crate::io::ping::Pinger;
+use crate::io::realtime::{self, Granted};
 use crate::io::sender::{Sender, Shared};
 use crate::io::serial::Lines;
 use crate::io::socket::LinkSocket;
-use crate::io::{interfaces, process, realtime};
+use crate::io::{interfaces, process};
 use crate::logging::LoggedEvents;
 use crate::names::{InterfaceName, NodeName};
+use crate::snapshot::Severity;
 use handover::Handed;
 use handover::arrive::{self, Addresses};
 use handover::ask::{Asker, Source};
@@ -90,6 +94,7 @@ pub fn run(
     process::remember_limits(handed.as_ref().map_or(&[], |it| &it.image.limits));
     limits();
     let memory = realtime::lock_memory(config.realtime);
+    realtime::keep_heap(config.realtime);
     if let Some(handed) = &handed {
         config.keys = handed.keys(config.keys);
     }
@@ -174,7 +179,7 @@ struct Start<'a> {
     own: NodeIndex,
     name: &'a NodeName,
     options: &'a Options,
-    memory: String,
+    memory: Granted,
     executable: &'a Path,
     lock: &'a File,
 }
@@ -339,7 +344,7 @@ async fn prepare(
     node: &mut Node,
     name: &NodeName,
     options: &Options,
-    memory: String,
+    memory: Granted,
     events: &Arc<EventLog>,
     mut handed: Option<Handed>,
 ) -> Result<Prepared> {
@@ -363,13 +368,13 @@ async fn prepare(
     };
     let resumed = handed.as_mut().and_then(|it| it.keeper(keeper_options.clone()));
     let keeper = resumed.map_or_else(|| Keeper::spawn(keeper_options.clone()), Ok)?;
-    let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
+    let (heard, heard_by_connections) = HeardWords::start(paths.len())?;
     let connections = node
         .connections(&paths, heard_by_connections, &shared, &mailbox, handed.as_mut())
         .start()?;
     let mut keeper = keeper;
     let held = purge(node, handed.as_ref(), &mut keeper)?;
-    let worker = node.address_worker(&mailbox, held)?;
+    let worker = node.address_worker(&mailbox, &shared, held)?;
     let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
@@ -444,7 +449,7 @@ struct Started {
     paths: Vec<PeerPath>,
     sockets: Vec<LinkSocket>,
     lines: Lines,
-    heard: watch::Sender<Vec<u64>>,
+    heard: Arc<HeardWords>,
     worker: AddressWorker,
     pinger: Option<Pinger>,
     shared: Arc<Shared>,
@@ -460,7 +465,7 @@ fn assemble(
     started: Started,
     (kernel, receptions): (Option<Kernel>, Vec<Reception>),
     options: &Options,
-    memory: String,
+    memory: Granted,
     events: &Arc<EventLog>,
 ) -> Result<Prepared> {
     let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker, .. } =
@@ -472,6 +477,11 @@ fn assemble(
     node.put_keys_in_force(kernel.as_ref(), &receptions, &shared);
     let start_sender = || node.sender(&paths, &sockets, &mut lines, &shared, &mailbox);
     let sender = sender.map_or_else(start_sender, Ok)?;
+    let budget = Budget::find(node.config.realtime);
+    for warning in budget.warnings.iter().chain(memory.refused.then_some(&memory.text)) {
+        let (severity, message) = (Severity::Warning, warning.clone());
+        mailbox.post(Letter::Note { severity, kind: "realtime-refused", message });
+    }
     let driver = Driver::new(Parts {
         table: node.table(&paths, &receptions),
         header: node.header(),
@@ -495,7 +505,8 @@ fn assemble(
         inbox,
         heard,
         respawn_keeper: respawn(keeper_options, mailbox.clone()),
-        memory,
+        memory: memory.text,
+        budget,
         all_released: false,
         resumption,
     })?;

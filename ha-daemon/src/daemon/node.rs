@@ -229,6 +229,7 @@ impl Node {
     pub(super) fn address_worker(
         &self,
         mailbox: &Mailbox,
+        shared: &Shared,
         held: Vec<HeldAddress>,
     ) -> Result<AddressWorker> {
         let reports = mailbox.clone();
@@ -241,6 +242,7 @@ impl Node {
                 let granted = realtime::take_fifo(scheduling, realtime::ADDRESS_PRIORITY);
                 scheduled.post(Letter::Scheduling { thread: "address", granted });
             })),
+            lateness: Arc::clone(&shared.address_late),
             report: Arc::new(move |report| {
                 reports.post(Letter::Address(report));
             }),

@@ -2,6 +2,7 @@
 //! on absolute time) or until something happened, looks at the records, gives the core its inputs
 //! and hands the actions to I/O that cannot block it.
 
+mod arrivals;
 mod carry;
 mod handover;
 mod keys;
@@ -24,7 +25,6 @@ use ha_common::wire::{DATAGRAM_BYTES_MAX, Header};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use tokio::sync::watch;
 
 use crate::config::{Config, NodeIndex};
 use crate::control::event_log::EventLog;
@@ -33,10 +33,13 @@ use crate::core::io::{Input, Observation, Sighting};
 use crate::core::message::{Message, MessageError};
 use crate::core::time::Moment;
 use crate::io::address::{AddressReport, AddressSender};
+use crate::io::budget::Budget;
 use crate::io::clock::monotonic_ns;
+use crate::io::heard::HeardWords;
 use crate::io::keeper::{Keeper, KeeperError};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
+use crate::io::lateness::Lateness;
 use crate::io::mailbox::{HandOverAnswer, Inbox, Letter};
 use crate::io::paths::Path;
 use crate::io::ping::TargetWords;
@@ -110,11 +113,13 @@ pub struct Parts {
     /// Letters for the driver.
     pub inbox: Inbox,
     /// Incarnations of the peers as last heard, by slot; for the control connections.
-    pub heard: watch::Sender<Vec<u64>>,
+    pub heard: Arc<HeardWords>,
     /// Starts another keeper, away from this thread.
     pub respawn_keeper: Box<dyn Fn() + Send>,
     /// Whether memory is locked.
     pub memory: String,
+    /// How much time real-time threads are given.
+    pub budget: Budget,
     /// Whether no resource was left behind when the driver ended.
     pub all_released: bool,
     /// What this driver goes on from, and what the next one does when it ended with a hand-over.
@@ -137,7 +142,11 @@ pub struct Driver {
     /// The keeper's datagrams do not echo the newest incarnations.
     obituary_is_due: bool,
     pause_handled_ns: u64,
-    lateness_max_ns: u64,
+    /// How late it woke by its timer.
+    late: Lateness,
+    /// When the keepalives of the peers are looked at next, and what they were, by slot.
+    arrivals_due_ns: u64,
+    arrivals_keepalives_us: Vec<u64>,
     scheduling: Vec<(&'static str, String)>,
     questions: Questions,
     /// Who asked for the hand-over that is being prepared.
@@ -218,7 +227,9 @@ impl Driver {
             heard_told: vec![0; slots],
             obituary_is_due: false,
             pause_handled_ns: 0,
-            lateness_max_ns: 0,
+            late: Lateness::default(),
+            arrivals_due_ns: 0,
+            arrivals_keepalives_us: vec![0; slots],
             scheduling: Vec::new(),
             questions: Questions::default(),
             hand_over_asked: None,
@@ -291,8 +302,8 @@ impl Driver {
         let shared = &self.parts.shared;
         shared.driver_ran_ns.store(now_ns, Relaxed);
         let lateness_ns = now_ns.saturating_sub(deadline_ns);
-        self.lateness_max_ns = self.lateness_max_ns.max(lateness_ns);
         if sources.contains(&Source::Timer) {
+            self.late.note(lateness_ns);
             // Set again before the next wait; until then it must not stay readable.
             let _ = self.timer.wait();
         }
@@ -331,6 +342,7 @@ impl Driver {
         self.update_echoes();
         self.ask_probes(now_ns);
         self.tell_losses(Moment(now_ns));
+        self.renew_arrivals(now_ns);
     }
 
     /// Whether this node did not run: its driver or its sender was late, or its sender is overdue.
@@ -457,7 +469,13 @@ impl Driver {
             }
             Letter::Interface { name, up } => self.handle(Input::Interface { name, up }),
             Letter::Ping { target, reached } => self.handle(Input::Ping { target, reached }),
-            Letter::Scheduling { thread, granted } => self.scheduling.push((thread, granted)),
+            Letter::Scheduling { thread, granted } => {
+                if granted.refused {
+                    let text = format!("thread {thread}: {}", granted.text);
+                    self.driver_note(Severity::Warning, "realtime-refused", text);
+                }
+                self.scheduling.push((thread, granted.text));
+            }
             Letter::Snapshot(answer) => {
                 // Who asked may have gone away meanwhile.
                 let _ = answer.send(self.snapshot());

@@ -54,6 +54,15 @@ pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }
 
+/// Lets the calling thread's runtime wait for an eventfd, which must be non-blocking.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub fn watch_event(event: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as for `watch`.
+    unsafe { AsyncFd::register(event) }.map_err(io::Error::from)
+}
+
 /// Puts the calling thread under `SCHED_FIFO` with this priority (1..=99).
 ///
 /// # Errors
@@ -192,4 +201,24 @@ pub fn output_queue(terminal: BorrowedFd<'_>) -> io::Result<usize> {
     let outcome = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     Errno::result(outcome)?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Has the allocator give no memory back to the kernel (mallopt(3)); whether it can do that.
+#[cfg(target_env = "gnu")]
+#[must_use]
+pub fn keep_heap() -> bool {
+    // The greatest threshold that glibc takes: half of an arena of a thread, on 64 bits.
+    const MMAP_THRESHOLD_BYTES: libc::c_int = 32 << 20;
+    // SAFETY: no pointers; both only set numbers of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX) == 1
+            && libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES) == 1
+    }
+}
+
+/// Has the allocator give no memory back to the kernel; whether it can do that.
+#[cfg(not(target_env = "gnu"))]
+#[must_use]
+pub fn keep_heap() -> bool {
+    false
 }

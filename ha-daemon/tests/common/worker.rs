@@ -39,6 +39,7 @@ pub fn start(plan: AnnouncePlan, lifetime_s: u64) -> Running {
         address_lifetime: Duration::from_secs(lifetime_s),
         at_start: None,
         held: Vec::new(),
+        lateness: Arc::default(),
         report: Arc::new(move |report| {
             let _ = reported.lock().unwrap().send(report);
         }),

@@ -5,6 +5,7 @@ mod announcing;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::frames::{self, Mac};
+use crate::io::lateness::Lateness;
 use crate::io::netlink::{AddressDetails, Removal, delete_address, new_address};
 use crate::names::InterfaceName;
 
@@ -71,6 +73,7 @@ struct Worker {
     plan: AnnouncePlan,
     lifetime: Duration,
     report: ReportAddress,
+    lateness: Arc<Lateness>,
     netlink: Handle,
     frames: FrameSender,
     listeners: Listeners,
@@ -110,6 +113,7 @@ impl Worker {
             plan: options.plan,
             lifetime: options.address_lifetime,
             report: options.report,
+            lateness: options.lateness,
             netlink,
             frames: FrameSender::open().map_err(failed("cannot open a packet socket"))?,
             listeners: Listeners::open().map_err(failed("cannot listen for ARP"))?,
@@ -130,11 +134,22 @@ impl Worker {
                     None | Some(AddressCommand::Shutdown) => return,
                     Some(command) => self.carry_out(command).await,
                 },
-                () = sleep_until(ask_ns) => self.inquire().await,
-                () = sleep_until(due_ns) => self.do_due().await,
+                () = sleep_until(ask_ns) => {
+                    self.note_lateness(ask_ns);
+                    self.inquire().await;
+                }
+                () = sleep_until(due_ns) => {
+                    self.note_lateness(due_ns);
+                    self.do_due().await;
+                }
                 claims = self.listeners.hear() => self.judge_all(claims).await,
             }
         }
+    }
+
+    /// With what the runtime's timer adds, a millisecond at most.
+    fn note_lateness(&self, due_ns: Option<u64>) {
+        self.lateness.note_due(due_ns.unwrap_or(u64::MAX), monotonic_ns());
     }
 
     async fn carry_out(&mut self, command: AddressCommand) {
