@@ -63,9 +63,9 @@ fn until_sent(shared: &Shared, beats: u64) {
     }
 }
 
-fn exit(receiver: SocketAddr) -> Exit {
+fn exit(receiver: SocketAddr) -> anyhow::Result<Exit> {
     let network = Network {
-        interface: "lo".parse().unwrap(),
+        interface: "lo".parse()?,
         interface_index: 1,
         entrances: Vec::new(),
         remotes: vec![receiver],
@@ -73,8 +73,8 @@ fn exit(receiver: SocketAddr) -> Exit {
     };
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let entrance = Entrance { address: local, cast: Cast::Unicast, audience: Audience::One };
-    let socket = LinkSocket::bind(LinkIndex(0), &network, &entrance).unwrap();
-    Exit::Network { socket, remotes: vec![receiver.into()] }
+    let socket = LinkSocket::bind(LinkIndex(0), &network, &entrance)?;
+    Ok(Exit::Network { socket, remotes: vec![receiver.into()] })
 }
 
 fn header() -> Header {
@@ -113,7 +113,7 @@ fn a_heartbeat_is_sent_without_the_allocator_whatever_signs_it() {
             realtime: Realtime { enabled: true },
         };
         let keepalive = Duration::from_millis(1);
-        let exit = exit(receiver.local_addr().unwrap());
+        let exit = exit(receiver.local_addr().unwrap()).unwrap();
         let target = Target { slot: 0, exit, header: header(), keepalive };
         let shared = Arc::new(Shared::new(1));
         let counted = move |_| COUNTED.set(true);
