@@ -378,6 +378,8 @@ async fn prepare(
     let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
+    // What loading needed (the types of the whole kernel) would be kept, and locked, for good.
+    realtime::settle_heap(node.config.realtime);
     let resumption = handed.as_ref().map(|it| it.resumption(&node.config, &paths));
     let renewed = handed.as_ref().filter(|it| it.renews_keeper()).map(|_| keeper_options.clone());
     let started = Started {

@@ -39,7 +39,7 @@ impl Granted {
 /// Stack that a real-time thread has touched before it begins: its deepest call needs less.
 const STACK_BYTES: usize = 128 * 1024;
 /// Heap that it has had once, in its own arena. What it frees stays there ([`keep_heap`]).
-const HEAP_BYTES: usize = 512 * 1024;
+const HEAP_BYTES: usize = 256 * 1024;
 const PAGE_BYTES: usize = 4096;
 
 /// Puts the calling thread under `SCHED_FIFO`, if that is wanted, and has it touch the memory that it
@@ -62,6 +62,13 @@ pub fn take_fifo(realtime: Realtime, priority: u8) -> Granted {
             "SCHED_OTHER: SCHED_FIFO {priority} was refused ({error}); grant CAP_SYS_NICE, and a \
              real-time budget to the control group (cpu.rt_runtime_us)"
         )),
+    }
+}
+
+/// Ends what [`keep_heap`] began, when everything is loaded: the garbage of that goes.
+pub fn settle_heap(realtime: Realtime) {
+    if realtime.enabled {
+        sys::settle_heap();
     }
 }
 

@@ -203,22 +203,36 @@ pub fn output_queue(terminal: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// Has the allocator give no memory back to the kernel (mallopt(3)); whether it can do that.
+/// Has the allocator give nothing back of its heaps (mallopt(3)); whether it can do that. What is large
+/// still is mapped apart, and goes again.
 #[cfg(target_env = "gnu")]
 #[must_use]
 pub fn keep_heap() -> bool {
-    // The greatest threshold that glibc takes: half of an arena of a thread, on 64 bits.
+    // SAFETY: no pointers; it only sets a number of the allocator.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX) == 1 }
+}
+
+/// Gives the kernel back once what the allocator has free in the main thread's heap (malloc_trim(3)),
+/// and has it take what is large from its heaps as well from here on, to keep it. What threads have at
+/// the top of heaps of their own stays.
+#[cfg(target_env = "gnu")]
+pub fn settle_heap() {
+    // The greatest threshold that glibc takes: half of the heap of a thread, on 64 bits.
     const MMAP_THRESHOLD_BYTES: libc::c_int = 32 << 20;
-    // SAFETY: no pointers; both only set numbers of the allocator.
+    // SAFETY: no pointers; the allocator takes its own locks.
     unsafe {
-        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX) == 1
-            && libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES) == 1
+        libc::malloc_trim(0);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
     }
 }
 
-/// Has the allocator give no memory back to the kernel; whether it can do that.
+/// This allocator has no such setting.
 #[cfg(not(target_env = "gnu"))]
 #[must_use]
 pub fn keep_heap() -> bool {
     false
 }
+
+/// This allocator has no such call.
+#[cfg(not(target_env = "gnu"))]
+pub fn settle_heap() {}
