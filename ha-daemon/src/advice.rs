@@ -33,8 +33,10 @@ pub const OBSERVED_MIN: Duration = Duration::from_secs(60);
 const MARGIN: (u64, u64) = (3, 2);
 /// A recommended deadtime has so many keepalives: two heartbeats may be lost in a row.
 const KEEPALIVES_MIN: u64 = 3;
-/// A deadtime so many times the recommended one waits for nothing.
+/// A deadtime so many times the needed one waits for nothing.
 const TOO_LONG: u64 = 4;
+/// To say that takes a day: what is rare must have had its time.
+pub const TOO_LONG_OBSERVED_MIN: Duration = Duration::from_secs(24 * 3600);
 /// Shortest keepalive that is recommended.
 const KEEPALIVE_MIN_NS: u64 = 1_000_000;
 /// A keepalive is not recommended to be shorter than its present one by more than that: the rest is the
@@ -109,17 +111,20 @@ pub fn advise(arrivals: &Arrivals, times: Times) -> Advice {
     let needed_ns = deadtime_for(arrivals, times, times.keepalive_ns);
     advice.fit = if times.deadtime_ns < needed_ns {
         Fit::TooShort
-    } else if times.deadtime_ns > TOO_LONG * needed_ns {
+    } else if times.deadtime_ns > TOO_LONG * needed_ns
+        && observed_s >= TOO_LONG_OBSERVED_MIN.as_secs()
+    {
         Fit::TooLong
     } else {
         Fit::Fits
     };
-    let (keepalive_ns, deadtime_ns) = match shorter_keepalive(arrivals, times) {
-        Some(keepalive_ns) if advice.fit == Fit::TooShort => (keepalive_ns, times.deadtime_ns),
-        _ => (times.keepalive_ns, needed_ns),
+    let shorter_ns = shorter_keepalive(arrivals, times).filter(|_| advice.fit == Fit::TooShort);
+    let deadtime_ns = match (advice.fit, shorter_ns) {
+        (Fit::Fits, _) | (_, Some(_)) => times.deadtime_ns,
+        (Fit::TooEarly | Fit::TooShort | Fit::TooLong, None) => round_up(needed_ns),
     };
-    advice.recommended_keepalive_us = Some(keepalive_ns / 1_000);
-    advice.recommended_deadtime_us = Some(round_up(deadtime_ns) / 1_000);
+    advice.recommended_keepalive_us = Some(shorter_ns.unwrap_or(times.keepalive_ns) / 1_000);
+    advice.recommended_deadtime_us = Some(deadtime_ns / 1_000);
     advice
 }
 

@@ -74,10 +74,14 @@ fn a_keepalive_that_is_too_long_is_shortened_where_that_helps() {
 #[test]
 fn a_deadtime_that_waits_for_nothing_is_told() {
     let times = Times { deadtime_ns: 1_000 * MS, ..TIMES };
-    let advice = advise(&steady(360_000, &[15 * MS]), times);
+    let hour = steady(360_000, &[15 * MS]);
+    let day = Arrivals { observed_ns: 24 * hour.observed_ns, ..hour };
+    let advice = advise(&day, times);
     assert_eq!((advice.fit, advice.recommended_deadtime_us), (Fit::TooLong, Some(30_000)));
+    let early = advise(&hour, times);
+    assert_eq!((early.fit, early.recommended_deadtime_us), (Fit::Fits, Some(1_000_000)));
     let times = Times { deadtime_ns: 120 * MS, ..TIMES };
-    assert_eq!(advise(&steady(360_000, &[15 * MS]), times).fit, Fit::Fits);
+    assert_eq!(advise(&day, times).fit, Fit::Fits);
 }
 
 /// Gaps of a keepalive and an exponential delay: the tail is known.

@@ -64,7 +64,7 @@ fn advice(it: &Advice) -> String {
 fn between(it: &Advice) -> String {
     let time = age(it.between_mistakes_s.saturating_mul(1_000_000));
     match it.mistakes {
-        0 => format!("a mistake in {time} or more"),
+        0 => format!("none seen (one in {time} at most, 95 %)"),
         _ => format!("a mistake in {time}"),
     }
 }
