@@ -2,6 +2,7 @@
 //!
 //! One function for the kernel programs and for user-space sockets; they differ in their [`Tables`].
 
+use crate::arrivals::ArrivalWords;
 use crate::auth::{self, Key, Workspace};
 use crate::frame::{self, Source};
 use crate::fresh::Freshness;
@@ -21,6 +22,8 @@ pub trait Tables: Workspace {
     fn slot(&self, path: &Path) -> Option<u32>;
     /// The record in a slot.
     fn record(&self, slot: u32) -> Option<Record<'_>>;
+    /// The arrivals on the path in a slot.
+    fn arrivals(&self, slot: u32) -> Option<ArrivalWords<'_>>;
     /// The key in that entry, see [`auth::KEY_ENTRIES`].
     fn key(&self, entry: u32) -> Option<&Key>;
     /// When the packet arrived, `CLOCK_MONOTONIC` nanoseconds.
@@ -225,7 +228,14 @@ fn judge_peer<T: Tables>(
         Err(reason) => return reason.into(),
     };
     match kind {
-        Kind::Heartbeat => heartbeat(header, freshness, record, slot, key_entry, now_ns),
+        Kind::Heartbeat => {
+            if matches!(freshness, Freshness::Next { .. })
+                && let Some(arrivals) = tables.arrivals(slot)
+            {
+                arrivals.note(record, header, now_ns);
+            }
+            heartbeat(header, freshness, record, slot, key_entry, now_ns)
+        }
         Kind::Control => control(header, freshness, record),
         Kind::Answer => answer(header, record, slot, now_ns),
         Kind::Probe => {

@@ -13,7 +13,9 @@
     expect(internal_features, reason = "atomic add has no stable form on BPF")
 )]
 
+pub mod arrivals;
 pub mod auth;
+pub mod buckets;
 pub mod frame;
 pub mod fresh;
 pub mod gate;

@@ -7,6 +7,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
 use std::vec::Vec;
 
+use crate::arrivals::{ArrivalWords, Arrivals};
 use crate::auth::{KEYS_MAX, Key, Scratch, Workspace, method};
 use crate::frame::{Source, mapped, parse};
 use crate::judge::{Judgement, Tables, judge_and_reply};
@@ -190,6 +191,7 @@ pub fn world() -> World {
 pub struct Memory {
     world: World,
     records: Vec<UnsafeCell<LinkRecord>>,
+    arrivals: Vec<UnsafeCell<Arrivals>>,
     now_ns: Cell<u64>,
     way: Cell<Way>,
     lease: Cell<Lease>,
@@ -207,9 +209,11 @@ impl Memory {
             }
         }
         let records = records.into_iter().map(UnsafeCell::new).collect();
+        let arrivals = (0..SLOTS_MAX).map(|_| UnsafeCell::new(Arrivals::EMPTY)).collect();
         Self {
             world,
             records,
+            arrivals,
             now_ns: Cell::new(1_000_000_000),
             way: Cell::new(Way::Xdp),
             lease: Cell::default(),
@@ -236,6 +240,16 @@ impl Memory {
     #[must_use]
     pub fn contents(&self) -> Vec<LinkRecord> {
         (0..SLOTS_MAX as u32).filter_map(|slot| self.record(slot)).map(contents).collect()
+    }
+}
+
+impl Memory {
+    /// How heartbeats of a slot arrived.
+    #[must_use]
+    pub fn arrivals_of(&self, slot: u32) -> Option<Arrivals> {
+        let cell = self.arrivals.get(slot as usize)?;
+        // SAFETY: `Memory` is not `Sync`, and `ArrivalWords` of it are used within one call only.
+        Some(unsafe { *cell.get() })
     }
 }
 
@@ -297,6 +311,12 @@ impl Tables for Memory {
         let pointer = NonNull::new(self.records.get(slot as usize)?.get())?;
         // SAFETY: the cell lives as long as `self`, is aligned, and `Memory` is not `Sync`.
         Some(unsafe { Record::new(pointer) })
+    }
+
+    fn arrivals(&self, slot: u32) -> Option<ArrivalWords<'_>> {
+        let pointer = NonNull::new(self.arrivals.get(slot as usize)?.get())?;
+        // SAFETY: as above.
+        Some(unsafe { ArrivalWords::new(pointer) })
     }
 
     fn key(&self, entry: u32) -> Option<&Key> {

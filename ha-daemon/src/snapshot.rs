@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::advice::Advice;
+use crate::histogram::Bucket;
 use crate::names::{GroupName, LinkName, NodeName};
 
 /// State of a node as the reporting node sees it.
@@ -159,9 +161,53 @@ pub struct LinkStatus {
     pub sent: u64,
     /// Heartbeats that the local kernel refused to send.
     pub send_errors: u64,
+    /// How its heartbeats arrive; absent before there were two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrivals: Option<ArrivalStatus>,
     /// More of a serial line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<SerialStatus>,
+}
+
+/// How the heartbeats of a path arrive, counted where they are judged, since the peer's keepalive
+/// changed last; over restarts of this daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArrivalStatus {
+    /// Time that the intervals cover, seconds.
+    pub observed_s: u64,
+    /// Intervals between two heartbeats.
+    pub interval: DurationStatus,
+    /// What the way added to the sender's own interval, or took from it.
+    pub jitter: DurationStatus,
+    /// The longest interval, microseconds.
+    pub longest_gap_us: u64,
+    /// How long ago it ended, seconds.
+    pub longest_gap_ago_s: u64,
+    /// Most heartbeats lost in a row, outages left out.
+    pub longest_burst: u64,
+    /// Losses in a row by their number: 1, 2 to 3, 4 to 7, 8 to 15, 16 to 31, 32 to 63.
+    pub bursts: Vec<u64>,
+    /// Interruptions in which 64 or more were lost; they are in no other figure.
+    pub outages: u64,
+    /// What follows for keepalive and deadtime.
+    pub advice: Advice,
+}
+
+/// A distribution of durations. Percentiles are at most a quarter too long, the maximum is exact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DurationStatus {
+    /// How many.
+    pub count: u64,
+    /// Half of them are not longer, microseconds.
+    pub p50_us: u64,
+    /// 99 of 100 are not longer.
+    pub p99_us: u64,
+    /// 999 of 1,000 are not longer.
+    pub p999_us: u64,
+    /// The longest.
+    pub max_us: u64,
+    /// The histogram, without its empty buckets.
+    pub buckets: Vec<Bucket>,
 }
 
 /// Whether the device of a serial line is there.
@@ -346,8 +392,12 @@ pub struct ThreadStatus {
     pub name: String,
     /// Granted policy and priority, such as `SCHED_FIFO 60`, or the reason why not.
     pub scheduling: String,
-    /// Largest lateness of a wake-up since start, in microseconds.
-    pub lateness_max_us: u64,
+    /// Largest lateness of a wake-up since start, in microseconds; absent where it is not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lateness_max_us: Option<u64>,
+    /// How late it woke after the moments that it had set itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lateness: Option<DurationStatus>,
 }
 
 /// Everything that shows state, at one moment.
@@ -371,6 +421,12 @@ pub struct Snapshot {
     pub deadtime_us: u64,
     /// Whether memory is locked, or the reason why not.
     pub memory: String,
+    /// How much time the kernel gives to real-time threads.
+    #[serde(default)]
+    pub realtime_limits: String,
+    /// What of it is too little, and what helps.
+    #[serde(default)]
+    pub realtime_warnings: Vec<String>,
     /// Real-time threads.
     pub threads: Vec<ThreadStatus>,
     /// Nodes, in configured order, the reporting node included.

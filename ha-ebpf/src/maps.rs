@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
+use ha_common::arrivals::{ArrivalWords, Arrivals};
 use ha_common::auth::{KEY_ENTRIES, Key, Scratch, Workspace};
 use ha_common::judge::Tables;
 use ha_common::maps::{
@@ -31,6 +32,8 @@ static LINKS: Array<LinkRecord, SLOTS_MAX, MMAPABLE> = Array::new();
 static LEASE: Array<Lease, 1, MMAPABLE> = Array::new();
 #[btf_map(name = "budget")]
 static BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+#[btf_map(name = "arrivals")]
+static ARRIVALS: Array<Arrivals, SLOTS_MAX> = Array::new();
 #[btf_map(name = "keys")]
 static KEYS: Array<Key, KEY_ENTRIES> = Array::new();
 #[btf_map(name = "scratch")]
@@ -81,6 +84,13 @@ impl Tables for Maps {
     #[inline(always)]
     fn record(&self, slot: u32) -> Option<Record<'_>> {
         record(slot)
+    }
+
+    #[inline(always)]
+    fn arrivals(&self, slot: u32) -> Option<ArrivalWords<'_>> {
+        let pointer = NonNull::new(ARRIVALS.get_ptr_mut(slot)?)?;
+        // SAFETY: as for `record`.
+        Some(unsafe { ArrivalWords::new(pointer) })
     }
 
     #[inline(always)]

@@ -284,6 +284,10 @@ impl Tables for Raced {
         self.0.record(slot)
     }
 
+    fn arrivals(&self, slot: u32) -> Option<ArrivalWords<'_>> {
+        self.0.arrivals(slot)
+    }
+
     fn key(&self, entry: u32) -> Option<&Key> {
         judge(&self.0, Packet::heartbeat(12).frame().as_slice(), INTERFACE);
         self.0.key(entry)

@@ -1,17 +1,21 @@
 //! The daemon's program: `run`, `check`, and the hidden `keeper`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use ha_daemon::config::check::Finding;
 use ha_daemon::config::{self, check};
+use ha_daemon::control::client::Client;
+use ha_daemon::control::{SOCKET_DEFAULT, arrivals};
 use ha_daemon::daemon::handover::Handed;
 use ha_daemon::daemon::handover::ask::{Source, answer_trial};
 use ha_daemon::daemon::{self, BPF_DIRECTORY, Options, RUN_DIRECTORY};
 use ha_daemon::io::keeper::{Post, keeper_main};
 use ha_daemon::logging::Logger;
 use ha_daemon::names::NodeName;
+use ha_daemon::snapshot::Snapshot;
 
 /// Failover daemon: watches the other nodes, moves addresses and services when one dies.
 #[derive(Parser)]
@@ -65,6 +69,13 @@ enum Command {
         /// Which node this is, instead of `uname -n`
         #[arg(long)]
         node: Option<String>,
+        /// Ask the running daemon instead whether its times fit what it sees, and whether its threads
+        /// get the time that they need
+        #[arg(long, conflicts_with_all = ["config", "node"])]
+        live: bool,
+        /// Control socket of that daemon
+        #[arg(long, requires = "live", default_value = SOCKET_DEFAULT)]
+        socket: PathBuf,
     },
     /// Outlives the daemon and removes its addresses; started by it
     #[command(hide = true)]
@@ -108,8 +119,12 @@ fn main() -> ExitCode {
             };
             exit(run(&options, hand_over))
         }
-        Command::Check { config, node } => {
-            let findings = check::check_on_node(&config, node.as_deref());
+        Command::Check { config, node, live, socket } => {
+            let findings = if live {
+                check_live(&socket)
+            } else {
+                check::check_on_node(&config, node.as_deref())
+            };
             for finding in &findings {
                 println!("{finding}");
             }
@@ -121,6 +136,20 @@ fn main() -> ExitCode {
         Command::Keeper { node, fd, lease_fd, meeting, priority } => {
             let post = Post { socket: fd, lease: lease_fd, meeting, node, priority };
             exit(keeper_main(post))
+        }
+    }
+}
+
+fn check_live(socket: &Path) -> Vec<Finding> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let snapshot = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+        let answer = runtime.block_on(Client::new(socket).get_as::<Snapshot>("/v1/status"));
+        answer.map_err(|error| error.to_string())
+    });
+    match snapshot {
+        Ok(snapshot) => arrivals::findings(&snapshot),
+        Err(error) => {
+            vec![Finding::error(error, "--live asks a running daemon; --socket says which one")]
         }
     }
 }

@@ -14,7 +14,9 @@ use ha_daemon::control::client::{Client, ClientError};
 use ha_daemon::control::command::CommandRequest;
 use ha_daemon::control::heartbeat::{Printed, Program};
 use ha_daemon::control::wait::{WAIT_MAX, until_done};
-use ha_daemon::control::{HandOverBegins, PeerLink, SOCKET_DEFAULT, SOCKET_VARIABLE, render};
+use ha_daemon::control::{
+    HandOverBegins, PeerLink, SOCKET_DEFAULT, SOCKET_VARIABLE, arrivals, render,
+};
 use ha_daemon::core::command::Which;
 use ha_daemon::names::{GroupName, NodeName};
 use ha_daemon::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
@@ -252,8 +254,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                     .await
             }
             Command::Links(output) => {
-                show(&client, "/v1/links", output, |links: Vec<PeerLink>| render::links(&links))
-                    .await
+                show(&client, "/v1/links", output, |links: Vec<PeerLink>| links_text(&links)).await
             }
             Command::Groups(output) => {
                 show(&client, "/v1/groups", output, |groups: Vec<GroupStatus>| {
@@ -288,6 +289,12 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             | Command::Takeover { .. }) => give(&client, command).await,
         }
     })
+}
+
+/// The links, and how their heartbeats arrive.
+fn links_text(links: &[PeerLink]) -> String {
+    let (links, arrivals) = (render::links(links), arrivals::table(links));
+    if arrivals.is_empty() { links } else { format!("{links}\n{arrivals}") }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::NodeName;
 use crate::snapshot::{LinkStatus, NodeStatus};
 
+pub mod arrivals;
 pub mod backend;
 pub mod client;
 pub mod command;

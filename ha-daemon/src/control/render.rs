@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::table::{Align, Table, printable};
 use super::{PeerLink, peer_links};
 use crate::snapshot::{
-    Event, GroupStatus, NodeStatus, PingTargetStatus, Quorum, SerialStatus, Snapshot,
+    Event, GroupStatus, NodeStatus, PingTargetStatus, Quorum, SerialStatus, Snapshot, ThreadStatus,
 };
 
 /// Digits of an incarnation that are shown; they are the ones that change.
@@ -246,15 +246,13 @@ fn heading(snapshot: &Snapshot) -> String {
         ),
     );
     for thread in &snapshot.threads {
-        line(
-            "Thread",
-            format!(
-                "{}: {}, at most {} late",
-                printable(&thread.name),
-                printable(&thread.scheduling),
-                age(thread.lateness_max_us),
-            ),
-        );
+        line("Thread", self::thread(thread));
+    }
+    if !snapshot.realtime_limits.is_empty() {
+        line("Realtime", printable(&snapshot.realtime_limits));
+    }
+    for warning in &snapshot.realtime_warnings {
+        line("Realtime", format!("too little: {}", printable(warning)));
     }
     line(
         "Timing",
@@ -266,6 +264,22 @@ fn heading(snapshot: &Snapshot) -> String {
         line("Refused", refused);
     }
     text
+}
+
+fn thread(thread: &ThreadStatus) -> String {
+    let scheduling = format!("{}: {}", printable(&thread.name), printable(&thread.scheduling));
+    match (&thread.lateness, thread.lateness_max_us) {
+        (Some(late), _) if late.count > 0 => format!(
+            "{scheduling}, late by {} (p50), {} (p99), {} (p99.9), {} at most",
+            age(late.p50_us),
+            age(late.p99_us),
+            age(late.p999_us),
+            age(late.max_us),
+        ),
+        // An earlier daemon's answer.
+        (None, Some(max_us)) => format!("{scheduling}, at most {} late", age(max_us)),
+        (Some(_) | None, _) => scheduling,
+    }
 }
 
 /// Packets that came and were refused, by reason: why a peer that sends is not heard.
@@ -303,7 +317,7 @@ fn incarnation(incarnation: u64) -> String {
 }
 
 /// Two or three figures and a unit.
-fn age(age_us: u64) -> String {
+pub(super) fn age(age_us: u64) -> String {
     match age_us {
         0..1_000 => format!("{age_us} us"),
         1_000..100_000 => format!("{}.{} ms", age_us / 1_000, age_us % 1_000 / 100),

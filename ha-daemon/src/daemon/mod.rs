@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::config::{Config, NodeIndex, Realtime};
 use crate::control::SOCKET_NAME;
@@ -28,21 +28,25 @@ use crate::control::socket::ControlSocket;
 use crate::core::adoption::Estate;
 use crate::driver::{Driver, Parts, Reception, Resumption, receives_heartbeats};
 use crate::io::address::AddressWorker;
+use crate::io::budget::Budget;
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::OpenConnections;
 use crate::io::gate::Gates;
+use crate::io::heard::HeardWords;
 use crate::io::keeper::{DOOR_NAME, Keeper, KeeperOptions, Lease};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
 use crate::io::paths::{self, Path as PeerPath};
 use crate::io::ping::Pinger;
+use crate::io::realtime::{self, Granted};
 use crate::io::sender::{Sender, Shared};
 use crate::io::serial::Lines;
 use crate::io::socket::LinkSocket;
-use crate::io::{interfaces, process, realtime};
+use crate::io::{interfaces, process};
 use crate::logging::LoggedEvents;
 use crate::names::NodeName;
+use crate::snapshot::Severity;
 use down::{detach, end_worker, take_down};
 use gate::GateSide;
 use handover::arrive;
@@ -100,6 +104,7 @@ pub fn run(
     process::remember_limits(handed.as_ref().map_or(&[], |it| &it.image.limits));
     limits();
     let memory = realtime::lock_memory(config.realtime);
+    realtime::keep_heap(config.realtime);
     if let Some(handed) = &handed {
         config.keys = handed.keys(config.keys);
     }
@@ -184,7 +189,7 @@ struct Start<'a> {
     own: NodeIndex,
     name: &'a NodeName,
     options: &'a Options,
-    memory: String,
+    memory: Granted,
     executable: &'a Path,
     lock: &'a File,
 }
@@ -210,7 +215,8 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
         None => node::take_incarnation(&config, name, options),
     };
     let keys = Arc::new(Keys::new(&config.keys)?);
-    let mut node = Node { config, own, incarnation, keys, known: BTreeMap::new() };
+    let mut node =
+        Node { config, own, incarnation, keys, known: BTreeMap::new(), arrivals: BTreeMap::new() };
     let prepared = prepare(&mut node, name, options, memory, &log.events, handed).await?;
     let Prepared { mut driver, sender, worker, pinger, mailbox, connections, gates } = prepared;
     let clients = node.clients(&log.events);
@@ -349,7 +355,7 @@ async fn prepare(
     node: &mut Node,
     name: &NodeName,
     options: &Options,
-    memory: String,
+    memory: Granted,
     events: &Arc<EventLog>,
     mut handed: Option<Handed>,
 ) -> Result<Prepared> {
@@ -363,6 +369,7 @@ async fn prepare(
         handed.prime(&shared, &node.config, &paths, &node.keys);
         sender = Some(node.sender(&paths, &sockets, &mut lines, &shared, &mailbox)?);
         node.known = handed.records(&node.config, &paths);
+        node.arrivals = handed.arrivals(&node.config, &paths);
     }
     let resumed_ns = monotonic_ns();
     let mut keeper_options = keeper_options(node, name, options, handed.as_mut())?;
@@ -383,7 +390,7 @@ async fn prepare(
             None => Keeper::spawn(keeper_options.clone())?,
         },
     };
-    let (heard, heard_by_connections) = watch::channel(vec![0; paths.len()]);
+    let (heard, heard_by_connections) = HeardWords::start(paths.len())?;
     let connections = node
         .connections(&paths, heard_by_connections, &shared, &mailbox, handed.as_mut())
         .start()?;
@@ -392,10 +399,12 @@ async fn prepare(
     let (gates, gate_side) = node.gates(&options.bpf_directory, before, &mailbox).await;
     let held = addresses::purge(node, handed.as_ref(), inherited, &gates, &mut keeper)?;
     let stay = held.clone();
-    let worker = node.address_worker(&mailbox, held, Arc::clone(keeper.lease()))?;
+    let worker = node.address_worker(&mailbox, &shared, held, Arc::clone(keeper.lease()))?;
     let pinger = node.pinger(&mailbox)?;
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
+    // What loading needed (the types of the whole kernel) would be kept, and locked, for good.
+    realtime::settle_heap(node.config.realtime);
     let resumption = handed.as_ref().map(|it| it.resumption(&node.config, &paths));
     let renewed = handed.as_ref().filter(|it| it.renews_keeper()).map(|_| keeper_options.clone());
     let started = Started {
@@ -460,7 +469,7 @@ struct Started {
     paths: Vec<PeerPath>,
     sockets: Vec<LinkSocket>,
     lines: Lines,
-    heard: watch::Sender<Vec<u64>>,
+    heard: Arc<HeardWords>,
     worker: AddressWorker,
     pinger: Option<Pinger>,
     shared: Arc<Shared>,
@@ -479,7 +488,7 @@ fn assemble(
     started: Started,
     (kernel, receptions): (Option<Kernel>, Vec<Reception>),
     options: &Options,
-    memory: String,
+    memory: Granted,
     events: &Arc<EventLog>,
 ) -> Result<Prepared> {
     let Started { keeper_options, keeper, mailbox, inbox, paths, sockets, heard, worker, .. } =
@@ -495,6 +504,11 @@ fn assemble(
     node.put_keys_in_force(kernel.as_ref(), &receptions, &shared);
     let start_sender = || node.sender(&paths, &sockets, &mut lines, &shared, &mailbox);
     let sender = sender.map_or_else(start_sender, Ok)?;
+    let budget = Budget::find(node.config.realtime);
+    for warning in budget.warnings.iter().chain(memory.refused.then_some(&memory.text)) {
+        let (severity, message) = (Severity::Warning, warning.clone());
+        mailbox.post(Letter::Note { severity, kind: "realtime-refused", message });
+    }
     let driver = Driver::new(Parts {
         table: node.table(&paths, &receptions),
         header: node.header(),
@@ -519,7 +533,8 @@ fn assemble(
         inbox,
         heard,
         respawn_keeper: respawn(keeper_options, mailbox.clone()),
-        memory,
+        memory: memory.text,
+        budget,
         all_released: false,
         estate,
         resumption,

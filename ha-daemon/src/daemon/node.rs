@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ha_common::arrivals::Arrivals;
 use ha_common::maps::NodeIdentity;
 use ha_common::wire::{Header, Kind, Phase, Way};
 use tokio::sync::watch;
@@ -43,6 +44,8 @@ pub(super) struct Node {
     pub(super) keys: Arc<Keys>,
     /// By slot, what the program before knew: the record in use, and the daemon's own.
     pub(super) known: BTreeMap<u32, (RecordMemory, RecordMemory)>,
+    /// By slot, how heartbeats arrived at the program before.
+    pub(super) arrivals: BTreeMap<u32, Arrivals>,
 }
 
 impl Node {
@@ -100,7 +103,7 @@ impl Node {
     }
 
     pub(super) fn table(&self, paths: &[PeerPath], receptions: &[Reception]) -> Table {
-        let table = Table::new(self.identity(), paths, Arc::clone(&self.keys));
+        let mut table = Table::new(self.identity(), paths, Arc::clone(&self.keys));
         for (slot, reception) in (0..).zip(receptions) {
             let Some((used, own)) = self.known.get(&slot) else { continue };
             let known = match reception.via {
@@ -108,6 +111,11 @@ impl Node {
                 Via::XdpNative | Via::XdpGeneric | Via::Tc => *own,
             };
             table.restore(slot, &known);
+            if let (Via::Socket | Via::Serial, Some(known)) =
+                (reception.via, self.arrivals.get(&slot))
+            {
+                table.set_arrivals(slot, known);
+            }
         }
         table
     }
@@ -162,8 +170,19 @@ impl Node {
         }
         if let Ok(kernel) = kernel {
             kernel.configure(&self.tables(paths, &receptions))?;
+            self.restore_arrivals(kernel)?;
         }
         Ok(receptions)
+    }
+
+    /// Gives the kernel side what it does not know: its map is new, or another way received.
+    fn restore_arrivals(&self, kernel: &mut Kernel) -> Result<()> {
+        for (slot, known) in &self.arrivals {
+            if kernel.arrivals(*slot).is_some_and(|it| it.observed_ns == 0) {
+                kernel.set_arrivals(*slot, known)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn tables(&self, paths: &[PeerPath], receptions: &[Reception]) -> Tables {
@@ -216,6 +235,7 @@ impl Node {
     pub(super) fn address_worker(
         &self,
         mailbox: &Mailbox,
+        shared: &Shared,
         held: Vec<HeldAddress>,
         lease: Arc<Lease>,
     ) -> Result<AddressWorker> {
@@ -229,6 +249,7 @@ impl Node {
                 let granted = realtime::take_fifo(scheduling, realtime::ADDRESS_PRIORITY);
                 scheduled.post(Letter::Scheduling { thread: "address", granted });
             })),
+            lateness: Arc::clone(&shared.address_late),
             report: Arc::new(move |report| {
                 reports.post(Letter::Address(report));
             }),

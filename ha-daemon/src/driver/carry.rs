@@ -433,8 +433,8 @@ impl Driver {
             self.obituary_is_due = true;
         }
         if heard != self.heard_told {
-            self.heard_told.clone_from(&heard);
-            self.parts.heard.send_replace(heard);
+            self.parts.heard.tell(&heard);
+            self.heard_told = heard;
             self.obituary_is_due = true;
         }
         if std::mem::take(&mut self.obituary_is_due) {

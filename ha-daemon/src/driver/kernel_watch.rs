@@ -146,7 +146,8 @@ impl Driver {
         (!scheduling.is_empty()).then(|| ThreadStatus {
             name: NAME.to_owned(),
             scheduling,
-            lateness_max_us: lateness_ns.into_iter().max().unwrap_or(0) / 1_000,
+            lateness_max_us: lateness_ns.into_iter().max().map(|it| it / 1_000),
+            lateness: None,
         })
     }
 }

@@ -2,6 +2,7 @@
 //! on absolute time) or until something happened, looks at the records, gives the core its inputs
 //! and hands the actions to I/O that cannot block it.
 
+mod arrivals;
 mod ask;
 mod carry;
 mod custody;
@@ -9,6 +10,7 @@ mod gates;
 mod handover;
 mod kernel_watch;
 mod keys;
+mod letters;
 mod losses;
 mod own_pause;
 mod probe;
@@ -24,11 +26,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ha_common::arrivals::Arrivals;
 use ha_common::wire::{DATAGRAM_BYTES_MAX, Header};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use tokio::sync::watch;
 
 use crate::config::{Config, NodeIndex};
 use crate::control::event_log::EventLog;
@@ -37,12 +39,15 @@ use crate::core::adoption::{Estate, Holdings};
 use crate::core::io::{Input, Observation, Sighting};
 use crate::core::message::{Message, MessageError};
 use crate::core::time::Moment;
-use crate::io::address::{AddressReport, AddressSender};
+use crate::io::address::AddressSender;
+use crate::io::budget::Budget;
 use crate::io::clock::monotonic_ns;
 use crate::io::gate::Gates;
-use crate::io::keeper::{Keeper, KeeperError};
+use crate::io::heard::HeardWords;
+use crate::io::keeper::Keeper;
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
+use crate::io::lateness::Lateness;
 use crate::io::mailbox::{HandOverAnswer, Inbox, Letter};
 use crate::io::paths::Path;
 use crate::io::ping::TargetWords;
@@ -121,11 +126,13 @@ pub struct Parts {
     /// Letters for the driver.
     pub inbox: Inbox,
     /// Incarnations of the peers as last heard, by slot; for the control connections.
-    pub heard: watch::Sender<Vec<u64>>,
+    pub heard: Arc<HeardWords>,
     /// Starts another keeper, away from this thread.
     pub respawn_keeper: Box<dyn Fn() + Send>,
     /// Whether memory is locked.
     pub memory: String,
+    /// How much time real-time threads are given.
+    pub budget: Budget,
     /// Whether no resource was left behind when the driver ended.
     pub all_released: bool,
     /// What a dead daemon left, to be gone on with.
@@ -151,7 +158,11 @@ pub struct Driver {
     /// The keeper's datagrams do not echo the newest incarnations.
     obituary_is_due: bool,
     own_pause: OwnPause,
-    lateness_max_ns: u64,
+    /// How late it woke by its timer.
+    late: Lateness,
+    /// When the keepalives of the peers are looked at next, and what they were, by slot.
+    arrivals_due_ns: u64,
+    arrivals_keepalives_us: Vec<u64>,
     scheduling: Vec<(&'static str, String)>,
     questions: Questions,
     /// Who asked for the hand-over that is being prepared.
@@ -255,7 +266,9 @@ impl Driver {
             heard_told: vec![0; slots],
             obituary_is_due: false,
             own_pause,
-            lateness_max_ns: 0,
+            late: Lateness::default(),
+            arrivals_due_ns: 0,
+            arrivals_keepalives_us: vec![0; slots],
             scheduling: Vec::new(),
             questions: Questions::default(),
             hand_over_asked: None,
@@ -337,8 +350,8 @@ impl Driver {
         self.check_lease();
         let ran_out = self.renew_gates();
         let lateness_ns = now_ns.saturating_sub(deadline_ns);
-        self.lateness_max_ns = self.lateness_max_ns.max(lateness_ns);
         if sources.contains(&Source::Timer) {
+            self.late.note(lateness_ns);
             // Set again before the next wait; until then it must not stay readable.
             let _ = self.timer.wait();
         }
@@ -391,6 +404,7 @@ impl Driver {
         self.ask_probes(now_ns);
         self.test_ways(now_ns);
         self.tell_losses(Moment(now_ns));
+        self.renew_arrivals(now_ns);
     }
 
     /// Takes datagrams from the sockets: heartbeats into the records, control messages as inputs.
@@ -499,70 +513,6 @@ impl Driver {
             }
         }
     }
-
-    fn letter(&mut self, letter: Letter) {
-        match letter {
-            Letter::Address(report) => self.address_report(report),
-            Letter::Service(report) => {
-                let input = self.service_report(report);
-                self.handle(input);
-            }
-            Letter::ConnectionClosed { peer, incarnation } => {
-                self.handle(Input::ConnectionClosed { peer, incarnation });
-            }
-            Letter::Interface { name, up } => self.handle(Input::Interface { name, up }),
-            Letter::Ping { target, reached } => self.handle(Input::Ping { target, reached }),
-            Letter::Scheduling { thread, granted } => self.scheduling.push((thread, granted)),
-            Letter::Snapshot(answer) => {
-                // Who asked may have gone away meanwhile.
-                let _ = answer.send(self.snapshot());
-            }
-            Letter::Command { command, answer } => self.command(command, answer),
-            Letter::Keeper(keeper) => self.keeper_started(keeper),
-            Letter::HandOver { kept, detaches, answer } => {
-                self.detaches = detaches;
-                self.prepare_hand_over(kept, answer);
-            }
-            Letter::Note { severity, kind, message } => self.driver_note(severity, kind, message),
-            Letter::Gate(news) => self.gate_news(news),
-            Letter::Serial(news) => self.line_news(&news),
-            Letter::Shutdown => self.handle(Input::Shutdown),
-        }
-    }
-
-    fn keeper_died(&mut self) {
-        let _ = self.epoll.delete(self.parts.keeper.as_fd());
-        let text = format!("the keeper (pid {}) died; starting another", self.parts.keeper.pid());
-        self.driver_note(Severity::Error, "keeper-died", text);
-        (self.parts.respawn_keeper)();
-    }
-
-    fn keeper_started(&mut self, keeper: Result<Keeper, KeeperError>) {
-        let failed = |error: KeeperError| (Severity::Error, "keeper-failed", error.to_string());
-        let keeper = match keeper.map_err(failed) {
-            Ok(keeper) => keeper,
-            Err((severity, kind, text)) => return self.driver_note(severity, kind, text),
-        };
-        // Closed, the old one's socket would still be watched for as long as a child that starts just
-        // now shares it. One that died is watched no more already.
-        let _ = self.epoll.delete(self.parts.keeper.as_fd());
-        if let Err((severity, kind, text)) = self.parts.keeper.succeed(keeper).map_err(failed) {
-            self.driver_note(severity, kind, text);
-        }
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Keeper.number());
-        let watched = self.epoll.add(self.parts.keeper.as_fd(), event);
-        let text = match watched {
-            Ok(()) => format!("another keeper runs (pid {})", self.parts.keeper.pid()),
-            Err(error) => format!("another keeper runs, but its end will not be noticed: {error}"),
-        };
-        self.driver_note(Severity::Info, "keeper-started", text);
-    }
-
-    fn address_report(&mut self, report: AddressReport) {
-        if let Some(input) = self.resource_report(report) {
-            self.handle(input);
-        }
-    }
 }
 
 /// Whether heartbeats come up to this socket, since no program in the kernel takes them.
@@ -579,5 +529,15 @@ pub fn record(parts: &Parts, slot: usize) -> Option<ha_common::record::Record<'_
     match (&parts.kernel, parts.receptions.get(slot)?.via) {
         (_, Via::Socket | Via::Serial) | (None, _) => parts.table.record(number),
         (Some(kernel), Via::XdpNative | Via::XdpGeneric | Via::Tc) => kernel.record(number),
+    }
+}
+
+/// How heartbeats of a slot arrive, as counted where they are judged.
+#[must_use]
+pub fn arrivals(parts: &Parts, slot: usize) -> Option<Arrivals> {
+    let number = u32::try_from(slot).ok()?;
+    match (&parts.kernel, parts.receptions.get(slot)?.via) {
+        (_, Via::Socket | Via::Serial) | (None, _) => parts.table.arrivals(number),
+        (Some(kernel), Via::XdpNative | Via::XdpGeneric | Via::Tc) => kernel.arrivals(number),
     }
 }

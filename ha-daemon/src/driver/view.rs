@@ -9,6 +9,7 @@ use super::{Driver, record};
 use crate::config::{GroupIndex, NodeIndex, PingTarget};
 use crate::core::peer::Peer;
 use crate::io::clock::monotonic_ns;
+use crate::io::lateness::Lateness;
 use crate::io::ping::TargetWords;
 use crate::snapshot::{
     ConnectivityStatus, GroupStatus, LinkStatus, NodeState, NodeStatus, PingTargetStatus, Quorum,
@@ -35,6 +36,8 @@ impl Driver {
             keepalive_us: config.cluster.keepalive.as_micros() as u64,
             deadtime_us: config.cluster.deadtime.as_micros() as u64,
             memory: parts.memory.clone(),
+            realtime_limits: parts.budget.limits.clone(),
+            realtime_warnings: parts.budget.warnings.clone(),
             threads: self.threads(),
             connectivity: self.connectivity(),
             groups: (0..config.groups.len()).map(|group| self.group(GroupIndex(group))).collect(),
@@ -46,14 +49,21 @@ impl Driver {
     }
 
     fn threads(&self) -> Vec<ThreadStatus> {
-        let thread = |(name, granted): &(&'static str, String)| ThreadStatus {
-            name: (*name).to_owned(),
-            scheduling: granted.clone(),
-            lateness_max_us: match *name {
-                "driver" => self.lateness_max_ns / 1_000,
-                "sender" => self.parts.shared.lateness_max_ns.load(Relaxed) / 1_000,
-                _ => 0,
-            },
+        let shared = &self.parts.shared;
+        let thread = |(name, granted): &(&'static str, String)| {
+            let late = match *name {
+                "driver" => Some(&self.late),
+                "sender" => Some(&shared.sender_late),
+                "address" => Some(&*shared.address_late),
+                _ => None,
+            };
+            let lateness = late.map(Lateness::status);
+            ThreadStatus {
+                name: (*name).to_owned(),
+                scheduling: granted.clone(),
+                lateness_max_us: lateness.as_ref().map(|it| it.max_us),
+                lateness,
+            }
         };
         self.scheduling.iter().map(thread).chain(self.kernel_watch_status()).collect()
     }
@@ -112,6 +122,7 @@ impl Driver {
             rejected: record.rejected() + self.rejected_behind_kernel(slot),
             sent: words.sent.load(Relaxed),
             send_errors: words.errors.load(Relaxed),
+            arrivals: self.arrival_status(slot),
             serial: self.serial_status(slot),
         })
     }

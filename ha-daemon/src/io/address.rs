@@ -34,6 +34,7 @@ use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
 use crate::io::frames::Mac;
 use crate::io::keeper::Lease;
+use crate::io::lateness::Lateness;
 pub use crate::io::netlink::AddressDetails;
 use crate::io::netlink::{Removal, RouteSocket};
 use crate::names::InterfaceName;
@@ -219,6 +220,8 @@ pub struct AddressOptions {
     pub address_lifetime: Duration,
     /// Runs first on the worker's thread: to give it a real-time priority, for example.
     pub at_start: Option<Box<dyn FnOnce() + Send>>,
+    /// Where it notes how late it ran.
+    pub lateness: Arc<Lateness>,
     /// Where reports go.
     pub report: ReportAddress,
     /// What the worker of the program before owned: this one goes on with them, and announces

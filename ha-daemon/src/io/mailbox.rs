@@ -4,10 +4,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use anyhow::{Context, Result};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::address::AddressReport;
 use super::service::ServiceReport;
@@ -56,7 +57,7 @@ pub enum Letter {
         /// The thread.
         thread: &'static str,
         /// What it got.
-        granted: String,
+        granted: super::realtime::Granted,
     },
     /// Somebody wants to know the state.
     Snapshot(tokio::sync::oneshot::Sender<Snapshot>),
@@ -107,7 +108,7 @@ pub enum GateNews {
 /// The sending side; any number of them.
 #[derive(Debug, Clone)]
 pub struct Mailbox {
-    letters: SyncSender<Letter>,
+    letters: Sender<Letter>,
     wake: Arc<EventFd>,
     dropped: Arc<AtomicU64>,
 }
@@ -128,7 +129,7 @@ pub fn mailbox() -> Result<(Mailbox, Inbox)> {
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
     let wake = Arc::new(EventFd::from_flags(flags).context("cannot make an eventfd")?);
     let dropped = Arc::new(AtomicU64::new(0));
-    let (sender, receiver) = sync_channel(LETTERS_MAX);
+    let (sender, receiver) = channel(LETTERS_MAX);
     let mailbox =
         Mailbox { letters: sender, wake: Arc::clone(&wake), dropped: Arc::clone(&dropped) };
     Ok((mailbox, Inbox { letters: receiver, wake, dropped }))
@@ -148,9 +149,16 @@ impl Mailbox {
 }
 
 impl Inbox {
-    /// Takes a letter that is waiting.
-    pub fn take(&self) -> Option<Letter> {
-        self.letters.try_recv().ok()
+    /// Takes a letter that is waiting. One that its poster is writing in this moment is not waited
+    /// for, since the poster may be a thread that this one keeps from running: it wakes the driver
+    /// when it is done.
+    pub fn take(&mut self) -> Option<Letter> {
+        // The eventfd wakes the driver, not this.
+        let mut nobody = TaskContext::from_waker(Waker::noop());
+        match self.letters.poll_recv(&mut nobody) {
+            Poll::Ready(letter) => letter,
+            Poll::Pending => None,
+        }
     }
 
     /// Takes note that the driver is awake.

@@ -5,16 +5,20 @@
 //! answers through a callback.
 
 pub mod address;
+pub mod arrivals;
+pub mod budget;
 pub mod clients;
 pub mod clock;
 pub mod connection;
 pub mod frames;
 pub mod gate;
+pub mod heard;
 pub mod incarnation;
 pub mod interfaces;
 pub mod keeper;
 pub mod kernel;
 pub mod keys;
+pub mod lateness;
 pub mod mailbox;
 pub mod netlink;
 pub mod own_addresses;

@@ -17,7 +17,8 @@ use socket2::SockAddr;
 
 use super::clock::monotonic_ns;
 use super::keys::{Keys, SharedSigning};
-use super::realtime;
+use super::lateness::Lateness;
+use super::realtime::{self, Granted};
 use super::serial::beat::{Beat as Heartbeat, BeatWriter};
 use super::socket::LinkSocket;
 use crate::config::Realtime;
@@ -63,8 +64,10 @@ pub struct Shared {
     pub pause_end_ns: AtomicU64,
     /// Its length.
     pub pause_ns: AtomicU64,
-    /// Largest lateness of a tick.
-    pub lateness_max_ns: AtomicU64,
+    /// How late the sender's ticks were.
+    pub sender_late: Lateness,
+    /// How late the address worker ran, which fills it.
+    pub address_late: Arc<Lateness>,
     /// By path.
     pub paths: Vec<PathWords>,
     stop: AtomicBool,
@@ -82,7 +85,8 @@ impl Shared {
             sender_ran_ns: AtomicU64::new(now),
             pause_end_ns: AtomicU64::new(0),
             pause_ns: AtomicU64::new(0),
-            lateness_max_ns: AtomicU64::new(0),
+            sender_late: Lateness::default(),
+            address_late: Arc::default(),
             paths: (0..paths).map(|_| PathWords::default()).collect(),
             stop: AtomicBool::new(false),
         }
@@ -164,7 +168,7 @@ impl Sender {
         plan: Plan,
         targets: Vec<Target>,
         shared: Arc<Shared>,
-        scheduled: impl FnOnce(String) + Send + 'static,
+        scheduled: impl FnOnce(Granted) + Send + 'static,
     ) -> Result<Self> {
         let words = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -234,7 +238,7 @@ fn run(plan: &Plan, targets: Vec<Target>, shared: &Shared) {
         }
         let now_ns = monotonic_ns();
         let lateness_ns = now_ns.saturating_sub(next_ns);
-        shared.lateness_max_ns.fetch_max(lateness_ns, Relaxed);
+        shared.sender_late.note(lateness_ns);
         if lateness_ns > pause_ns {
             shared.pause_ns.store(lateness_ns, Relaxed);
             shared.pause_end_ns.store(now_ns, Relaxed);

@@ -60,6 +60,15 @@ pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }
 
+/// Lets the calling thread's runtime wait for an eventfd, which must be non-blocking.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub fn watch_event(event: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as for `watch`.
+    unsafe { AsyncFd::register(event) }.map_err(io::Error::from)
+}
+
 /// Puts the calling thread under `SCHED_FIFO` with this priority (1..=99).
 ///
 /// # Errors
@@ -271,3 +280,36 @@ impl Drop for SharedWords {
         let _ = unsafe { munmap(self.base.cast(), SHARED_BYTES) };
     }
 }
+/// Has the allocator give nothing back of its heaps (mallopt(3)); whether it can do that. What is large
+/// still is mapped apart, and goes again.
+#[cfg(target_env = "gnu")]
+#[must_use]
+pub fn keep_heap() -> bool {
+    // SAFETY: no pointers; it only sets a number of the allocator.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX) == 1 }
+}
+
+/// Gives the kernel back once what the allocator has free in the main thread's heap (malloc_trim(3)),
+/// and has it take what is large from its heaps as well from here on, to keep it. What threads have at
+/// the top of heaps of their own stays.
+#[cfg(target_env = "gnu")]
+pub fn settle_heap() {
+    // The greatest threshold that glibc takes: half of the heap of a thread, on 64 bits.
+    const MMAP_THRESHOLD_BYTES: libc::c_int = 32 << 20;
+    // SAFETY: no pointers; the allocator takes its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
+    }
+}
+
+/// This allocator has no such setting.
+#[cfg(not(target_env = "gnu"))]
+#[must_use]
+pub fn keep_heap() -> bool {
+    false
+}
+
+/// This allocator has no such call.
+#[cfg(not(target_env = "gnu"))]
+pub fn settle_heap() {}

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use ha_common::arrivals::{ArrivalWords, Arrivals};
 use ha_common::auth::{Key, OwnStack, Scratch, Workspace};
 use ha_common::fresh::Window;
 use ha_common::judge::{Arrival, Tables, judge_payload};
@@ -17,6 +18,7 @@ use ha_common::record::Record;
 use ha_common::reply::Budget;
 use ha_common::wire::{BODY_BYTES_MAX, FIXED_BYTES, Fixed, Header, Kind, TAG_BYTES, Way};
 
+use super::arrivals::OwnArrivals;
 use super::clock::monotonic_ns;
 use super::keys::Keys;
 use super::paths::Path;
@@ -53,6 +55,7 @@ pub struct Table {
     slots: HashMap<PathKey, u32>,
     keys: Arc<Keys>,
     records: Box<[UnsafeCell<LinkRecord>]>,
+    arrivals: OwnArrivals,
     counters: BTreeMap<Reason, u64>,
     now_ns: Cell<u64>,
     lease: Cell<Lease>,
@@ -77,6 +80,7 @@ impl Table {
             slots: paths.iter().zip(0..).map(|(path, slot)| (path.key, slot)).collect(),
             keys,
             records: paths.iter().map(record).collect(),
+            arrivals: OwnArrivals::new(paths.len()),
             counters: BTreeMap::new(),
             now_ns: Cell::new(0),
             lease: Cell::default(),
@@ -103,6 +107,17 @@ impl Table {
         let pointer = NonNull::new(cell.get())?;
         // SAFETY: the cell lives as long as `self`; `Table` is not `Sync`, so nobody else is there.
         Some(unsafe { Record::new(pointer) })
+    }
+
+    /// How heartbeats of a slot arrive here.
+    #[must_use]
+    pub fn arrivals(&self, slot: u32) -> Option<Arrivals> {
+        self.arrivals.read(slot)
+    }
+
+    /// Replaces what is known of that.
+    pub fn set_arrivals(&mut self, slot: u32, arrivals: &Arrivals) {
+        self.arrivals.write(slot, arrivals);
     }
 
     /// Packets judged so far, by reason.
@@ -226,6 +241,10 @@ impl Tables for Table {
 
     fn record(&self, slot: u32) -> Option<Record<'_>> {
         Self::record(self, slot)
+    }
+
+    fn arrivals(&self, slot: u32) -> Option<ArrivalWords<'_>> {
+        self.arrivals.words(slot)
     }
 
     fn key(&self, entry: u32) -> Option<&Key> {

@@ -44,6 +44,7 @@ pub fn start(plan: AnnouncePlan, lifetime_s: u64) -> Running {
         at_start: None,
         held: Vec::new(),
         lease: Arc::clone(&lease),
+        lateness: Arc::default(),
         report: Arc::new(move |report| {
             let _ = reported.lock().unwrap().send(report);
         }),

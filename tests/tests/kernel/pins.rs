@@ -7,17 +7,19 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use ha_common::arrivals::Arrivals;
 use ha_common::maps::LinkRecord;
 use ha_common::reason::Reason;
 use ha_common::vectors::{Packet, SLOT_ALPHA, SLOT_GAMMA, contents, world};
 use ha_daemon::io::kernel::Kernel;
 use ha_tests::bpf::{self, BpfFs, MapKind, ProgramKind};
 
-const MAPS: [&str; 10] = [
+const MAPS: [&str; 11] = [
     "node",
     "endpoints",
     "paths",
     "links",
+    "arrivals",
     "lease",
     "keys",
     "counters",
@@ -64,7 +66,7 @@ fn bpftool_shows_names_that_a_person_understands() -> Result<()> {
     let place = BpfFs::mount()?;
     let mut kernel = bpf::load(&place, &world())?;
     heartbeat(&mut kernel, 1)?;
-    let expected: [(&str, &[&str]); 6] = [
+    let expected: [(&str, &[&str]); 7] = [
         (
             "links",
             &[
@@ -88,6 +90,10 @@ fn bpftool_shows_names_that_a_person_understands() -> Result<()> {
         ("endpoints", &["interface", "port", "address", "audience", "mac"]),
         ("lease", &["driver_ran_ns", "generation", "phase"]),
         ("counters", &["cpu", "value"]),
+        (
+            "arrivals",
+            &["observed_ns", "longest_gap_ns", "longest_burst", "outages", "intervals", "jitter"],
+        ),
     ];
     for (map, fields) in expected {
         let text = dump(&place.directory(), map)?;
@@ -140,8 +146,11 @@ fn teardown_leaves_what_is_not_ours() -> Result<()> {
 fn a_path_that_gets_another_slot_keeps_what_it_has_heard() -> Result<()> {
     let place = BpfFs::mount()?;
     let mut kernel = bpf::load(&place, &world())?;
+    heartbeat(&mut kernel, 3)?;
     heartbeat(&mut kernel, 6)?;
     let before = record(&kernel, SLOT_ALPHA)?;
+    let arrivals = kernel.arrivals(SLOT_ALPHA).context("no arrivals")?;
+    ensure!(arrivals.longest_burst == 2, "{arrivals:?}");
     let slot = SLOT_GAMMA + 10;
     let mut tables = bpf::tables(&world());
     for path in tables.paths.iter_mut().filter(|(_, it)| *it == SLOT_ALPHA) {
@@ -153,6 +162,7 @@ fn a_path_that_gets_another_slot_keeps_what_it_has_heard() -> Result<()> {
     kernel.configure(&tables)?;
     ensure!(record(&kernel, slot)? == before, "{:?}", record(&kernel, slot)?);
     ensure!(record(&kernel, SLOT_ALPHA)? == LinkRecord::default(), "the old slot is not empty");
+    ensure!(kernel.arrivals(slot) == Some(arrivals), "{:?}", kernel.arrivals(slot));
     heartbeat(&mut kernel, 5)?;
     heartbeat(&mut kernel, 6)?;
     ensure!(record(&kernel, slot)?.last_seen_ns == before.last_seen_ns, "a recording was believed");
@@ -170,11 +180,14 @@ fn the_next_instance_goes_on_with_the_records_and_brings_its_own_program() -> Re
         heartbeat(&mut first, sequence)?;
     }
     let (before, counters) = (record(&first, SLOT_ALPHA)?, first.counters());
+    let arrivals = first.arrivals(SLOT_ALPHA);
+    ensure!(arrivals.is_some_and(|it| it.intervals.iter().sum::<u64>() == 4), "{arrivals:?}");
     let old = first.xdp()?.info()?.id();
     drop(first);
 
     let mut second = Kernel::load(&place.directory(), 0)?;
     ensure!(record(&second, SLOT_ALPHA)? == before, "lost by loading");
+    ensure!(second.arrivals(SLOT_ALPHA) == arrivals, "lost by loading");
     // The maps still hold the configuration: heartbeats are judged before `configure` too.
     heartbeat(&mut second, 6)?;
     ensure!(record(&second, SLOT_ALPHA)?.received == 6);
@@ -195,6 +208,7 @@ fn the_next_instance_goes_on_with_the_records_and_brings_its_own_program() -> Re
 fn a_slot_that_goes_to_another_path_starts_empty_and_others_keep_theirs() -> Result<()> {
     let place = BpfFs::mount()?;
     let mut kernel = bpf::load(&place, &world())?;
+    heartbeat(&mut kernel, 0)?;
     heartbeat(&mut kernel, 1)?;
     let mut gamma = Packet::heartbeat(1);
     gamma.header.sender = ha_common::wire::name_id("gamma");
@@ -206,6 +220,7 @@ fn a_slot_that_goes_to_another_path_starts_empty_and_others_keep_theirs() -> Res
     other.paths.remove(3);
     kernel.configure(&bpf::tables(&other))?;
     ensure!(record(&kernel, SLOT_ALPHA)? == other.records[0].1);
+    ensure!(kernel.arrivals(SLOT_ALPHA) == Some(Arrivals::EMPTY), "of the path before");
     ensure!(record(&kernel, SLOT_GAMMA)? == kept);
     heartbeat(&mut kernel, 2)?;
     ensure!(kernel.counters().get(&Reason::UnknownPeer) == Some(&1), "{:?}", kernel.counters());

@@ -1,8 +1,9 @@
 //! Kernel and host build judge alike.
 
 use anyhow::{Context, Result, ensure};
+use ha_common::arrivals::OUTAGE_LOST;
 use ha_common::reason::Reason;
-use ha_common::vectors::{Mutator, Packet, before_configuration, vectors, world};
+use ha_common::vectors::{Mutator, Packet, SLOT_ALPHA, before_configuration, vectors, world};
 
 use crate::world::{Both, Hook, is_runnable};
 
@@ -87,6 +88,31 @@ fn a_packet_that_both_hooks_see_is_judged_by_one_record() -> Result<()> {
         let hook = if sequence % 2 == 0 { Hook::Xdp } else { Hook::Tc };
         let judgement = both.judge(hook, &Packet::heartbeat(sequence).frame())?;
         ensure!(judgement.reason == Reason::Accepted, "{sequence}: {judgement:?}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: loads BPF programs"]
+fn arrivals_are_counted_as_on_the_host() -> Result<()> {
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let mut both = Both::new(world())?;
+        let (mut sequence, mut sent_ns) = (1, 1_u64 << 40);
+        // Jitter in every bucket, losses of every number, outages.
+        for step in 0..160_u64 {
+            sequence += if step < 70 { step.max(1) } else { 1 };
+            sent_ns = sent_ns.wrapping_add((4 + step % 4) << (8 + step / 4));
+            let mut packet = Packet::heartbeat(sequence);
+            packet.header.sent_ns = sent_ns;
+            let judgement = both.judge(hook, &packet.frame())?;
+            ensure!(judgement.reason == Reason::Accepted, "{step}: {judgement:?}");
+        }
+        let arrivals = both.kernel.arrivals(SLOT_ALPHA).context("no arrivals")?;
+        ensure!(arrivals.outages == 5, "{arrivals:?}");
+        ensure!(arrivals.longest_burst == OUTAGE_LOST - 1, "{arrivals:?}");
+        ensure!(arrivals.bursts == [1, 2, 4, 8, 16, 32], "{arrivals:?}");
+        let used = arrivals.jitter.iter().filter(|count| **count != 0).count();
+        ensure!(used > 60, "{used} buckets: {arrivals:?}");
     }
     Ok(())
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun, TestRunOptions, TestRunResult};
+use ha_common::arrivals::Arrivals;
+use ha_common::buckets;
 use ha_common::judge::Judgement;
+
 use ha_common::maps::{Change, ChangeKind, LinkRecord};
 use ha_common::reason::Reason;
 use ha_common::vectors::{Memory, STEP_NS, World, contents, judge_and_answer, timeless};
@@ -110,6 +113,7 @@ impl Both {
         self.agree_on_pauses()?;
         let (judgement, answer) = judge_and_answer(&self.memory, frame);
         let before = self.kernel.counters();
+        let arrivals_before = self.arrivals()?;
         let (action, out) = self.out(hook, frame, 1)?;
         ensure!(
             action == expected_action(hook, judgement.reason),
@@ -128,6 +132,13 @@ impl Both {
             "{judgement:?}: {changes:?}"
         );
         self.check_times(&changes)?;
+        let arrivals_after = self.arrivals()?;
+        for (slot, (before, after)) in
+            self.slots.iter().zip(arrivals_before.iter().zip(&arrivals_after))
+        {
+            self.check_arrivals(*slot, before, after)
+                .with_context(|| format!("{judgement:?}: arrivals of slot {slot}"))?;
+        }
         for slot in self.slots.clone() {
             let (kernel, memory) = (self.record(slot)?, self.memory_record(slot)?);
             ensure!(
@@ -136,6 +147,49 @@ impl Both {
             );
         }
         Ok(judgement)
+    }
+
+    /// By slot: its last stamp and its arrivals.
+    fn arrivals(&self) -> Result<Vec<(LinkRecord, Arrivals)>> {
+        let both = |slot: &u32| {
+            let arrivals = self.kernel.arrivals(*slot).context("no arrivals")?;
+            Ok((self.record(*slot)?, arrivals))
+        };
+        self.slots.iter().map(both).collect()
+    }
+
+    /// What does not depend on the clock is the same on both sides; what does follows from the
+    /// stamps, as the host computes it.
+    fn check_arrivals(
+        &self,
+        slot: u32,
+        (record_before, before): &(LinkRecord, Arrivals),
+        (record_after, after): &(LinkRecord, Arrivals),
+    ) -> Result<()> {
+        let memory = self.memory.arrivals_of(slot).context("no arrivals in memory")?;
+        let timeless = |it: &Arrivals| {
+            let counts = (it.intervals.iter().sum::<u64>(), it.jitter.iter().sum::<u64>());
+            (it.bursts, it.longest_burst, it.outages, counts)
+        };
+        ensure!(timeless(after) == timeless(&memory), "{after:?} {memory:?}");
+        let mut wanted = *before;
+        if timeless(after).3 != timeless(before).3 {
+            let interval_ns = record_after.last_seen_ns - record_before.last_seen_ns;
+            let sent_ns = record_after.sent_ns.wrapping_sub(record_before.sent_ns);
+            let jitter_ns = (interval_ns.wrapping_sub(sent_ns) as i64).unsigned_abs();
+            wanted.observed_ns += interval_ns;
+            wanted.intervals[buckets::of(interval_ns)] += 1;
+            wanted.jitter[buckets::of(jitter_ns)] += 1;
+            wanted.largest_jitter_ns = wanted.largest_jitter_ns.max(jitter_ns);
+            if interval_ns > wanted.longest_gap_ns {
+                wanted.longest_gap_ns = interval_ns;
+                wanted.longest_gap_at_ns = record_after.last_seen_ns;
+            }
+        }
+        let Arrivals { bursts, longest_burst, outages, .. } = *after;
+        wanted = Arrivals { bursts, longest_burst, outages, ..wanted };
+        ensure!(*after == wanted, "{after:?} instead of {wanted:?}");
+        Ok(())
     }
 
     fn memory_record(&self, slot: u32) -> Result<LinkRecord> {

@@ -6,6 +6,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context, Result};
+use ha_common::arrivals::Arrivals;
 use nix::sys::signal::SigSet;
 
 use super::Cause;
@@ -153,6 +154,14 @@ impl Handed {
     ) -> BTreeMap<u32, (RecordMemory, RecordMemory)> {
         let known = |(slot, path): (u32, &Path)| {
             self.path(config, path).map(|(_, it)| (slot, (it.record, it.own)))
+        };
+        (0..).zip(paths).filter_map(known).collect()
+    }
+
+    /// By slot, how heartbeats arrived.
+    pub fn arrivals(&self, config: &Config, paths: &[Path]) -> BTreeMap<u32, Arrivals> {
+        let known = |(slot, path): (u32, &Path)| {
+            self.path(config, path).map(|(_, it)| (slot, Arrivals::from(&it.arrivals)))
         };
         (0..).zip(paths).filter_map(known).collect()
     }

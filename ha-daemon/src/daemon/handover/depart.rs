@@ -18,6 +18,7 @@ use super::image::{
 use crate::control::event_log::{EVENTS_MAX, EventLog};
 use crate::driver::{Parts, Resumption};
 use crate::io::address::HeldAddress;
+use crate::io::arrivals::ArrivalsMemory;
 use crate::io::clock::monotonic_ns;
 use crate::io::connection::OpenConnections;
 use crate::io::paths::Path;
@@ -148,6 +149,7 @@ fn path_images(
         let words = &parts.shared.paths[slot];
         let own = u32::try_from(slot).ok().and_then(|slot| parts.table.record(slot));
         let used = crate::driver::record(parts, slot);
+        let arrivals = crate::driver::arrivals(parts, slot);
         PathImage {
             peer: config.nodes[path.peer.0].name.clone(),
             link: config.links[path.link.0].name.clone(),
@@ -159,6 +161,7 @@ fn path_images(
             errors: words.errors.load(Relaxed),
             record: used.map(RecordMemory::of).unwrap_or_default(),
             own: own.map(RecordMemory::of).unwrap_or_default(),
+            arrivals: arrivals.as_ref().map(ArrivalsMemory::from).unwrap_or_default(),
             introduced: introduced.get(slot).copied().unwrap_or_default(),
         }
     };

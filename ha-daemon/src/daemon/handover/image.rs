@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::backend::Cause;
 use crate::core::resume::Memory;
 use crate::io::address::HeldAddress;
+use crate::io::arrivals::ArrivalsMemory;
 use crate::io::records::RecordMemory;
 use crate::names::{InterfaceName, LinkName, NodeName};
 use crate::snapshot::Event;
@@ -50,6 +51,9 @@ pub struct PathImage {
     pub record: RecordMemory,
     /// The daemon's own record, with the second control window.
     pub own: RecordMemory,
+    /// How its heartbeats arrived.
+    #[serde(default)]
+    pub arrivals: ArrivalsMemory,
     /// Introductions that were seen: incarnation and clock of the latest.
     pub introduced: (u64, u64),
 }

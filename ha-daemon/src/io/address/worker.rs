@@ -33,6 +33,7 @@ use crate::core::io::Probed;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::frames::{self, Mac};
 use crate::io::keeper::Lease;
+use crate::io::lateness::Lateness;
 use crate::io::netlink::{AddressDetails, Removal, delete_address, new_address, new_armed_address};
 use crate::names::InterfaceName;
 
@@ -79,6 +80,7 @@ struct Worker {
     lifetime: Duration,
     lease: Arc<Lease>,
     report: ReportAddress,
+    lateness: Arc<Lateness>,
     netlink: Handle,
     frames: FrameSender,
     listeners: Listeners,
@@ -120,6 +122,7 @@ impl Worker {
             lifetime: options.address_lifetime,
             lease: options.lease,
             report: options.report,
+            lateness: options.lateness,
             netlink,
             frames: FrameSender::open().map_err(failed("cannot open a packet socket"))?,
             listeners: Listeners::open().map_err(failed("cannot listen for ARP"))?,
@@ -140,11 +143,22 @@ impl Worker {
                     None | Some(AddressCommand::Shutdown) => return,
                     Some(command) => self.carry_out(command).await,
                 },
-                () = sleep_until(ask_ns) => self.inquire().await,
-                () = sleep_until(due_ns) => self.do_due().await,
+                () = sleep_until(ask_ns) => {
+                    self.note_lateness(ask_ns);
+                    self.inquire().await;
+                }
+                () = sleep_until(due_ns) => {
+                    self.note_lateness(due_ns);
+                    self.do_due().await;
+                }
                 claims = self.listeners.hear() => self.judge_all(claims).await,
             }
         }
+    }
+
+    /// With what the runtime's timer adds, a millisecond at most.
+    fn note_lateness(&self, due_ns: Option<u64>) {
+        self.lateness.note_due(due_ns.unwrap_or(u64::MAX), monotonic_ns());
     }
 
     async fn carry_out(&mut self, command: AddressCommand) {

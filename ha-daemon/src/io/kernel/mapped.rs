@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
 use aya::maps::MapData;
+use ha_common::arrivals::Arrivals;
 use ha_common::auth::Key;
 use ha_common::maps::{Change, Endpoint, Lease, LinkRecord, NodeIdentity, Path, SLOTS_MAX, Site};
 use ha_common::record::Record;
@@ -21,6 +22,8 @@ pub(super) struct Plain<T>(pub(super) T);
 // SAFETY: `repr(C)`, made of integers, without padding (asserted by their sizes in
 // ha_common), so any bytes are a value and every byte of a value is initialised.
 unsafe impl aya::Pod for Plain<Key> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Arrivals> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<NodeIdentity> {}
 // SAFETY: as above.

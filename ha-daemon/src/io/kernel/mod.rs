@@ -4,6 +4,7 @@
 //! them, goes on with the records and replaces the programs without a gap.
 
 mod answer;
+mod arrivals;
 mod attach;
 pub mod gate;
 mod mapped;
@@ -18,6 +19,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::links::PinnedLink;
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use ha_common::arrivals::Arrivals;
 use ha_common::auth::{KEY_ENTRIES, KEYS_MAX, Key};
 use ha_common::maps::{Change, Endpoint, Lease, NodeIdentity, Path as PeerPath, Site};
 use ha_common::reason::Reason;
@@ -26,6 +28,7 @@ use ha_common::wire::by_arrival;
 
 use crate::io::records::RecordMemory;
 
+use arrivals::KernelArrivals;
 pub use attach::Attachment;
 pub use mapped::read_change;
 use mapped::{MappedLease, MappedRecords, MappedWatches, Plain};
@@ -46,6 +49,7 @@ const PINNED_MAPS: &[&str] = &[
     "endpoints",
     "paths",
     "links",
+    arrivals::MAP,
     "lease",
     "keys",
     "counters",
@@ -65,6 +69,7 @@ pub struct Kernel {
     records: MappedRecords,
     lease: MappedLease,
     watched: MappedWatches,
+    arrivals: KernelArrivals,
     counters: PerCpuArray<MapData, u64>,
     changes: RingBuf<MapData>,
     attachments: Vec<Attachment>,
@@ -138,6 +143,7 @@ impl Kernel {
         let records = MappedRecords::new(map(&mut ebpf, "links")?)?;
         let lease = MappedLease::new(map(&mut ebpf, "lease")?)?;
         let watched = MappedWatches::new(map(&mut ebpf, "watched")?)?;
+        let arrivals = KernelArrivals::take(&mut ebpf)?;
         let counters =
             PerCpuArray::try_from(ebpf.take_map("counters").context("no map counters")?)?;
         let changes = RingBuf::try_from(ebpf.take_map("changes").context("no map changes")?)?;
@@ -148,6 +154,7 @@ impl Kernel {
             records,
             lease,
             watched,
+            arrivals,
             counters,
             changes,
             attachments: Vec::new(),
@@ -200,11 +207,13 @@ impl Kernel {
         // First, so that no packet of a path that goes is stamped into the next path's record.
         retain_entries(&mut self.ebpf, "paths", &tables.paths)?;
         // A path may get another slot; its record goes with it.
-        let before: BTreeMap<(u32, u32), RecordMemory> = (0..self.records.len())
-            .filter_map(|slot| self.records.get(slot))
-            .filter(|record| record.peer() != 0)
-            .map(|record| ((record.peer(), record.link()), RecordMemory::of(record)))
-            .collect();
+        let in_use = |slot| {
+            let record = self.records.get(slot).filter(|record| record.peer() != 0)?;
+            let known = (RecordMemory::of(record), self.arrivals.read(slot).unwrap_or_default());
+            Some(((record.peer(), record.link()), known))
+        };
+        let before: BTreeMap<(u32, u32), (RecordMemory, Arrivals)> =
+            (0..self.records.len()).filter_map(in_use).collect();
         let wanted: BTreeMap<u32, &Slot> = tables.slots.iter().map(|it| (it.slot, it)).collect();
         for slot in 0..self.records.len() {
             let Some(record) = self.records.get(slot) else { continue };
@@ -219,9 +228,14 @@ impl Kernel {
                 record.set_link(it.link);
                 record.set_interface(it.interface);
                 record.set_silence_ns(it.silence_ns);
-                let known = before.get(&(it.peer, it.link)).or(it.known.as_ref());
+                let before = before.get(&(it.peer, it.link));
+                let known = before.map(|it| &it.0).or(it.known.as_ref());
                 if let Some(known) = known.filter(|_| moved) {
                     known.store(record);
+                }
+                if moved {
+                    let known = before.map(|it| it.1).unwrap_or_default();
+                    self.arrivals.write(slot, &known)?;
                 }
             }
         }
@@ -267,6 +281,20 @@ impl Kernel {
     /// Renews the daemon's lease, which the programs answer probes with.
     pub fn renew_lease(&self, lease: Lease) {
         self.lease.store(lease);
+    }
+
+    /// How heartbeats of a slot arrive.
+    #[must_use]
+    pub fn arrivals(&self, slot: u32) -> Option<Arrivals> {
+        self.arrivals.read(slot)
+    }
+
+    /// Replaces what is known of that. What arrives in this moment may be in neither.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn set_arrivals(&mut self, slot: u32, arrivals: &Arrivals) -> Result<()> {
+        self.arrivals.write(slot, arrivals)
     }
 
     /// The ring buffer of changes.

@@ -74,6 +74,10 @@ impl Tables for Node {
         Some(unsafe { Record::new(pointer) })
     }
 
+    fn arrivals(&self, _: u32) -> Option<ha_common::arrivals::ArrivalWords<'_>> {
+        None
+    }
+
     fn key(&self, entry: u32) -> Option<&Key> {
         self.keys.accepted(entry)
     }

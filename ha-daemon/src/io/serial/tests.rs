@@ -60,7 +60,7 @@ fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn news(inbox: &Inbox) -> LineNews {
+fn news(inbox: &mut Inbox) -> LineNews {
     wait(|| if let Letter::Serial(news) = inbox.take()? { Some(news) } else { None })
 }
 
@@ -70,7 +70,7 @@ fn heartbeats_messages_and_datagrams_pass_and_a_lost_device_comes_back() {
     let device = place.path().join("tty");
     let mut other_end = plug(&device);
     let (config, paths) = plan(&device);
-    let (mailbox, inbox) = mailbox().unwrap();
+    let (mailbox, mut inbox) = mailbox().unwrap();
     let mut lines = Lines::start(&config, &paths, &mailbox).unwrap();
     let mut beat = lines.take_beat(0).unwrap();
 
@@ -95,10 +95,10 @@ fn heartbeats_messages_and_datagrams_pass_and_a_lost_device_comes_back() {
 
     std::fs::remove_file(&device).unwrap();
     drop(other_end);
-    assert!(news(&inbox).lost.is_some());
+    assert!(news(&mut inbox).lost.is_some());
     assert!(!lines.of_slot(0).unwrap().send(0, b"body", vec![1]), "nothing waits for its return");
     let mut other_end = plug(&device);
-    assert_eq!(news(&inbox), LineNews { line: 0, lost: None });
+    assert_eq!(news(&mut inbox), LineNews { line: 0, lost: None });
     beat.offer(&[8; FIXED_BYTES]);
     other_end.read_exact(&mut frame).unwrap();
     assert_eq!(framing::datagrams_in(&frame), [[8; FIXED_BYTES]]);
@@ -127,7 +127,7 @@ fn a_device_that_is_not_there_is_waited_for_unless_it_is_the_only_path() {
     let place = tempfile::tempdir().unwrap();
     let device = place.path().join("tty");
     let (config, mut paths) = plan(&device);
-    let (mailbox, inbox) = mailbox().unwrap();
+    let (mailbox, mut inbox) = mailbox().unwrap();
     let error = format!("{:#}", Lines::start(&config, &paths, &mailbox).unwrap_err());
     assert!(error.contains("no other path") && error.contains("is not there"), "{error}");
 
@@ -143,8 +143,8 @@ fn a_device_that_is_not_there_is_waited_for_unless_it_is_the_only_path() {
     });
     paths.push(network);
     let lines = Lines::start(&config, &paths, &mailbox).unwrap();
-    assert!(news(&inbox).lost.is_some_and(|cause| cause.contains("is not there")));
+    assert!(news(&mut inbox).lost.is_some_and(|cause| cause.contains("is not there")));
     let _other_end = plug(&device);
-    assert_eq!(news(&inbox).lost, None);
+    assert_eq!(news(&mut inbox).lost, None);
     assert_eq!(lines.stop(), [""; 0]);
 }
