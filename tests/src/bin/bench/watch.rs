@@ -96,9 +96,9 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let place = BpfFs::mount()?;
     let mut kernel = bpf::load(&place, &world())?;
     let realtime = Realtime { enabled: true };
-    report.settings.push(("memory", realtime::lock_memory(realtime)));
+    report.settings.push(("memory", realtime::lock_memory(realtime).text));
     let granted = realtime::take_fifo(realtime, realtime::DRIVER_PRIORITY);
-    report.settings.push(("thread", granted));
+    report.settings.push(("thread", granted.text));
     cost(&mut kernel, &mut report)?;
     let stalls = StallRecorder::start()?;
     watch(
