@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ha_common::maps::Audience;
-use ha_common::wire::{FIXED_BYTES, Header, Kind, Phase};
+use ha_common::wire::{FIXED_BYTES, Header, Kind, Phase, Way};
 use ha_daemon::config::{AuthKey, AuthMethod, KeyRing, LinkIndex, Realtime};
 use ha_daemon::io::keys::Keys;
 use ha_daemon::io::paths::{Cast, Entrance, Network};
@@ -69,6 +69,8 @@ fn exit(receiver: SocketAddr) -> anyhow::Result<Exit> {
         interface_index: 1,
         entrances: Vec::new(),
         remotes: vec![receiver],
+        own: Vec::new(),
+        mac: None,
         ends: None,
     };
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -85,6 +87,7 @@ fn header() -> Header {
         receiver: 3,
         link: 4,
         key: 0,
+        way: Way::None,
         body_bytes: 0,
         incarnation: 5,
         echo: 0,
