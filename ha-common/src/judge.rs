@@ -68,16 +68,18 @@ impl From<Reason> for Judgement {
 /// Judges an Ethernet frame that arrived on the interface with that index.
 #[inline(always)]
 pub fn judge<T: Tables, S: Source + ?Sized>(tables: &T, frame: &S, interface: u32) -> Judgement {
-    judge_and_reply(tables, frame, interface, &mut Slate::default(), |_| true)
+    let mut slate = Slate::default();
+    judge_and_reply(tables, frame, interface, || Some(&mut slate), |_| true)
 }
 
-/// The same, with the memory that it needs; `reply` writes the answer of a probe that is to be answered, and says whether it could.
+/// The same; `slate` gives the memory that questions need, `reply` writes the answer of a probe that is to
+/// be answered, and says whether it could.
 #[inline(always)]
-pub fn judge_and_reply<T: Tables, S: Source + ?Sized>(
+pub fn judge_and_reply<'a, T: Tables, S: Source + ?Sized>(
     tables: &T,
     frame: &S,
     interface: u32,
-    slate: &mut Slate,
+    slate: impl FnOnce() -> Option<&'a mut Slate>,
     reply: impl FnOnce(&Slate) -> bool,
 ) -> Judgement {
     let Some(datagram) = frame::parse(frame) else { return Reason::NotOurs.into() };
@@ -90,17 +92,23 @@ pub fn judge_and_reply<T: Tables, S: Source + ?Sized>(
     let Some(fixed) = Fixed::read(frame, datagram.payload_at) else {
         return Reason::Truncated.into();
     };
-    slate.fixed = fixed;
-    slate.site = site;
-    slate.asked = if slate.fixed.is_probe() { sum_of(&slate.fixed) } else { 0 };
-    let Some(destination) = frame.read::<6>(0) else { return Reason::NotOurs.into() };
-    let arrival = Arrival {
+    let mut arrival = Arrival {
         payload_bytes: datagram.payload_bytes,
         interface,
         audience: site.audience(),
-        can_answer: site.can_answer(destination),
+        can_answer: false,
     };
-    let judgement = judge_payload(tables, &mut slate.fixed, &arrival);
+    // What comes all the time stays on the stack, and knows nothing of answers.
+    if !fixed.is_question() {
+        return judge_message(tables, &fixed, &arrival);
+    }
+    let Some(slate) = slate() else { return Reason::NotReady.into() };
+    let Some(destination) = frame.read::<6>(0) else { return Reason::NotOurs.into() };
+    arrival.can_answer = site.can_answer(destination);
+    slate.asked = sum_of(&fixed);
+    slate.fixed = fixed;
+    slate.site = site;
+    let judgement = judge_question(tables, &mut slate.fixed, &arrival);
     if judgement.reason == Reason::Probe && !reply(slate) {
         return Reason::Truncated.into();
     }
@@ -143,19 +151,28 @@ impl Arrival {
 /// that is to be answered, the answer is in its place then.
 #[inline(always)]
 pub fn judge_payload<T: Tables>(tables: &T, fixed: &mut Fixed, arrival: &Arrival) -> Judgement {
-    let header = match Header::decode(fixed) {
+    if fixed.is_question() {
+        judge_question(tables, fixed, arrival)
+    } else {
+        judge_message(tables, fixed, arrival)
+    }
+}
+
+#[inline(always)]
+fn decode(fixed: &Fixed) -> Result<Header, Reason> {
+    Header::decode(fixed).map_err(|error| match error {
+        HeaderError::Version => Reason::BadVersion,
+        HeaderError::Kind => Reason::BadKind,
+    })
+}
+
+/// A heartbeat or a control message.
+#[inline(always)]
+fn judge_message<T: Tables>(tables: &T, fixed: &Fixed, arrival: &Arrival) -> Judgement {
+    let header = match decode(fixed) {
         Ok(header) => header,
-        Err(HeaderError::Version) => return Reason::BadVersion.into(),
-        Err(HeaderError::Kind) => return Reason::BadKind.into(),
+        Err(reason) => return reason.into(),
     };
-    let is_question = matches!(header.kind, Kind::Probe | Kind::Answer);
-    // Nothing is answered with more than 88 bytes, nor to more.
-    if is_question && (header.body_bytes != 0 || arrival.payload_bytes > FIXED_BYTES) {
-        return Reason::BadKind.into();
-    }
-    if header.kind == Kind::Probe && header.way == Way::Tc && tables.way() == Way::Xdp {
-        return Reason::ProbePassed.into();
-    }
     let body_bytes = match header.body_bytes {
         0 => 0,
         bytes => bytes as usize + TAG_BYTES,
@@ -163,23 +180,41 @@ pub fn judge_payload<T: Tables>(tables: &T, fixed: &mut Fixed, arrival: &Arrival
     if arrival.payload_bytes < FIXED_BYTES + body_bytes {
         return Reason::Truncated.into();
     }
-    let Some(node) = tables.node() else { return Reason::NotReady.into() };
-    if header.cluster != node.cluster {
-        return Reason::WrongCluster.into();
-    }
-    if header.receiver != node.node {
-        return match arrival.audience {
-            Audience::One => Reason::WrongReceiver.into(),
-            Audience::Several => Reason::ForAnother.into(),
-        };
-    }
-    let path = Path::new(header.sender, header.link, arrival.interface);
-    let Some(slot) = tables.slot(&path) else { return Reason::UnknownPeer.into() };
-    let Some(record) = tables.record(slot) else { return Reason::NotReady.into() };
-    let known = Known { node, record, slot };
-    let judgement = judge_peer(tables, fixed, &header, &known, arrival);
+    let known = match find(tables, &header, arrival) {
+        Ok(known) => known,
+        Err(reason) => return reason.into(),
+    };
+    let judgement = message(tables, fixed, &header, &known, arrival);
     if !judgement.reason.is_good() {
-        record.count_rejected();
+        known.record.count_rejected();
+    }
+    judgement
+}
+
+/// A probe or an answer. Apart from what comes all the time: it needs more memory.
+#[inline(always)]
+fn judge_question<T: Tables>(tables: &T, fixed: &mut Fixed, arrival: &Arrival) -> Judgement {
+    let header = match decode(fixed) {
+        Ok(header) => header,
+        Err(reason) => return reason.into(),
+    };
+    // Nothing is answered with more than 88 bytes, nor to more.
+    if header.body_bytes != 0 || arrival.payload_bytes > FIXED_BYTES {
+        return Reason::BadKind.into();
+    }
+    if header.kind == Kind::Probe && header.way == Way::Tc && tables.way() == Way::Xdp {
+        return Reason::ProbePassed.into();
+    }
+    if arrival.payload_bytes < FIXED_BYTES {
+        return Reason::Truncated.into();
+    }
+    let known = match find(tables, &header, arrival) {
+        Ok(known) => known,
+        Err(reason) => return reason.into(),
+    };
+    let judgement = question(tables, fixed, &header, &known, arrival);
+    if !judgement.reason.is_good() {
+        known.record.count_rejected();
     }
     judgement
 }
@@ -194,9 +229,72 @@ struct Known<'a> {
     slot: u32,
 }
 
-/// The part from "peer" on.
+/// Finds the peer, if the datagram is for this node.
 #[inline(always)]
-fn judge_peer<T: Tables>(
+fn find<'a, T: Tables>(
+    tables: &'a T,
+    header: &Header,
+    arrival: &Arrival,
+) -> Result<Known<'a>, Reason> {
+    let Some(node) = tables.node() else { return Err(Reason::NotReady) };
+    if header.cluster != node.cluster {
+        return Err(Reason::WrongCluster);
+    }
+    if header.receiver != node.node {
+        return Err(match arrival.audience {
+            Audience::One => Reason::WrongReceiver,
+            Audience::Several => Reason::ForAnother,
+        });
+    }
+    let path = Path::new(header.sender, header.link, arrival.interface);
+    let Some(slot) = tables.slot(&path) else { return Err(Reason::UnknownPeer) };
+    let Some(record) = tables.record(slot) else { return Err(Reason::NotReady) };
+    Ok(Known { node, record, slot })
+}
+
+/// The part of a heartbeat or a control message from "peer" on.
+#[inline(always)]
+fn message<T: Tables>(
+    tables: &T,
+    fixed: &Fixed,
+    header: &Header,
+    known: &Known<'_>,
+    arrival: &Arrival,
+) -> Judgement {
+    let Known { node, record, slot } = *known;
+    if record.interface() != arrival.interface {
+        return Reason::WrongInterface.into();
+    }
+    // The cheap check comes first; nothing is stored before the tag was found right.
+    if let Err(reason) = fresh(header.kind, header, record, node.incarnation, 0) {
+        return reason.into();
+    }
+    let key_entry = match auth::authenticate(tables, header.key, fixed) {
+        Ok(entry) => entry,
+        Err(reason) => return reason.into(),
+    };
+    // Kind and window are loaded anew: the verifier would carry what the checks above know of them
+    // through the hashes, once for each combination. And no CPU's stamp of meanwhile is lost.
+    let kind = fixed.message_again();
+    let freshness = match fresh(kind, header, record, node.incarnation, 0) {
+        Ok(freshness) => freshness,
+        Err(reason) => return reason.into(),
+    };
+    if kind == Kind::Control {
+        return control(header, freshness, record);
+    }
+    let now_ns = tables.now_ns();
+    if matches!(freshness, Freshness::Next { .. })
+        && let Some(arrivals) = tables.arrivals(slot)
+    {
+        arrivals.note(record, header, now_ns);
+    }
+    heartbeat(header, freshness, record, slot, key_entry, now_ns)
+}
+
+/// The part of a probe or an answer from "peer" on.
+#[inline(always)]
+fn question<T: Tables>(
     tables: &T,
     fixed: &mut Fixed,
     header: &Header,
@@ -207,47 +305,31 @@ fn judge_peer<T: Tables>(
     if record.interface() != arrival.interface {
         return Reason::WrongInterface.into();
     }
-    // The cheap check comes first; nothing is stored before the tag was found right.
-    let early_ns =
-        if matches!(header.kind, Kind::Probe | Kind::Answer) { tables.now_ns() } else { 0 };
-    if let Err(reason) = fresh(header.kind, header, record, node.incarnation, early_ns) {
+    if let Err(reason) = fresh(header.kind, header, record, node.incarnation, tables.now_ns()) {
         return reason.into();
     }
     let key_entry = match auth::authenticate(tables, header.key, fixed) {
         Ok(entry) => entry,
         Err(reason) => return reason.into(),
     };
-    // Header and window are loaded anew: the verifier would carry what the checks above know of them
-    // through the hashes, once for each combination. And no CPU's stamp of meanwhile is lost.
+    // As for messages; all of the header, since less of it fits on the stack.
     let Ok(again) = Header::decode(fixed) else { return Reason::BadVersion.into() };
     let header = &again;
-    let kind = header.kind;
-    let now_ns = if kind == Kind::Control { 0 } else { tables.now_ns() };
-    let freshness = match fresh(kind, header, record, node.incarnation, now_ns) {
+    let now_ns = tables.now_ns();
+    let freshness = match fresh(header.kind, header, record, node.incarnation, now_ns) {
         Ok(freshness) => freshness,
         Err(reason) => return reason.into(),
     };
-    match kind {
-        Kind::Heartbeat => {
-            if matches!(freshness, Freshness::Next { .. })
-                && let Some(arrivals) = tables.arrivals(slot)
-            {
-                arrivals.note(record, header, now_ns);
-            }
-            heartbeat(header, freshness, record, slot, key_entry, now_ns)
-        }
-        Kind::Control => control(header, freshness, record),
-        Kind::Answer => answer(header, record, slot, now_ns),
-        Kind::Probe => {
-            let is_believed = header.incarnation == record.believed()
-                || header.incarnation == record.control_believed();
-            if !is_believed || freshness == Freshness::Greeting {
-                return Reason::Greeting.into();
-            }
-            let asked = Asked { key_entry, now_ns, can_answer: arrival.can_answer };
-            probe(tables, fixed, header, known, &asked).into()
-        }
+    if header.kind == Kind::Answer {
+        return answer(header, record, slot, now_ns);
     }
+    let is_believed =
+        header.incarnation == record.believed() || header.incarnation == record.control_believed();
+    if !is_believed || freshness == Freshness::Greeting {
+        return Reason::Greeting.into();
+    }
+    let asked = Asked { key_entry, now_ns, can_answer: arrival.can_answer };
+    probe(tables, fixed, header, known, &asked).into()
 }
 
 /// Whether a datagram of that kind may change something, if it is authentic.

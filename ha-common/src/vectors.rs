@@ -406,7 +406,8 @@ pub fn judge_and_answer(tables: &Memory, frame: &[u8]) -> (Judgement, Option<Vec
         let reply = Reply::on(slate);
         parse(&page).is_some_and(|datagram| reply.write(&page, &datagram).is_some())
     };
-    let judgement = judge_and_reply(tables, frame, INTERFACE, &mut Slate::default(), write);
+    let mut slate = Slate::default();
+    let judgement = judge_and_reply(tables, frame, INTERFACE, || Some(&mut slate), write);
     let answer = (judgement.reason == Reason::Probe).then(|| page.contents());
     (judgement, answer)
 }

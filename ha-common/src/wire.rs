@@ -268,10 +268,19 @@ impl Fixed {
         w[10] = 0;
     }
 
-    /// Whether it says so.
+    /// Whether it is of a probe or an answer; nothing of it was checked.
     #[inline(always)]
-    pub(crate) fn is_probe(&self) -> bool {
-        (u64::from_be(self.words[0]) >> 32) as u8 == Kind::Probe as u8
+    pub(crate) fn is_question(&self) -> bool {
+        let kind = (u64::from_be(self.words[0]) >> 32) as u8;
+        kind == Kind::Probe as u8 || kind == Kind::Answer as u8
+    }
+
+    /// The kind of a heartbeat or a control message that was decoded before.
+    #[inline(always)]
+    pub(crate) fn message_again(&self) -> Kind {
+        // SAFETY: a reference is valid to read from.
+        let first = u64::from_be(unsafe { (&raw const self.words[0]).read_volatile() });
+        if (first >> 32) as u8 == Kind::Control as u8 { Kind::Control } else { Kind::Heartbeat }
     }
 
     /// One's complement sum of its words in memory, not folded.

@@ -18,9 +18,8 @@ use crate::packet;
 #[inline(always)]
 pub fn judge<S: Sink, C: EbpfContext>(frame: &S, context: &C, interface: u32, way: Way) -> Reason {
     let maps = Maps { way };
-    let Some(slate) = maps::slate() else { return Reason::NotReady };
     let write = |slate: &Slate| write(frame, slate);
-    let judgement = judge::judge_and_reply(&maps, frame, interface, slate, write);
+    let judgement = judge::judge_and_reply(&maps, frame, interface, maps::slate, write);
     maps::count(judgement.reason);
     if let Some(change) = judgement.change() {
         maps::announce(change);
