@@ -178,7 +178,7 @@ pub fn judge_payload<T: Tables>(tables: &T, fixed: &mut Fixed, arrival: &Arrival
     let Some(record) = tables.record(slot) else { return Reason::NotReady.into() };
     let known = Known { node, record, slot };
     let judgement = judge_peer(tables, fixed, &header, &known, arrival);
-    if !judgement.reason.is_good() {
+    if judgement.reason.is_rejection() {
         record.count_rejected();
     }
     judgement

@@ -184,7 +184,7 @@ pub struct LinkRecord {
     pub received: u64,
     /// Heartbeats that the sequence numbers show as missing.
     pub lost: u64,
-    /// Packets that named this peer and link and were refused.
+    /// Packets that named this peer and link and were refused, see [`crate::reason::Reason::is_rejection`].
     pub rejected: u64,
     /// Freshness of the peer's probes.
     pub probes: Window,

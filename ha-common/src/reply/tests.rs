@@ -207,7 +207,7 @@ fn answers_on_one_path_have_a_pause_between_them() {
         tables.advance(1_000);
         judge_and_answer(&tables, &probe(number + 1, 1).frame()).1.is_some()
     });
-    assert_eq!(given.count(), 20, "in 10 ms");
+    assert_eq!(given.count(), 25, "in 10 ms");
 }
 
 #[test]
