@@ -335,6 +335,8 @@ fn answer(header: &Header, record: Record<'_>, slot: u32, now_ns: u64) -> Judgem
     record.set_answer_lease_age_ms(u32::from(header.lease_age_ms));
     record.set_answer_layers(u32::from(header.layers));
     record.set_answer_way(header.way as u32);
+    // After the age: who sees this one with an earlier age would take the lease for younger than it is.
+    record.set_answer_at_ns(now_ns);
     record.set_answered_ns(header.sent_ns);
     let change =
         Change { kind: ChangeKind::Answered as u32, slot, at_ns: now_ns, value: header.sent_ns };

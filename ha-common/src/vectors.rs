@@ -278,6 +278,7 @@ pub fn contents(record: Record<'_>) -> LinkRecord {
         probes: record.probe_window(),
         answer_from_ns: record.answer_from_ns(),
         answered_ns: record.answered_ns(),
+        answer_at_ns: record.answer_at_ns(),
         answer_incarnation: record.answer_incarnation(),
         answer_lease_age_ms: record.answer_lease_age_ms(),
         answer_layers: record.answer_layers(),
