@@ -160,6 +160,7 @@ fn link_finding(place: &str, arrivals: &ArrivalStatus) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::realtime::{fifo_refused, lock_refused};
 
     fn sample() -> Snapshot {
         serde_json::from_str(include_str!("../../tests/golden/status.json")).unwrap()
@@ -195,6 +196,23 @@ mod tests {
             (found[0].message.as_str(), found[0].remedy.as_str()),
             ("too little", "raise it")
         );
+    }
+
+    #[test]
+    fn each_refusal_is_split_where_its_remedy_begins() {
+        let mut snapshot = sample();
+        snapshot.realtime_warnings = vec![
+            format!("thread sender: {}", fifo_refused(62, "EPERM").text),
+            format!("memory is {}", lock_refused("ENOMEM").text),
+        ];
+        let texts: Vec<String> = findings(&snapshot).iter().map(ToString::to_string).collect();
+        let [thread, memory] = &texts[..] else { panic!("{texts:?}") };
+        assert!(
+            thread.starts_with("warning: thread sender: SCHED_OTHER: SCHED_FIFO 62 was refused"),
+            "{thread}"
+        );
+        assert!(thread.contains("(EPERM); grant CAP_SYS_NICE"), "{thread}");
+        assert!(memory.contains("memory is not locked (ENOMEM); grant CAP_IPC_LOCK"), "{memory}");
     }
 
     #[test]

@@ -252,7 +252,7 @@ fn heading(snapshot: &Snapshot) -> String {
         line("Realtime", printable(&snapshot.realtime_limits));
     }
     for warning in &snapshot.realtime_warnings {
-        line("Realtime", format!("too little: {}", printable(warning)));
+        line("Realtime", format!("warning: {}", printable(warning)));
     }
     line(
         "Timing",
