@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use ha_daemon::config::check::Finding;
 use ha_daemon::config::{self, check};
 use ha_daemon::control::client::Client;
-use ha_daemon::control::{SOCKET_DEFAULT, arrivals};
+use ha_daemon::control::{arrivals, socket_path};
 use ha_daemon::daemon::handover::Handed;
 use ha_daemon::daemon::handover::ask::{Source, answer_trial};
 use ha_daemon::daemon::{self, BPF_DIRECTORY, Options, RUN_DIRECTORY};
@@ -73,9 +73,10 @@ enum Command {
         /// get the time that they need
         #[arg(long, conflicts_with_all = ["config", "node"])]
         live: bool,
-        /// Control socket of that daemon
-        #[arg(long, requires = "live", default_value = SOCKET_DEFAULT)]
-        socket: PathBuf,
+        /// Control socket of that daemon, instead of what the environment variable HA_SOCKET says,
+        /// else /run/ha/control.sock
+        #[arg(long, requires = "live")]
+        socket: Option<PathBuf>,
     },
     /// Outlives the daemon and removes its addresses; started by it
     #[command(hide = true)]
@@ -121,7 +122,7 @@ fn main() -> ExitCode {
         }
         Command::Check { config, node, live, socket } => {
             let findings = if live {
-                check_live(&socket)
+                check_live(&socket_path(socket))
             } else {
                 check::check_on_node(&config, node.as_deref())
             };
