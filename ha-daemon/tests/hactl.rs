@@ -133,7 +133,8 @@ fn a_check_of_the_running_daemon_asks_where_the_environment_says() -> Outcome {
         command.args(["check", "--live"]).args(arguments).env("HA_SOCKET", socket).output()
     };
     let nowhere = Path::new("/nonexistent/control.sock");
-    done(&check(&daemon.socket, &[])?);
+    let printed = done(&check(&daemon.socket, &[])?);
+    assert!(printed.starts_with("too early to judge deadtime: beta on svc"), "{printed}");
     let told = daemon.socket.to_str().ok_or("no path")?;
     done(&check(nowhere, &["--socket", told])?);
     let unreachable = check(nowhere, &[])?;

@@ -121,13 +121,16 @@ fn main() -> ExitCode {
             exit(run(&options, hand_over))
         }
         Command::Check { config, node, live, socket } => {
-            let findings = if live {
+            let (findings, note) = if live {
                 check_live(&socket_path(socket))
             } else {
-                check::check_on_node(&config, node.as_deref())
+                (check::check_on_node(&config, node.as_deref()), None)
             };
             for finding in &findings {
                 println!("{finding}");
+            }
+            if let Some(note) = note {
+                println!("{note}");
             }
             ExitCode::from(check::exit_code(&findings))
         }
@@ -141,16 +144,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn check_live(socket: &Path) -> Vec<Finding> {
+/// What it finds, and what it cannot say yet.
+fn check_live(socket: &Path) -> (Vec<Finding>, Option<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let snapshot = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         let answer = runtime.block_on(Client::new(socket).get_as::<Snapshot>("/v1/status"));
         answer.map_err(|error| error.to_string())
     });
     match snapshot {
-        Ok(snapshot) => arrivals::findings(&snapshot),
+        Ok(snapshot) => (arrivals::findings(&snapshot), arrivals::too_early(&snapshot)),
         Err(error) => {
-            vec![Finding::error(error, "--live asks a running daemon; --socket says which one")]
+            let remedy = "--live asks a running daemon; --socket says which one";
+            (vec![Finding::error(error, remedy)], None)
         }
     }
 }
