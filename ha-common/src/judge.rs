@@ -311,6 +311,8 @@ fn probe<T: Tables>(
     if passes {
         return Reason::ProbePassed;
     }
+    // Where a program receives, the daemon's own record hears no heartbeats: what the socket answers there
+    // never claims the link. Nobody decides by that bit of an answer.
     let silence_ns = now_ns.wrapping_sub(record.last_seen_ns()) as i64;
     let answering = Answering {
         node: known.node,
