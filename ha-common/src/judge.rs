@@ -185,7 +185,7 @@ fn judge_message<T: Tables>(tables: &T, fixed: &Fixed, arrival: &Arrival) -> Jud
         Err(reason) => return reason.into(),
     };
     let judgement = message(tables, fixed, &header, &known, arrival);
-    if !judgement.reason.is_good() {
+    if judgement.reason.is_rejection() {
         known.record.count_rejected();
     }
     judgement
@@ -213,7 +213,7 @@ fn judge_question<T: Tables>(tables: &T, fixed: &mut Fixed, arrival: &Arrival) -
         Err(reason) => return reason.into(),
     };
     let judgement = question(tables, fixed, &header, &known, arrival);
-    if !judgement.reason.is_good() {
+    if judgement.reason.is_rejection() {
         known.record.count_rejected();
     }
     judgement
@@ -393,6 +393,8 @@ fn probe<T: Tables>(
     if passes {
         return Reason::ProbePassed;
     }
+    // Where a program receives, the daemon's own record hears no heartbeats: what the socket answers there
+    // never claims the link. Nobody decides by that bit of an answer.
     let silence_ns = now_ns.wrapping_sub(record.last_seen_ns()) as i64;
     let answering = Answering {
         node: known.node,
@@ -417,6 +419,8 @@ fn answer(header: &Header, record: Record<'_>, slot: u32, now_ns: u64) -> Judgem
     record.set_answer_lease_age_ms(u32::from(header.lease_age_ms));
     record.set_answer_layers(u32::from(header.layers));
     record.set_answer_way(header.way as u32);
+    // After the age: who sees this one with an earlier age would take the lease for younger than it is.
+    record.set_answer_at_ns(now_ns);
     record.set_answered_ns(header.sent_ns);
     let change =
         Change { kind: ChangeKind::Answered as u32, slot, at_ns: now_ns, value: header.sent_ns };

@@ -184,7 +184,7 @@ pub struct LinkRecord {
     pub received: u64,
     /// Heartbeats that the sequence numbers show as missing.
     pub lost: u64,
-    /// Packets that named this peer and link and were refused.
+    /// Packets that named this peer and link and were refused, see [`crate::reason::Reason::is_rejection`].
     pub rejected: u64,
     /// Freshness of the peer's probes.
     pub probes: Window,
@@ -193,6 +193,8 @@ pub struct LinkRecord {
     /// When that probe of this node's left which the peer's kernel answered last, this node's
     /// `CLOCK_MONOTONIC`; 0 = none. The peer was alive after it, whenever the answer arrived.
     pub answered_ns: u64,
+    /// When that answer arrived: the ages in it are of then, or of before.
+    pub answer_at_ns: u64,
     /// The incarnation of the peer's daemon, as that answer says.
     pub answer_incarnation: u64,
     /// Age of the peer's daemon lease in milliseconds, as that answer says.
@@ -259,7 +261,7 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 24);
     assert!(size_of::<Path>() == 12);
     assert!(size_of::<Window>() == 24);
-    assert!(size_of::<LinkRecord>() == 208);
+    assert!(size_of::<LinkRecord>() == 216);
     assert!(size_of::<Site>() == 28);
     assert!(size_of::<Slate>() == 120);
     assert!(size_of::<Change>() == 24);

@@ -76,8 +76,7 @@ reasons! {
 }
 
 impl Reason {
-    /// Whether the packet was one that its sender rightly sent: what else concerns a record is
-    /// counted there as rejected.
+    /// Whether the packet was one that its sender rightly sent.
     #[inline(always)]
     #[must_use]
     pub const fn is_good(self) -> bool {
@@ -90,6 +89,14 @@ impl Reason {
                 | Self::ProbePassed
                 | Self::Answer
         )
+    }
+
+    /// Whether a packet of a known peer's path is counted as rejected in its record: probes that come
+    /// too soon and answers that come too late are no sign of a wrong key or of a stranger.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_rejection(self) -> bool {
+        !self.is_good() && !matches!(self, Self::ProbeLimit | Self::UnexpectedAnswer)
     }
 }
 

@@ -77,6 +77,7 @@ impl Record<'_> {
     word!(u64, probe_sequence, set_probe_sequence, probes.sequence);
     word!(u64, answer_from_ns, set_answer_from_ns, answer_from_ns);
     word!(u64, answered_ns, set_answered_ns, answered_ns);
+    word!(u64, answer_at_ns, set_answer_at_ns, answer_at_ns);
     word!(u64, answer_incarnation, set_answer_incarnation, answer_incarnation);
     word!(u32, answer_lease_age_ms, set_answer_lease_age_ms, answer_lease_age_ms);
     word!(u32, answer_layers, set_answer_layers, answer_layers);

@@ -38,7 +38,7 @@ pub const OWN: u64 = 1000;
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// What the tests let pass between two frames: less than the pause between two answers, and more than
 /// half of it.
-pub const STEP_NS: u64 = 400_000;
+pub const STEP_NS: u64 = 300_000;
 /// Port of the endpoints.
 pub const PORT: u16 = 694;
 /// Slot of alpha on hb0, whose return is never reported.
@@ -278,6 +278,7 @@ pub fn contents(record: Record<'_>) -> LinkRecord {
         probes: record.probe_window(),
         answer_from_ns: record.answer_from_ns(),
         answered_ns: record.answered_ns(),
+        answer_at_ns: record.answer_at_ns(),
         answer_incarnation: record.answer_incarnation(),
         answer_lease_age_ms: record.answer_lease_age_ms(),
         answer_layers: record.answer_layers(),

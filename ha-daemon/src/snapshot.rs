@@ -424,7 +424,7 @@ pub struct Snapshot {
     /// How much time the kernel gives to real-time threads.
     #[serde(default)]
     pub realtime_limits: String,
-    /// What of it is too little, and what helps.
+    /// What of it is too little; priority and locked memory that were refused. After `; `, what helps.
     #[serde(default)]
     pub realtime_warnings: Vec<String>,
     /// Real-time threads.

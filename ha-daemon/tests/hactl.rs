@@ -124,6 +124,26 @@ fn by_another_name_it_is_a_program_of_heartbeat() -> Outcome {
     Ok(())
 }
 
+/// `ha-daemon check --live` is told of the socket by the same variable.
+#[test]
+fn a_check_of_the_running_daemon_asks_where_the_environment_says() -> Outcome {
+    let daemon = Daemon::start(answer)?;
+    let check = |socket: &Path, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ha-daemon"));
+        command.args(["check", "--live"]).args(arguments).env("HA_SOCKET", socket).output()
+    };
+    let nowhere = Path::new("/nonexistent/control.sock");
+    let printed = done(&check(&daemon.socket, &[])?);
+    assert!(printed.starts_with("too early to judge deadtime: beta on svc"), "{printed}");
+    let told = daemon.socket.to_str().ok_or("no path")?;
+    done(&check(nowhere, &["--socket", told])?);
+    let unreachable = check(nowhere, &[])?;
+    assert_eq!(unreachable.status.code(), Some(2));
+    let printed = text(&unreachable.stdout);
+    assert!(printed.contains("/nonexistent/control.sock"), "{printed}");
+    daemon.stop()
+}
+
 #[test]
 fn wrong_usage_exits_with_2() -> Outcome {
     let nowhere = Path::new("/nonexistent/control.sock");

@@ -45,7 +45,8 @@ fn check(tables: &Memory, vector: &Vector) {
     if !reason.is_good() {
         let rejected = |records: &[LinkRecord]| records.iter().map(|it| it.rejected).sum::<u64>();
         let after = tables.contents();
-        assert!(rejected(&after) - rejected(&before) <= 1, "{}", vector.name);
+        let counted = u64::from(reason.is_rejection());
+        assert!(rejected(&after) - rejected(&before) <= counted, "{}", vector.name);
         assert_eq!(without_rejected(after), without_rejected(before), "{}", vector.name);
     }
 }
@@ -238,7 +239,11 @@ proptest! {
             let changed = without_rejected(tables.contents()) != before;
             let good = judgement.reason.is_good();
             prop_assert!(good || (!changed && judgement.change().is_none()), "{:?}", judgement);
-            prop_assert!(!good || is_authentic(&frame), "{:?}", judgement);
+            // What somebody else answers is passed on as it is; damage makes such probes, too.
+            let is_for_tc = judgement.reason == Reason::ProbePassed
+                && asks(frame.as_slice(), Way::Tc)
+                && !changed;
+            prop_assert!(!good || is_for_tc || is_authentic(&frame), "{:?}", judgement);
         }
     }
 

@@ -159,6 +159,7 @@ fn an_answer_is_taken_by_the_asker_and_answered_by_nobody() {
     assert_eq!((judgement.reason, more), (Reason::Answer, None));
     let record = contents(alpha.record(SLOT_ALPHA).unwrap());
     assert_eq!((record.answered_ns, record.answer_incarnation), (asked.header.sent_ns, OWN));
+    assert_eq!(record.answer_at_ns, alpha.now_ns(), "it arrived later than its probe had left");
     assert_eq!((record.answer_way, record.last_seen_ns), (Way::Xdp as u32, 0), "no heartbeat");
     let (judgement, more) = judge_and_answer(&alpha, &answer);
     assert_eq!((judgement.reason, more), (Reason::UnexpectedAnswer, None));
@@ -207,7 +208,7 @@ fn answers_on_one_path_have_a_pause_between_them() {
         tables.advance(1_000);
         judge_and_answer(&tables, &probe(number + 1, 1).frame()).1.is_some()
     });
-    assert_eq!(given.count(), 20, "in 10 ms");
+    assert_eq!(given.count(), 25, "in 10 ms");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use ha_daemon::config::check::Finding;
 use ha_daemon::config::{self, check};
 use ha_daemon::control::client::Client;
-use ha_daemon::control::{SOCKET_DEFAULT, arrivals};
+use ha_daemon::control::{arrivals, socket_path};
 use ha_daemon::daemon::handover::Handed;
 use ha_daemon::daemon::handover::ask::{Source, answer_trial};
 use ha_daemon::daemon::{self, BPF_DIRECTORY, Options, RUN_DIRECTORY};
@@ -73,9 +73,10 @@ enum Command {
         /// get the time that they need
         #[arg(long, conflicts_with_all = ["config", "node"])]
         live: bool,
-        /// Control socket of that daemon
-        #[arg(long, requires = "live", default_value = SOCKET_DEFAULT)]
-        socket: PathBuf,
+        /// Control socket of that daemon, instead of what the environment variable HA_SOCKET says,
+        /// else /run/ha/control.sock
+        #[arg(long, requires = "live")]
+        socket: Option<PathBuf>,
     },
     /// Outlives the daemon and removes its addresses; started by it
     #[command(hide = true)]
@@ -120,13 +121,16 @@ fn main() -> ExitCode {
             exit(run(&options, hand_over))
         }
         Command::Check { config, node, live, socket } => {
-            let findings = if live {
-                check_live(&socket)
+            let (findings, note) = if live {
+                check_live(&socket_path(socket))
             } else {
-                check::check_on_node(&config, node.as_deref())
+                (check::check_on_node(&config, node.as_deref()), None)
             };
             for finding in &findings {
                 println!("{finding}");
+            }
+            if let Some(note) = note {
+                println!("{note}");
             }
             ExitCode::from(check::exit_code(&findings))
         }
@@ -140,16 +144,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn check_live(socket: &Path) -> Vec<Finding> {
+/// What it finds, and what it cannot say yet.
+fn check_live(socket: &Path) -> (Vec<Finding>, Option<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let snapshot = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         let answer = runtime.block_on(Client::new(socket).get_as::<Snapshot>("/v1/status"));
         answer.map_err(|error| error.to_string())
     });
     match snapshot {
-        Ok(snapshot) => arrivals::findings(&snapshot),
+        Ok(snapshot) => (arrivals::findings(&snapshot), arrivals::too_early(&snapshot)),
         Err(error) => {
-            vec![Finding::error(error, "--live asks a running daemon; --socket says which one")]
+            let remedy = "--live asks a running daemon; --socket says which one";
+            (vec![Finding::error(error, remedy)], None)
         }
     }
 }

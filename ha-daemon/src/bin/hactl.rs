@@ -14,9 +14,7 @@ use ha_daemon::control::client::{Client, ClientError};
 use ha_daemon::control::command::CommandRequest;
 use ha_daemon::control::heartbeat::{Printed, Program};
 use ha_daemon::control::wait::{WAIT_MAX, until_done};
-use ha_daemon::control::{
-    HandOverBegins, PeerLink, SOCKET_DEFAULT, SOCKET_VARIABLE, arrivals, render,
-};
+use ha_daemon::control::{HandOverBegins, PeerLink, arrivals, render, socket_path};
 use ha_daemon::core::command::Which;
 use ha_daemon::names::{GroupName, NodeName};
 use ha_daemon::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
@@ -242,7 +240,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let client = Client::new(socket(arguments.socket.as_deref()));
+    let client = Client::new(socket_path(arguments.socket.clone()));
     runtime()?.block_on(async {
         match &arguments.command {
             Command::Status(output) => {
@@ -301,17 +299,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)
 }
 
-fn socket(told: Option<&Path>) -> PathBuf {
-    let told = told.map(Path::to_owned);
-    let variable = || std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from);
-    told.or_else(variable).unwrap_or_else(|| SOCKET_DEFAULT.into())
-}
-
 /// Is one of Heartbeat's programs.
 fn heartbeat(program: Program, words: std::env::ArgsOs) -> ExitCode {
     let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
     let printed = match runtime() {
-        Ok(runtime) => runtime.block_on(program.run(&Client::new(socket(None)), &words)),
+        Ok(runtime) => runtime.block_on(program.run(&Client::new(socket_path(None)), &words)),
         Err(failure) => Printed { stderr: format!("{failure}\n"), code: 1, ..Printed::default() },
     };
     // Whoever closed a stream does not want what is on it; the exit status still tells.

@@ -4,7 +4,7 @@
 use super::render::age;
 use super::table::{Align, Table, printable};
 use super::{PeerLink, peer_links};
-use crate::advice::{Advice, Fit};
+use crate::advice::{Advice, Fit, GAPS_MIN, OBSERVED_MIN};
 use crate::config::check::Finding;
 use crate::snapshot::{ArrivalStatus, Snapshot};
 
@@ -91,6 +91,25 @@ pub fn findings(snapshot: &Snapshot) -> Vec<Finding> {
     findings
 }
 
+/// On which links deadtime is not judged yet, if there are any: without a word, nothing found there would
+/// look like nothing wrong.
+#[must_use]
+pub fn too_early(snapshot: &Snapshot) -> Option<String> {
+    let is_judged =
+        |it: &PeerLink| it.link.arrivals.as_ref().is_some_and(|it| it.advice.fit != Fit::TooEarly);
+    let links = peer_links(snapshot.nodes.clone());
+    let early = links.iter().filter(|it| !is_judged(it));
+    let places: Vec<String> = early.map(|it| format!("{} on {}", it.peer, it.link.name)).collect();
+    let seconds = OBSERVED_MIN.as_secs();
+    (!places.is_empty()).then(|| {
+        format!(
+            "too early to judge deadtime: {} (it takes {GAPS_MIN} intervals between heartbeats, and \
+             {seconds} s of them)",
+            places.join(", ")
+        )
+    })
+}
+
 fn real_time(warning: &str) -> Finding {
     match warning.split_once("; ") {
         Some((message, remedy)) => Finding::warning(message, remedy),
@@ -160,6 +179,7 @@ fn link_finding(place: &str, arrivals: &ArrivalStatus) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::realtime::{fifo_refused, lock_refused};
 
     fn sample() -> Snapshot {
         serde_json::from_str(include_str!("../../tests/golden/status.json")).unwrap()
@@ -198,6 +218,23 @@ mod tests {
     }
 
     #[test]
+    fn each_refusal_is_split_where_its_remedy_begins() {
+        let mut snapshot = sample();
+        snapshot.realtime_warnings = vec![
+            format!("thread sender: {}", fifo_refused(62, "EPERM").text),
+            format!("memory is {}", lock_refused("ENOMEM").text),
+        ];
+        let texts: Vec<String> = findings(&snapshot).iter().map(ToString::to_string).collect();
+        let [thread, memory] = &texts[..] else { panic!("{texts:?}") };
+        assert!(
+            thread.starts_with("warning: thread sender: SCHED_OTHER: SCHED_FIFO 62 was refused"),
+            "{thread}"
+        );
+        assert!(thread.contains("(EPERM); grant CAP_SYS_NICE"), "{thread}");
+        assert!(memory.contains("memory is not locked (ENOMEM); grant CAP_IPC_LOCK"), "{memory}");
+    }
+
+    #[test]
     fn a_sender_that_is_late_is_a_finding() {
         let mut snapshot = sample();
         let keepalive_us = snapshot.keepalive_us;
@@ -205,6 +242,26 @@ mod tests {
             lateness.p999_us = keepalive_us + 1;
         }
         assert_eq!(findings(&snapshot).len(), 1);
+    }
+
+    #[test]
+    fn links_that_cannot_be_judged_yet_are_named() {
+        let mut snapshot = sample();
+        for (number, link) in snapshot.nodes.iter_mut().flat_map(|it| &mut it.links).enumerate() {
+            if number == 0 {
+                link.arrivals.as_mut().unwrap().advice.fit = Fit::TooEarly;
+            }
+        }
+        let text = too_early(&snapshot).unwrap();
+        // The other two were not heard.
+        let places = "too early to judge deadtime: beta on hb0, beta on svc, gamma on hb0 (";
+        assert!(text.starts_with(places), "{text}");
+        assert!(text.contains("1000 intervals") && text.contains("60 s"), "{text}");
+        snapshot.nodes.retain(|node| node.name.to_string() == "beta");
+        let links = &mut snapshot.nodes[0].links;
+        links.retain(|link| link.arrivals.is_some());
+        links[0].arrivals.as_mut().unwrap().advice.fit = Fit::Fits;
+        assert_eq!(too_early(&snapshot), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! Nothing here is on the path of a heartbeat. It runs on tokio, asks the driver for a
 //! [`Snapshot`](crate::snapshot::Snapshot) and waits for it; the driver waits for nothing here.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::names::NodeName;
@@ -32,11 +34,18 @@ pub const SOCKET_NAME: &str = "control.sock";
 /// Where the socket is unless `--run-dir` says otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/ha/control.sock";
 /// Environment variable that says where it is, for programs that are not told otherwise.
-pub const SOCKET_VARIABLE: &str = "HA_SOCKET";
+const SOCKET_VARIABLE: &str = "HA_SOCKET";
 /// Connections served at the same time; further ones wait to be accepted.
 pub const CONNECTIONS_MAX: usize = 64;
 /// Connections that may follow events at the same time; further ones are refused.
 pub const FOLLOWERS_MAX: usize = 32;
+
+/// Where a program that asks the daemon finds it: where it was told, else where the environment says.
+#[must_use]
+pub fn socket_path(told: Option<PathBuf>) -> PathBuf {
+    let variable = || std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from);
+    told.or_else(variable).unwrap_or_else(|| SOCKET_DEFAULT.into())
+}
 
 /// How a refused request is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -252,7 +252,7 @@ fn heading(snapshot: &Snapshot) -> String {
         line("Realtime", printable(&snapshot.realtime_limits));
     }
     for warning in &snapshot.realtime_warnings {
-        line("Realtime", format!("too little: {}", printable(warning)));
+        line("Realtime", format!("warning: {}", printable(warning)));
     }
     line(
         "Timing",
@@ -284,11 +284,13 @@ fn thread(thread: &ThreadStatus) -> String {
 
 /// Packets that came and were refused, by reason: why a peer that sends is not heard.
 fn refused(packets: &BTreeMap<String, u64>) -> String {
-    let heard =
-        [Reason::Accepted, Reason::Greeting, Reason::Control, Reason::NotOurs, Reason::ForAnother];
-    let refused = packets
-        .iter()
-        .filter(|(reason, count)| **count > 0 && heard.iter().all(|it| it.name() != *reason));
+    let is_fault =
+        |it: &Reason| !it.is_good() && !matches!(it, Reason::NotOurs | Reason::ForAnother);
+    // A word that this program does not know is a newer daemon's, and shown.
+    let is_known_good = |word: &str| {
+        Reason::ALL.iter().find(|it| it.name() == word).is_some_and(|it| !is_fault(it))
+    };
+    let refused = packets.iter().filter(|(word, count)| **count > 0 && !is_known_good(word));
     let texts: Vec<String> =
         refused.map(|(reason, count)| format!("{count} {}", printable(reason))).collect();
     texts.join(", ")
@@ -389,6 +391,24 @@ mod tests {
         let text = links(&peer_links(sample()?.nodes));
         let last = text.lines().last().unwrap_or_default();
         assert!(last.starts_with("beta svc: via xdp-generic: "), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_rightly_sent_is_not_shown_as_refused() -> Outcome {
+        let mut snapshot = sample()?;
+        snapshot.packets = Reason::ALL.iter().map(|it| (it.name().to_owned(), 3)).collect();
+        let text = status(&snapshot);
+        let line = text.lines().find_map(|it| it.strip_prefix("Refused")).ok_or("no line")?;
+        let shown: Vec<&str> = line.trim().split(", ").collect();
+        for reason in Reason::ALL {
+            let is_fault =
+                !reason.is_good() && !matches!(reason, Reason::NotOurs | Reason::ForAnother);
+            let is_shown = shown.contains(&format!("3 {}", reason.name()).as_str());
+            assert_eq!(is_shown, is_fault, "{}: {line}", reason.name());
+        }
+        snapshot.packets.retain(|word, _| ["probe", "answer", "probe-passed"].contains(&&**word));
+        assert!(!status(&snapshot).contains("Refused"), "a healthy cluster");
         Ok(())
     }
 

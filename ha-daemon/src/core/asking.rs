@@ -23,6 +23,7 @@ use crate::snapshot::{LinkState, Severity};
 const PROBES_PER_WINDOW: u32 = 5;
 /// Shortest interval between two questions: sooner, the peer's kernel does not answer.
 const PROBE_INTERVAL_MIN: Duration = Duration::from_micros(500);
+const _: () = assert!(ha_common::reply::ANSWER_PAUSE_NS < PROBE_INTERVAL_MIN.as_nanos() as u64);
 /// Longest interval between two questions.
 const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// How long the answer to the youngest question is waited for, at most.

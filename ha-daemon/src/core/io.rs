@@ -28,9 +28,13 @@ pub struct Observation {
     pub lease_age_ms: u32,
     /// When that probe of this node's left which the peer answered last; 0 = none was answered.
     pub answered: Moment,
+    /// When that answer arrived.
+    #[serde(default)]
+    pub answer_at: Moment,
     /// The incarnation of its daemon, as the answer says.
     pub answer_incarnation: u64,
-    /// Age of its daemon's lease when it answered, milliseconds.
+    /// Age of its daemon's lease when it answered, milliseconds: after the question had left, and before
+    /// the answer arrived.
     pub answer_lease_age_ms: u32,
 }
 

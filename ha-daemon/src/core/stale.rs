@@ -69,8 +69,10 @@ impl Core {
             && peer.incarnation > peer.ended
             && seen.answered.since(started_at) > 0;
         if believed && let Some(detector) = peer.links.get_mut(&link) {
+            // Alive when it was asked, at least; its lease was that old when the answer came, at most. The
+            // holder gives up by its own clock: to take its lease for older would be to act before it does.
             detector.answered(seen.answered);
-            peer.extend_lease(seen.answered, seen.answer_lease_age_ms);
+            peer.extend_lease(seen.answer_at, seen.answer_lease_age_ms);
         }
     }
 

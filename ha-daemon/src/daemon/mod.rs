@@ -504,8 +504,9 @@ fn assemble(
     node.put_keys_in_force(kernel.as_ref(), &receptions, &shared);
     let start_sender = || node.sender(&paths, &sockets, &mut lines, &shared, &mailbox);
     let sender = sender.map_or_else(start_sender, Ok)?;
-    let budget = Budget::find(node.config.realtime);
-    for warning in budget.warnings.iter().chain(memory.refused.then_some(&memory.text)) {
+    let mut budget = Budget::find(node.config.realtime);
+    budget.warnings.extend(memory.refused.then(|| format!("memory is {}", memory.text)));
+    for warning in &budget.warnings {
         let (severity, message) = (Severity::Warning, warning.clone());
         mailbox.post(Letter::Note { severity, kind: "realtime-refused", message });
     }

@@ -27,7 +27,8 @@ impl Driver {
             Letter::Scheduling { thread, granted } => {
                 if granted.refused {
                     let text = format!("thread {thread}: {}", granted.text);
-                    self.driver_note(Severity::Warning, "realtime-refused", text);
+                    self.driver_note(Severity::Warning, "realtime-refused", text.clone());
+                    self.parts.budget.warnings.push(text);
                 }
                 self.scheduling.push((thread, granted.text));
             }

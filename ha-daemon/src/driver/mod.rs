@@ -487,6 +487,8 @@ impl Driver {
                 layers: record.layers() as u8,
                 lease_age_ms: record.lease_age_ms(),
                 answered: Moment(record.answered_ns()),
+                // Before the age, which is stored first: an earlier moment makes no lease younger.
+                answer_at: Moment(record.answer_at_ns()),
                 answer_incarnation: record.answer_incarnation(),
                 answer_lease_age_ms: record.answer_lease_age_ms(),
             };

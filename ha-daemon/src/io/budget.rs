@@ -22,7 +22,7 @@ const FAIR_SERVER: (u32, u32) = (6, 12);
 pub struct Budget {
     /// The limits, for `hactl status`.
     pub limits: String,
-    /// What is too little, with what helps.
+    /// What is too little, or was refused, with what helps.
     pub warnings: Vec<String>,
 }
 

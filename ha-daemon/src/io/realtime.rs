@@ -1,5 +1,7 @@
 //! Real-time scheduling and locked memory, where they are permitted; reported where they are not.
 
+use std::fmt::Display;
+
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::signal::SigSet;
 
@@ -58,11 +60,16 @@ pub fn take_fifo(realtime: Realtime, priority: u8) -> Granted {
     let _ = nix::sys::prctl::set_timerslack(1);
     match sys::set_fifo(priority) {
         Ok(()) => Granted::yes(format!("SCHED_FIFO {priority}")),
-        Err(error) => Granted::refused(format!(
-            "SCHED_OTHER: SCHED_FIFO {priority} was refused ({error}); grant CAP_SYS_NICE, and a \
-             real-time budget to the control group (cpu.rt_runtime_us)"
-        )),
+        Err(error) => fifo_refused(priority, &error),
     }
+}
+
+/// What follows `; ` is the remedy, in this refusal as in every warning of [`super::budget::Budget`].
+pub(crate) fn fifo_refused(priority: u8, error: &(impl Display + ?Sized)) -> Granted {
+    Granted::refused(format!(
+        "SCHED_OTHER: SCHED_FIFO {priority} was refused ({error}); grant CAP_SYS_NICE, and a \
+         real-time budget to the control group (cpu.rt_runtime_us)"
+    ))
 }
 
 /// Ends what [`keep_heap`] began, when everything is loaded: the garbage of that goes.
@@ -118,9 +125,13 @@ pub fn lock_memory(realtime: Realtime) -> Granted {
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     match mlockall(flags | on_fault) {
         Ok(()) => Granted::yes("locked"),
-        Err(error) => Granted::refused(format!(
-            "not locked ({error}); grant CAP_IPC_LOCK or raise RLIMIT_MEMLOCK, or the daemon waits \
-             for the disk when memory is short"
-        )),
+        Err(error) => lock_refused(&error),
     }
+}
+
+pub(crate) fn lock_refused(error: &(impl Display + ?Sized)) -> Granted {
+    Granted::refused(format!(
+        "not locked ({error}); grant CAP_IPC_LOCK or raise RLIMIT_MEMLOCK, or the daemon waits \
+         for the disk when memory is short"
+    ))
 }

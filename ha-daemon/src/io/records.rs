@@ -27,6 +27,7 @@ pub struct RecordMemory {
     key_entry: u32,
     probes: (u64, u64, u64),
     answered_ns: u64,
+    answer_at_ns: u64,
     answer_incarnation: u64,
     answer_lease_age_ms: u32,
     answer_layers: u32,
@@ -60,6 +61,7 @@ impl RecordMemory {
             key_entry: record.key_entry(),
             probes: words(record.probe_window()),
             answered_ns: record.answered_ns(),
+            answer_at_ns: record.answer_at_ns(),
             answer_incarnation: record.answer_incarnation(),
             answer_lease_age_ms: record.answer_lease_age_ms(),
             answer_layers: record.answer_layers(),
@@ -94,6 +96,7 @@ impl RecordMemory {
         record.set_probe_heard(heard);
         record.set_probe_believed(believed);
         record.set_probe_sequence(sequence);
+        record.set_answer_at_ns(self.answer_at_ns);
         record.set_answer_incarnation(self.answer_incarnation);
         record.set_answer_lease_age_ms(self.answer_lease_age_ms);
         record.set_answer_layers(self.answer_layers);
@@ -154,6 +157,7 @@ mod tests {
             answers: 26,
             answer_way: 27,
             answer_from_ns: 28,
+            answer_at_ns: 29,
         };
         let text = serde_json::to_string(&memory).unwrap();
         let mut memory_of_peer = LinkRecord::default();

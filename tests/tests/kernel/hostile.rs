@@ -44,7 +44,7 @@ fn refused() -> Vec<Vector> {
     by_reason.into_values().collect()
 }
 
-/// Reasons that are found before a record is, so that none counts them.
+/// Reasons that are found before a record is, or are no sign of an enemy: none counts them.
 fn has_no_record(reason: Reason) -> bool {
     use Reason as R;
     matches!(
@@ -60,7 +60,7 @@ fn has_no_record(reason: Reason) -> bool {
             | R::NotReady
             | R::NotOurs
             | R::Greeting
-    )
+    ) || !reason.is_rejection()
 }
 
 fn total_rejected(records: &[LinkRecord]) -> u64 {

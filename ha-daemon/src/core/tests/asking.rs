@@ -8,6 +8,7 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use super::sim::{Death, Sim, Stop};
 use super::*;
 use crate::config::Detection;
+use crate::core::io::Input;
 use crate::core::time::Moment;
 use crate::snapshot::NodeState;
 
@@ -18,6 +19,29 @@ fn pair(detection: Detection) -> Config {
 
 fn with_ask(ask: bool) -> Config {
     pair(Detection { ask, ..Detection::default() })
+}
+
+#[test]
+fn a_lease_counts_from_the_arrival_of_an_answer_and_a_sign_of_life_from_its_question() {
+    let started = Moment(1_000_000_000);
+    let mut core = Core::new(Arc::new(config(2, 1, 1)), NodeIndex(1), 70, started);
+    let (peer, link) = (NodeIndex(0), LinkIndex(0));
+    let beat = started.after(ms(1));
+    let mut observation = Observation { last_seen: beat, incarnation: 9, ..Observation::default() };
+    let mut tell = |observation: Observation, now| {
+        core.handle(Input::Observed(vec![Sighting { peer, link, observation }]), now);
+        let peer = &core.peers()[&peer];
+        (peer.lease, peer.last_sign(started).unwrap())
+    };
+    assert_eq!(tell(observation, beat), (beat, beat));
+    // 300 ms there, then the age was read, and at once back: its driver ran 200 ms after that heartbeat,
+    // though 95 ms before it if the age were of the question's moment.
+    observation.answered = beat.after(ms(5));
+    observation.answer_at = beat.after(ms(305));
+    observation.answer_incarnation = 9;
+    observation.answer_lease_age_ms = 100;
+    let expected = (beat.after(ms(205)), observation.answered);
+    assert_eq!(tell(observation, observation.answer_at), expected);
 }
 
 #[test]

@@ -160,12 +160,19 @@ impl Record {
     }
 
     /// Takes an answer to the question that left at `left`; says whether it is news.
-    pub(super) fn answered(&mut self, left: Moment, incarnation: u64, lease_age_ms: u32) -> bool {
+    pub(super) fn answered(
+        &mut self,
+        left: Moment,
+        now: Moment,
+        incarnation: u64,
+        lease_age_ms: u32,
+    ) -> bool {
         let before = self.observation;
         let newer = left.since(before.answered) > 0;
         if newer {
             self.observation = Observation {
                 answered: left,
+                answer_at: now,
                 answer_incarnation: incarnation,
                 answer_lease_age_ms: lease_age_ms,
                 ..before

@@ -161,7 +161,7 @@ impl Sim {
         left: Moment,
         lease_age_ms: u32,
     ) {
-        let (from, node, link) = wire;
+        let ((from, node, link), now) = (wire, self.now);
         let Host { daemon: Some(daemon), records, .. } = &mut self.hosts[node] else {
             return;
         };
@@ -169,7 +169,7 @@ impl Sim {
         if echo != daemon.incarnation {
             return;
         }
-        if record.answered(left, incarnation, lease_age_ms) && daemon.paused.is_none() {
+        if record.answered(left, now, incarnation, lease_age_ms) && daemon.paused.is_none() {
             self.turn(node, Vec::new());
         }
     }
