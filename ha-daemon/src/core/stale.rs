@@ -53,6 +53,13 @@ impl Peer {
         }
     }
 
+    /// Whether the newest that was told of it says that its daemon does not run. How long ago that was
+    /// is the business of whoever judges silence: heartbeats may be seconds apart.
+    fn hangs(&self) -> bool {
+        let told = self.last_sign(Moment::default());
+        told.is_some_and(|at| at.since(self.lease) >= nanoseconds(LEASE_FRESH))
+    }
+
     /// Whether it is stale, and took part before.
     pub(super) fn is_stale_member(&self) -> bool {
         self.state == NodeState::Stale && self.known.is_some()
@@ -95,8 +102,11 @@ impl Core {
             let unasked = self.asks_peers() && peer.links.values().any(fails);
             return Some(if unasked { Cause::Unasked } else { Cause::Silent });
         }
+        // Where nothing tells that its kernel lives on, silence alone decides, a moment later.
+        let unheard = self.heartbeats_silent_at(peer).is_some_and(|at| now >= at);
+        let vouched = peer.hangs() || unheard && now < silent_at;
         let lease_over = now >= self.lease_ends_at(peer, self.daemon_deadtime(peer));
-        lease_over.then_some(Cause::DaemonStale)
+        (vouched && lease_over).then_some(Cause::DaemonStale)
     }
 
     /// Judges the daemon of a peer that is alive.
@@ -106,7 +116,8 @@ impl Core {
         let was_stale = peer.state == NodeState::Stale;
         let unheard = now >= beats_until;
         let answers = self.kernel_silent_at(peer).is_some_and(|at| now < at);
-        let hangs = now >= self.lease_ends_at(peer, LEASE_FRESH);
+        // After a pause of this node its peer may have paused with it, and says so first.
+        let hangs = peer.hangs() && (was_stale || now >= self.window_ends_at(peer));
         // A stale one that does not answer any more is stale until its verdict.
         let stale = hangs || unheard && (answers || was_stale);
         let mute = stale && now >= self.mute_at(peer).unwrap_or(now);
@@ -153,10 +164,10 @@ impl Core {
         let moments = peers.flat_map(|peer| {
             let silent_at = self.kernel_silent_at(peer);
             let verdict_at = silent_at.and_then(|at| Some(at.max(self.asked_at(peer)?)));
-            let stale_at =
-                self.heartbeats_silent_at(peer).min(Some(self.lease_ends_at(peer, LEASE_FRESH)));
+            let unheard_at = self.heartbeats_silent_at(peer);
+            let hangs_at = peer.hangs().then(|| self.window_ends_at(peer));
             let lease = self.lease_ends_at(peer, self.daemon_deadtime(peer));
-            [verdict_at, stale_at, self.mute_at(peer), Some(lease)]
+            [verdict_at, unheard_at, hangs_at, self.mute_at(peer), Some(lease)]
         });
         moments.flatten().filter(|at| *at > self.handled_at).min()
     }
