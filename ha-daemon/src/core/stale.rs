@@ -85,7 +85,8 @@ impl Core {
     /// excused restart of the peer, has to be over for a full window.
     fn window_ends_at(&self, peer: &Peer) -> Moment {
         let deadtimes = peer.links.keys().map(|link| self.config.times(*link).deadtime);
-        let deadtime = deadtimes.min().unwrap_or(self.config.cluster.deadtime);
+        // What is heard on a slow link alone is heard in its time only.
+        let deadtime = deadtimes.max().unwrap_or(self.config.cluster.deadtime);
         self.window_of(peer).after(deadtime)
     }
 

@@ -2,6 +2,7 @@
 
 use super::sim::Sim;
 use super::*;
+use crate::config::Times;
 use crate::core::io::Action;
 use crate::snapshot::NodeState;
 
@@ -92,6 +93,32 @@ fn pauses_shorter_than_deadtime_lead_to_nothing() {
         }
         assert_eq!(sim.since(0, from), [], "seed {seed}");
         assert_eq!(sim.since(1, from), [], "seed {seed}");
+    }
+}
+
+/// Both hosts stop, as with the machine under them. What comes first on the slow link, the only one that
+/// is left, says that the other daemon did not run; what comes next says that it does.
+#[test]
+fn after_a_common_pause_a_slow_link_has_its_full_window() {
+    for seed in 0..20 {
+        let mut config = config(2, 2, 1);
+        let (keepalive, deadtime) = (ms(400), ms(2_000));
+        config.links[1].times = Some(Times { keepalive, warntime: ms(1_000), deadtime });
+        config.cluster.daemon_deadtime = ms(2_000);
+        let mut sim = Sim::settled(config, seed);
+        sim.run(ms(2_000));
+        (0..2).for_each(|node| sim.net.fault((node, 1 - node, 0)).cut = true);
+        sim.run(ms(1_000));
+        assert_eq!(sim.state(1, 0), NodeState::Up, "seed {seed}");
+        let from = sim.now;
+        (0..2).for_each(|node| sim.pause(node));
+        sim.run(ms(3_000));
+        (0..2).for_each(|node| sim.resume(node));
+        sim.run(ms(3_000));
+        for kind in ["node-stale", "node-dead"] {
+            assert_eq!(sim.notes(1, kind, from), [], "seed {seed}");
+            assert_eq!(sim.notes(0, kind, from), [], "seed {seed}");
+        }
     }
 }
 
