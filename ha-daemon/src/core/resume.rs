@@ -264,6 +264,8 @@ impl Core {
             pauses,
             pause_noted: _,
             lapsed_at,
+            // A fresh window begins, and with it the count of the time awake.
+            awake: _,
             handled_at: _,
             phase,
             leaving: _,
@@ -336,6 +338,7 @@ impl PeerMemory {
             lease,
             // Judged anew, in a fresh window.
             mute: _,
+            signs: _,
             unasked_since: _,
             standings,
             reached,
