@@ -107,6 +107,8 @@ struct PeerMemory {
     resumed_at: Moment,
     #[serde(default)]
     custody: Option<Moment>,
+    /// Earlier versions knew of none.
+    #[serde(default)]
     lease: Moment,
     reached: Option<u8>,
     standby: bool,
@@ -397,7 +399,8 @@ impl PeerMemory {
         peer.restart = self.restart.map(|it| Restart { until: now.after(grace), ..it });
         peer.resumed_at = self.resumed_at;
         peer.custody = self.custody;
-        peer.lease = self.lease;
+        let known = self.lease != Moment::default() || !peer.alive();
+        peer.lease = if known { self.lease } else { now };
         peer.reached = self.reached;
         peer.standby = self.standby;
         peer.errand = self.errand;
