@@ -73,10 +73,10 @@ impl Core {
     /// Counts the time until this input, before it is handled.
     pub(super) fn count_awake(&mut self, input: &Input, now: Moment) {
         self.awake.pass(now.since(self.handled_at));
-        match input {
-            Input::OwnPause { length_ns } => self.awake.pause(*length_ns, now),
-            Input::LeaseLost { silent_ns } => self.awake.pause(*silent_ns, now),
-            _ => {}
+        if let Input::OwnPause { length_ns: paused_ns }
+        | Input::LeaseLost { silent_ns: paused_ns } = input
+        {
+            self.awake.pause(*paused_ns, now);
         }
     }
 
