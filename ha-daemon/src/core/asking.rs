@@ -27,7 +27,7 @@ const _: () = assert!(ha_common::reply::ANSWER_PAUSE_NS < PROBE_INTERVAL_MIN.as_
 /// Longest interval between two questions.
 const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// How long the answer to the youngest question is waited for, at most.
-const ANSWER_WAIT_MAX: Duration = Duration::from_millis(1);
+pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_millis(1);
 
 /// How a link's peer is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,11 +162,19 @@ impl Core {
             let times = AskingTimes::of(self.config.times(*link));
             Some(it.sign(window_from)?.after(times.suspicion))
         };
+        // Pauses of this node in series put off its window, but not its questions.
+        let deadtime = |link: &LinkIndex| self.config.times(*link).deadtime;
+        let anyway_at = |silence| self.awake_for(peer.signs.life, silence);
         let detector = peer.links.get(&link)?;
         let from = match detector.state() {
-            LinkState::Up | LinkState::Late => suspect_at((&link, detector))?,
+            LinkState::Up | LinkState::Late => {
+                suspect_at((&link, detector))?.min(anyway_at(deadtime(&link)))
+            }
             // A dead link costs nothing while the peer is heard on another one.
-            LinkState::Dead => peer.links.iter().filter_map(suspect_at).max()?,
+            LinkState::Dead => {
+                let longest = peer.links.keys().map(deadtime).max()?;
+                peer.links.iter().filter_map(suspect_at).max()?.min(anyway_at(longest))
+            }
             LinkState::Unknown | LinkState::OneWay => return None,
         };
         Some(from.max(detector.asking.next))
@@ -222,7 +230,7 @@ impl Core {
     /// Tells once for each silence of a peer that no question could leave.
     fn note_could_not_ask(&mut self, node: NodeIndex, link: LinkIndex, error: &str) {
         let Some(peer) = self.peers.get(&node) else { return };
-        let Some(since) = peer.last_sign(self.window_of(peer)) else { return };
+        let since = peer.signs.life.at;
         let none_left = peer
             .links
             .values()

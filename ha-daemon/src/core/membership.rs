@@ -9,6 +9,7 @@ impl Core {
     pub(super) fn judge(&mut self, now: Moment) {
         let nodes: Vec<NodeIndex> = self.peers.keys().copied().collect();
         for node in nodes {
+            self.mark_signs(node, now);
             self.judge_links(node, now);
             self.judge_directions(node, now);
             self.judge_peer(node, now);
@@ -19,10 +20,13 @@ impl Core {
     }
 
     pub(super) fn judge_links(&mut self, node: NodeIndex, now: Moment) {
+        if let Some(window_from) = self.peers.get(&node).map(|peer| self.window_of(peer)) {
+            self.judge_links_from(node, window_from, now);
+        }
+    }
+
+    fn judge_links_from(&mut self, node: NodeIndex, window_from: Moment, now: Moment) {
         let (config, ask) = (Arc::clone(&self.config), self.asks_peers());
-        let Some(window_from) = self.peers.get(&node).map(|peer| self.window_of(peer)) else {
-            return;
-        };
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let judged = peer.links.iter_mut().filter_map(|(link, it)| {
             let thresholds = Thresholds::of(config.times(*link), ask);
@@ -68,6 +72,10 @@ impl Core {
         let verdict = self.peers.get(&node).and_then(|peer| self.verdict(peer, now));
         if let Some(cause) = verdict {
             self.bury(node, cause, now);
+            // Its silence was long enough by the time that this node was awake, if by no other.
+            if let Some(excused) = self.peers.get(&node).map(|peer| self.excused_until(peer)) {
+                self.judge_links_from(node, excused, now);
+            }
             return;
         }
         self.judge_daemon(node, now);

@@ -6,6 +6,7 @@
 
 pub mod adoption;
 pub mod asking;
+pub mod awake;
 pub mod command;
 mod connectivity;
 mod custody;
@@ -36,6 +37,7 @@ use crate::config::{Cluster, Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt, 
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
 use adoption::Adoption;
+use awake::Awake;
 use command::{Errands, Standby};
 use connectivity::Reach;
 use detector::Detector;
@@ -72,6 +74,7 @@ pub struct Core {
     pause_noted: Option<Moment>,
     /// End of a pause that was longer than this node's lease, until what others did in it is known.
     lapsed_at: Option<Moment>,
+    awake: Awake,
     /// The moment of the last input.
     handled_at: Moment,
     phase: Phase,
@@ -126,6 +129,7 @@ impl Core {
             pauses: 0,
             pause_noted: None,
             lapsed_at: None,
+            awake: Awake::default(),
             handled_at: now,
             phase: Phase::Starting,
             leaving: None,
@@ -175,6 +179,7 @@ impl Core {
         if std::mem::take(&mut self.unprobed) {
             self.probe_resources();
         }
+        self.count_awake(&input, now);
         self.handled_at = now;
         match input {
             Input::Observed(sightings) => {

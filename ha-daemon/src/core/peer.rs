@@ -6,6 +6,7 @@ use std::time::Duration;
 use ha_common::wire::Phase;
 use serde::{Deserialize, Serialize};
 
+use super::awake::Signs;
 use super::detector::Detector;
 use super::io::Observation;
 use super::message::{Claim, State};
@@ -86,6 +87,8 @@ pub struct Peer {
     pub lease: Moment,
     /// No heartbeat of it for `daemon_deadtime` while its kernel answers: nobody waits for its word.
     pub mute: bool,
+    /// Its newest signs, by the time that this node was awake.
+    pub signs: Signs,
     /// The last sign of life before the silence in which no question could leave, once told.
     pub unasked_since: Option<Moment>,
     /// End of the last such restart: its silence before counts for nothing on any link.
@@ -127,6 +130,7 @@ impl Peer {
             restart: None,
             lease: Moment::default(),
             mute: false,
+            signs: Signs::default(),
             unasked_since: None,
             resumed_at: Moment::default(),
             custody: None,

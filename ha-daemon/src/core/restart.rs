@@ -29,12 +29,17 @@ pub struct Restart {
 impl Core {
     /// From when on a peer's silence counts.
     pub(super) fn window_of(&self, peer: &Peer) -> Moment {
+        self.window_from.max(self.excused_until(peer))
+    }
+
+    /// Until when a restart of it excuses its silence.
+    pub(super) fn excused_until(&self, peer: &Peer) -> Moment {
         // No link of it counts as dead before then, whatever its own deadtime.
         let deadtimes = peer.links.keys().map(|link| self.config.times(*link).deadtime);
         let deadtime = deadtimes.min().unwrap_or(self.config.cluster.deadtime);
         let deadtime = nanoseconds(deadtime) as u64;
         let excused = peer.restart.map(|it| Moment(it.until.0.saturating_sub(deadtime)));
-        self.window_from.max(peer.resumed_at).max(excused.unwrap_or_default())
+        peer.resumed_at.max(excused.unwrap_or_default())
     }
 
     /// Takes note of what a peer's newest heartbeat says of a restart.

@@ -107,6 +107,8 @@ struct PeerMemory {
     resumed_at: Moment,
     #[serde(default)]
     custody: Option<Moment>,
+    /// Earlier versions knew of none.
+    #[serde(default)]
     lease: Moment,
     reached: Option<u8>,
     standby: bool,
@@ -264,6 +266,8 @@ impl Core {
             pauses,
             pause_noted: _,
             lapsed_at,
+            // A fresh window begins, and with it the count of the time awake.
+            awake: _,
             handled_at: _,
             phase,
             leaving: _,
@@ -336,6 +340,7 @@ impl PeerMemory {
             lease,
             // Judged anew, in a fresh window.
             mute: _,
+            signs: _,
             unasked_since: _,
             standings,
             reached,
@@ -394,7 +399,8 @@ impl PeerMemory {
         peer.restart = self.restart.map(|it| Restart { until: now.after(grace), ..it });
         peer.resumed_at = self.resumed_at;
         peer.custody = self.custody;
-        peer.lease = self.lease;
+        let known = self.lease != Moment::default() || !peer.alive();
+        peer.lease = if known { self.lease } else { now };
         peer.reached = self.reached;
         peer.standby = self.standby;
         peer.errand = self.errand;

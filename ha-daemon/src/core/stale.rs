@@ -53,6 +53,13 @@ impl Peer {
         }
     }
 
+    /// Whether the newest that was told of it says that its daemon does not run. How long ago that was
+    /// is the business of whoever judges silence: heartbeats may be seconds apart.
+    fn hangs(&self) -> bool {
+        let told = self.last_sign(Moment::default());
+        told.is_some_and(|at| at.since(self.lease) >= nanoseconds(LEASE_FRESH))
+    }
+
     /// Whether it is stale, and took part before.
     pub(super) fn is_stale_member(&self) -> bool {
         self.state == NodeState::Stale && self.known.is_some()
@@ -80,35 +87,54 @@ impl Core {
     /// excused restart of the peer, has to be over for a full window.
     fn window_ends_at(&self, peer: &Peer) -> Moment {
         let deadtimes = peer.links.keys().map(|link| self.config.times(*link).deadtime);
-        let deadtime = deadtimes.min().unwrap_or(self.config.cluster.deadtime);
+        // What is heard on a slow link alone is heard in its time only.
+        let deadtime = deadtimes.max().unwrap_or(self.config.cluster.deadtime);
         self.window_of(peer).after(deadtime)
     }
 
-    fn lease_ends_at(&self, peer: &Peer, length: Duration) -> Moment {
-        peer.lease.after(length).max(self.window_ends_at(peer))
+    /// When its daemon's lease is over.
+    fn lease_ends_at(&self, peer: &Peer) -> Moment {
+        let length = self.daemon_deadtime(peer);
+        let ends_at = peer.lease.after(length).max(self.window_ends_at(peer));
+        ends_at.min(self.awake_and_looked(peer.signs.lease, length))
+    }
+
+    /// From when on its heartbeats are missing.
+    fn unheard_at(&self, peer: &Peer) -> Option<Moment> {
+        let anyway_at = self.awake_and_looked(peer.signs.beat, self.daemon_deadtime(peer));
+        self.heartbeats_silent_at(peer).map(|at| at.min(anyway_at))
     }
 
     /// Why a peer is dead by now, if it is.
     pub(super) fn verdict(&self, peer: &Peer, now: Moment) -> Option<Cause> {
         let silent_at = self.kernel_silent_at(peer)?;
-        if now >= silent_at && self.asked_at(peer).is_some_and(|at| now >= at) {
-            let since = peer.last_sign(self.window_of(peer)).unwrap_or_default();
+        let silent = now >= silent_at && self.asked_at(peer).is_some_and(|at| now >= at);
+        let anyway = self.silent_anyway_at(peer).is_some_and(|at| now >= at);
+        if silent || anyway {
+            let window_from = self.window_of(peer);
+            let since =
+                peer.last_sign(window_from).filter(|_| silent).unwrap_or(peer.signs.life.at);
             let fails = |it: &super::Detector| it.asking.fails_since(since);
             let unasked = self.asks_peers() && peer.links.values().any(fails);
             return Some(if unasked { Cause::Unasked } else { Cause::Silent });
         }
-        let lease_over = now >= self.lease_ends_at(peer, self.daemon_deadtime(peer));
-        lease_over.then_some(Cause::DaemonStale)
+        // Where nothing tells that its kernel lives on, silence alone decides, a moment later.
+        let unheard = self.unheard_at(peer).is_some_and(|at| now >= at);
+        let answers = now < silent_at && self.gave_a_sign(peer, now);
+        let vouched = peer.hangs() || unheard && answers;
+        let lease_over = now >= self.lease_ends_at(peer);
+        (vouched && lease_over).then_some(Cause::DaemonStale)
     }
 
     /// Judges the daemon of a peer that is alive.
     pub(super) fn judge_daemon(&mut self, node: NodeIndex, now: Moment) {
         let Some(peer) = self.peers.get(&node) else { return };
-        let Some(beats_until) = self.heartbeats_silent_at(peer) else { return };
+        let Some(beats_until) = self.unheard_at(peer) else { return };
         let was_stale = peer.state == NodeState::Stale;
         let unheard = now >= beats_until;
         let answers = self.kernel_silent_at(peer).is_some_and(|at| now < at);
-        let hangs = now >= self.lease_ends_at(peer, LEASE_FRESH);
+        // After a pause of this node its peer may have paused with it, and says so first.
+        let hangs = peer.hangs() && (was_stale || now >= self.window_ends_at(peer));
         // A stale one that does not answer any more is stale until its verdict.
         let stale = hangs || unheard && (answers || was_stale);
         let mute = stale && now >= self.mute_at(peer).unwrap_or(now);
@@ -146,7 +172,8 @@ impl Core {
     /// From when on nobody waits for a stale peer's word.
     fn mute_at(&self, peer: &Peer) -> Option<Moment> {
         let heard = peer.last_seen()?.max(self.window_of(peer));
-        Some(heard.after(self.daemon_deadtime(peer)))
+        let wait = self.daemon_deadtime(peer);
+        Some(heard.after(wait).min(self.awake_and_looked(peer.signs.beat, wait)))
     }
 
     /// When peers have to be judged next, besides their links.
@@ -155,10 +182,11 @@ impl Core {
         let moments = peers.flat_map(|peer| {
             let silent_at = self.kernel_silent_at(peer);
             let verdict_at = silent_at.and_then(|at| Some(at.max(self.asked_at(peer)?)));
-            let stale_at =
-                self.heartbeats_silent_at(peer).min(Some(self.lease_ends_at(peer, LEASE_FRESH)));
-            let lease = self.lease_ends_at(peer, self.daemon_deadtime(peer));
-            [verdict_at, stale_at, self.mute_at(peer), Some(lease)]
+            let anyway_at = self.silent_anyway_at(peer);
+            let unheard_at = self.unheard_at(peer);
+            let hangs_at = peer.hangs().then(|| self.window_ends_at(peer));
+            let lease = Some(self.lease_ends_at(peer));
+            [verdict_at, anyway_at, unheard_at, hangs_at, self.mute_at(peer), lease]
         });
         moments.flatten().filter(|at| *at > self.handled_at).min()
     }

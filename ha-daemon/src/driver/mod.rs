@@ -363,9 +363,12 @@ impl Driver {
         }
         // Not before: whoever sees the lease renewed finds this node's groups given up, if they are.
         if self.own_pause.sender_runs(now_ns, &self.parts.shared) {
-            self.parts.shared.driver_ran_ns.store(now_ns, Relaxed);
-            self.renew_lease(now_ns);
             self.renew_holding();
+            // Read after that: were the lease that is told the older one, peers could take what this
+            // node still holds.
+            let ran_ns = monotonic_ns();
+            self.parts.shared.driver_ran_ns.store(ran_ns, Relaxed);
+            self.renew_lease(ran_ns);
         }
         if sources.contains(&Source::Changes)
             && let Some(kernel) = &mut self.parts.kernel

@@ -118,6 +118,37 @@ fn a_driver_that_hangs_while_its_sender_beats_is_stale_and_then_dead() {
     }
 }
 
+/// As Heartbeat's own files often have it: what a heartbeat says of the daemon is seconds old when the
+/// next one comes.
+#[test]
+fn slow_heartbeats_of_a_daemon_that_runs_do_not_make_it_stale() {
+    let mut config = with_ask(true);
+    config.cluster.keepalive = ms(2_000);
+    config.cluster.warntime = ms(5_000);
+    config.cluster.deadtime = ms(10_000);
+    config.cluster.daemon_deadtime = ms(10_000);
+    config.cluster.initdead = ms(20_000);
+    for seed in 0..5 {
+        let mut sim = Sim::new(config.clone(), seed);
+        (0..2).for_each(|node| sim.start(node));
+        sim.run(ms(25_000));
+        assert_eq!(sim.state(1, 0), NodeState::Up, "seed {seed}");
+        let from = sim.now;
+        sim.run(ms(180_000));
+        for (node, kind) in [(0, "node-stale"), (1, "node-stale"), (0, "node-up"), (1, "node-up")] {
+            assert_eq!(sim.notes(node, kind, from), [], "seed {seed}");
+        }
+        // Its death is one of silence, at deadtime and not before.
+        sim.kill(0, Death::PowerCut);
+        sim.run(ms(15_000));
+        let last = sim.core(1).peers()[&NodeIndex(0)].last_seen().unwrap();
+        let [(at, note)] = &sim.notes(1, "node-dead", from)[..] else { panic!("one verdict") };
+        assert_eq!(*at, last.after(ms(10_000)), "seed {seed}");
+        assert!(note.message.contains("silent on every link"), "{}", note.message);
+        assert_eq!(sim.notes(1, "node-stale", from), [], "seed {seed}");
+    }
+}
+
 #[test]
 fn a_sender_that_stops_alone_is_stale_and_then_dead() {
     for seed in 0..10 {

@@ -1,7 +1,8 @@
 //! A node that does not run for a while.
 
-use super::sim::Sim;
+use super::sim::{Death, Sim, Stop};
 use super::*;
+use crate::config::Times;
 use crate::core::io::Action;
 use crate::snapshot::NodeState;
 
@@ -95,6 +96,114 @@ fn pauses_shorter_than_deadtime_lead_to_nothing() {
     }
 }
 
+/// Both hosts stop, as with the machine under them. What comes first on the slow link, the only one that
+/// is left, says that the other daemon did not run; what comes next says that it does.
+#[test]
+fn after_a_common_pause_a_slow_link_has_its_full_window() {
+    for seed in 0..20 {
+        let mut config = config(2, 2, 1);
+        let (keepalive, deadtime) = (ms(400), ms(2_000));
+        config.links[1].times = Some(Times { keepalive, warntime: ms(1_000), deadtime });
+        config.cluster.daemon_deadtime = ms(2_000);
+        let mut sim = Sim::settled(config, seed);
+        sim.run(ms(2_000));
+        (0..2).for_each(|node| sim.net.fault((node, 1 - node, 0)).cut = true);
+        sim.run(ms(1_000));
+        assert_eq!(sim.state(1, 0), NodeState::Up, "seed {seed}");
+        let from = sim.now;
+        (0..2).for_each(|node| sim.pause(node));
+        sim.run(ms(3_000));
+        (0..2).for_each(|node| sim.resume(node));
+        sim.run(ms(3_000));
+        for kind in ["node-stale", "node-dead"] {
+            assert_eq!(sim.notes(1, kind, from), [], "seed {seed}");
+            assert_eq!(sim.notes(0, kind, from), [], "seed {seed}");
+        }
+    }
+}
+
+/// Pauses of 10 ms, each before the window of the last one is over, for that long.
+fn stutter(sim: &mut Sim, node: usize, length: Duration) {
+    let until = sim.now.after(length);
+    while sim.now < until {
+        sim.run(ms(15));
+        sim.pause(node);
+        sim.run(ms(10));
+        sim.resume(node);
+    }
+}
+
+#[test]
+fn a_judge_that_pauses_again_and_again_still_judges_the_dead() {
+    for seed in 0..20 {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        stutter(&mut sim, 1, ms(200));
+        let from = sim.now;
+        sim.kill(0, Death::PowerCut);
+        stutter(&mut sim, 1, ms(2_500));
+        let [(at, note)] = &sim.notes(1, "node-dead", from)[..] else { panic!("seed {seed}") };
+        // It is awake for three fifths of the time.
+        let late = at.since(from.after(DAEMON_DEADTIME * 5 / 3));
+        assert!((-40_000_000..40_000_000).contains(&late), "{late} ns, seed {seed}");
+        assert!(note.message.contains("silent on every link"), "{}", note.message);
+        assert_eq!(sim.serving(0), [1], "seed {seed}");
+        assert_eq!(sim.notes(1, "link-dead", from).len(), 2, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_judge_that_pauses_again_and_again_still_judges_a_daemon_that_stopped() {
+    for seed in 0..20 {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        let from = sim.now;
+        sim.stop(0, Stop::Daemon);
+        stutter(&mut sim, 1, DAEMON_DEADTIME);
+        assert_eq!(sim.notes(1, "node-dead", from), [], "seed {seed}");
+        stutter(&mut sim, 1, ms(3_000));
+        let [(_, note)] = &sim.notes(1, "node-dead", from)[..] else { panic!("seed {seed}") };
+        assert!(note.message.contains("its kernel answers"), "{}", note.message);
+        assert_eq!(sim.serving(0), [1], "seed {seed}");
+        assert!(sim.since(0, from).iter().all(|it| it.holders.len() < 2), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_judge_that_pauses_again_and_again_never_judges_the_living() {
+    for seed in 0..10 {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        let from = sim.now;
+        for (node, link) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            sim.net.fault((node, 1 - node, link)).beats_lost_percent = 50;
+        }
+        stutter(&mut sim, 1, ms(5_000));
+        // Nor one that stops for almost its lease, whose kernel answers.
+        sim.stop(0, Stop::Daemon);
+        stutter(&mut sim, 1, ms(600));
+        sim.resume(0);
+        stutter(&mut sim, 1, ms(3_000));
+        // Nor one that was away with this node, for long.
+        (0..2).for_each(|node| sim.pause(node));
+        sim.run(ms(500));
+        (0..2).for_each(|node| sim.resume(node));
+        stutter(&mut sim, 1, ms(2_000));
+        assert_eq!(sim.notes(1, "node-dead", from), [], "seed {seed}");
+        assert_eq!(sim.since(0, from), [], "seed {seed}");
+    }
+}
+
+#[test]
+fn who_pauses_again_and_again_and_cannot_ask_says_so_once_and_judges() {
+    let mut sim = Sim::settled(config_manual(2, 2), 1);
+    let from = sim.now;
+    sim.cannot_ask.insert(1);
+    sim.kill(0, Death::PowerCut);
+    stutter(&mut sim, 1, ms(1_500));
+    assert_eq!(sim.notes(1, "node-dead", from), []);
+    assert_eq!(sim.notes(1, "could-not-ask", from).len(), 1);
+    stutter(&mut sim, 1, ms(500));
+    assert_eq!(sim.notes(1, "node-dead", from).len(), 1);
+}
+
 #[test]
 fn a_series_of_pauses_is_noted_once_a_second() {
     let mut sim = Sim::settled(config(2, 2, 1), 1);
@@ -115,7 +224,7 @@ fn who_was_paused_during_a_takeover_does_not_take_by_old_knowledge() {
     for seed in 0..60 {
         let mut sim = Sim::settled(config_manual(3, 2), seed);
         sim.pause(1);
-        sim.kill(0, sim::Death::PowerCut);
+        sim.kill(0, Death::PowerCut);
         sim.run(ms(200));
         assert_eq!(sim.serving(0), [2]);
         let from = sim.now;

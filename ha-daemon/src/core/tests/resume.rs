@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::sim::{Death, Sim};
 use super::*;
-use crate::config::GroupIndex;
-use crate::core::io::Action;
+use crate::config::{GroupIndex, LinkIndex, NodeIndex};
+use crate::core::io::{Action, Input};
 use crate::core::restart::RESTART_GRACE;
 use crate::core::time::Moment;
 use crate::snapshot::NodeState;
@@ -43,6 +43,37 @@ fn handed_over(sim: &Sim, node: usize, from: Moment) -> usize {
 
 fn with_groups(groups: usize) -> Arc<Config> {
     Arc::new(config(2, 2, groups))
+}
+
+/// Without leases, pauses of them and custody, as a version wrote it that did not have them.
+#[test]
+fn what_an_earlier_version_handed_over_is_read_and_nobody_is_stale_by_it() {
+    let sim = Sim::settled(config(3, 2, 1), 1);
+    let mut memory = serde_json::to_value(sim.core(0).remember()).unwrap();
+    assert!(memory.as_object_mut().unwrap().remove("lapsed_at").is_some());
+    for peer in memory["peers"].as_object_mut().unwrap().values_mut() {
+        for field in ["lease", "custody"] {
+            assert!(peer.as_object_mut().unwrap().remove(field).is_some(), "{field}");
+        }
+    }
+    let memory = serde_json::from_value(memory).unwrap();
+    let mut resumed = Core::resume(Arc::clone(&sim.config), NodeIndex(0), memory, sim.now);
+    assert!(resumed.peers().values().all(|peer| peer.lease == sim.now));
+    // The window after the change of programs is over; its peers are heard, and say nothing new.
+    let now = sim.now.after(DEADTIME);
+    let seen = |peer| Sighting {
+        peer: NodeIndex(peer),
+        link: LinkIndex(0),
+        observation: Observation {
+            last_seen: now,
+            incarnation: sim.incarnation(peer),
+            phase: ha_common::wire::Phase::Active as u8,
+            lease_age_ms: u32::from(u16::MAX),
+            ..Observation::default()
+        },
+    };
+    resumed.handle(Input::Observed(vec![seen(1), seen(2)]), now);
+    assert!(resumed.peers().values().all(|peer| peer.state == NodeState::Up));
 }
 
 proptest! {

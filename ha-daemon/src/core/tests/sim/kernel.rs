@@ -83,10 +83,11 @@ impl Sim {
         host.kernel.silent = false;
         let waiting = std::mem::take(&mut host.kernel.waiting);
         let sender_stopped = std::mem::take(&mut daemon.sender_stopped);
-        if daemon.paused.take().is_none() {
-            return;
-        }
-        let length_ns = now.since(daemon.ran);
+        let Some(paused_at) = daemon.paused.take() else { return };
+        // As the driver has it: its wish to sleep is no pause, but the lease counts from turn to turn.
+        let away_ns = now.since(daemon.ran);
+        let lapsed = away_ns > self.config.cluster.holder_lease().as_nanos() as i64;
+        let length_ns = if lapsed { away_ns } else { now.since(paused_at) };
         // The driver may well run before the kernel has looked at what arrived.
         for (wire, packet) in waiting {
             let delay = self.net.random.between(Duration::ZERO, Duration::from_micros(200));
