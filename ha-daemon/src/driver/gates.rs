@@ -2,6 +2,7 @@
 
 use super::Driver;
 use super::carry::token;
+use super::custody::Holding;
 use crate::config::GroupIndex;
 use crate::core::io::{Input, Note};
 use crate::core::time::Moment;
@@ -120,7 +121,11 @@ impl Driver {
     }
 
     /// Keeps open gates open, first of all in a turn. What ran out while this daemon did not run stays closed.
+    /// While the lease is a dead daemon's the gates end with it, as peers count on.
     pub(super) fn renew_gates(&mut self) -> Vec<(GroupIndex, usize)> {
+        if self.holding != Holding::Own {
+            return Vec::new();
+        }
         let now_ns = boottime_ns();
         self.parts.gates.renew(now_ns)
     }

@@ -113,7 +113,7 @@ impl Gates {
                 Some(held) if held.armed => Standing::Armed,
                 Some(_) => Standing::Not("it was started in the ordinary way".to_owned()),
             };
-            let open = held.is_some_and(|held| !held.armed || held.open);
+            let open = held.is_some_and(HeldAddress::is_owned);
             let at_once = open && standing == Standing::Armed;
             let Wanted { group, resource, address, interface } = it;
             let entry = Some(entry);
