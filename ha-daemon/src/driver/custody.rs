@@ -35,6 +35,8 @@ impl Driver {
         if self.holding == Holding::Lost {
             if over.is_none() {
                 self.holding = Holding::Own;
+                // Not before: the keeper would remove at once what it is told of.
+                self.arm_addresses(None);
             }
             return;
         }
@@ -52,10 +54,10 @@ impl Driver {
             return;
         }
         self.holding = Holding::Lost;
-        self.parts.keeper.lose();
+        // The keeper holds on: until the worker is done it is the only one who would remove anything,
+        // should this daemon be stopped or killed now. What it holds too much does no harm.
         self.parts.gates.lapse();
         self.handle(Input::LeaseLost { silent_ns: over.silent_ns.cast_signed() });
-        self.arm_addresses(None);
     }
 
     /// The daemon runs as a whole.

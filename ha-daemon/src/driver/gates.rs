@@ -17,6 +17,9 @@ use crate::snapshot::Severity;
 impl Driver {
     /// Has the addresses configured that are to be there beforehand: on one interface, or on all.
     pub(super) fn arm_addresses(&mut self, interface: Option<&InterfaceName>) {
+        if self.holding == Holding::Lost {
+            return; // all of them, when the lease has begun anew
+        }
         self.armed_at_ns = monotonic_ns();
         for (group, resource, address, interface) in self.parts.gates.to_arm(interface) {
             // As for any address: the keeper knows of it before the kernel does.

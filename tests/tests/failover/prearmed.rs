@@ -232,6 +232,37 @@ fn a_killed_owner_of_an_armed_address_has_it_no_more() -> Result<()> {
     finish(cluster, watch)
 }
 
+/// The keeper knows of the address after the daemon's lease was over, as it did before.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn an_owner_that_once_lost_its_lease_has_the_address_no_more_when_it_is_killed() -> Result<()> {
+    let _turn = turn_with_others();
+    let (mut cluster, watch, askers) = started(|plan| {
+        plan.failback = false;
+        plan.address_lifetime = Duration::from_secs(60);
+    })?;
+    let stopped_ns = cluster.node(ALPHA)?.signal(Signal::SIGSTOP)?;
+    watch.client.wait_answer(BETA, stopped_ns, STEP)?;
+    cluster.node(ALPHA)?.signal(Signal::SIGCONT)?;
+    cluster.node(ALPHA)?.wait_event("lease-lost", stopped_ns, STEP)?;
+    expect_owner(&mut cluster, &askers, BETA)?;
+    wait_armed(&cluster)?;
+    cluster.node(ALPHA)?.hactl_done(&["relocate", GROUP, ALPHA])?;
+    expect_owner(&mut cluster, &askers, ALPHA)?;
+    ensure!(watch.holders() == [ALPHA, BETA], "configured on {:?}", watch.holders());
+
+    let killed_ns = cluster.node(ALPHA)?.kill_daemon()?;
+    cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    watch.monitor(ALPHA)?.wait(watch.address, false, STEP)?;
+    let mac = cluster.bed.mac(BETA, "eth0")?.to_owned();
+    let taken = askers.arp.wait_answer(&mac, killed_ns, STEP)?;
+    let after = askers.arp.answers_of(cluster.bed.mac(ALPHA, "eth0")?, taken.at_ns);
+    ensure!(after.is_empty(), "both answered: {after:?}");
+    expect_owner(&mut cluster, &askers, BETA)?;
+    drop(askers);
+    finish(cluster, watch)
+}
+
 /// Nobody is left who would remove the address: the gates hold until its lifetime ends.
 #[test]
 #[ignore = "needs root: network namespaces"]
