@@ -23,6 +23,8 @@ pub(super) enum Holding {
     Own,
     /// It is a dead daemon's, until the peers know of this one.
     Provisional,
+    /// It is over, and the address worker has not taken the order to give everything up.
+    Ended,
     /// It was over; the address worker is giving everything up.
     Lost,
 }
@@ -44,8 +46,14 @@ impl Driver {
         // From here on nobody begins to renew an address; the worker begins the lease anew when it has
         // given everything up.
         lease.end();
+        // Whoever waits for the worker: what is open is answered for.
+        self.parts.gates.lapse();
         if self.parts.addresses.send(AddressCommand::GiveUp).is_err() {
             // As many commands wait as may: once more in the next turn. Nothing is added until then.
+            if self.holding == Holding::Ended {
+                return;
+            }
+            self.holding = Holding::Ended;
             self.driver_note(
                 crate::snapshot::Severity::Error,
                 "lease-lost",
@@ -56,7 +64,6 @@ impl Driver {
         self.holding = Holding::Lost;
         // The keeper holds on: until the worker is done it is the only one who would remove anything,
         // should this daemon be stopped or killed now. What it holds too much does no harm.
-        self.parts.gates.lapse();
         self.handle(Input::LeaseLost { silent_ns: over.silent_ns.cast_signed() });
     }
 

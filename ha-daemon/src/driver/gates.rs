@@ -17,7 +17,7 @@ use crate::snapshot::Severity;
 impl Driver {
     /// Has the addresses configured that are to be there beforehand: on one interface, or on all.
     pub(super) fn arm_addresses(&mut self, interface: Option<&InterfaceName>) {
-        if self.holding == Holding::Lost {
+        if matches!(self.holding, Holding::Ended | Holding::Lost) {
             return; // all of them, when the lease has begun anew
         }
         self.armed_at_ns = monotonic_ns();
