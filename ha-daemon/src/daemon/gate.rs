@@ -66,10 +66,6 @@ impl Node {
     ) -> (Gates, GateSide) {
         let wanted = gate::wanted(&self.config, self.own);
         if wanted.is_empty() {
-            // An earlier configuration's: its addresses are removed, or end with their lifetime.
-            if let Err(error) = discard(directory) {
-                tracing::error!("{error:#}");
-            }
             return (Gates::default(), GateSide::default());
         }
         match self.try_gates(directory, before, mailbox, &wanted).await {
@@ -125,6 +121,17 @@ impl GateSide {
     /// Leaves everything as it is, for the next program.
     pub(super) fn hand_over(mut self) {
         drop(self.end());
+    }
+
+    /// Without gates: removes those of an earlier configuration, whose addresses have to be removed
+    /// before, or end with their lifetime.
+    pub(super) fn discard_earlier(&self, directory: &Path) {
+        if self.kernel.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return;
+        }
+        if let Err(error) = discard(directory) {
+            tracing::error!("{error:#}");
+        }
     }
 
     fn end(&mut self) -> Option<GateKernel> {

@@ -398,6 +398,7 @@ async fn prepare(
     let before = Before::of(handed.as_ref(), &inherited, keeper.lease());
     let (gates, gate_side) = node.gates(&options.bpf_directory, before, &mailbox).await;
     let held = addresses::purge(node, handed.as_ref(), inherited, &gates, &mut keeper)?;
+    gate_side.discard_earlier(&options.bpf_directory);
     let stay = held.clone();
     let worker = node.address_worker(&mailbox, &shared, held, Arc::clone(keeper.lease()))?;
     let pinger = node.pinger(&mailbox)?;
