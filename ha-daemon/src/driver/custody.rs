@@ -11,6 +11,7 @@ use crate::core::io::Input;
 use crate::core::message::{self, ClaimState, Message, Wish};
 use crate::io::address::AddressCommand;
 use crate::io::keeper::{Custody, Datagram, Held, KeeperError};
+use crate::snapshot::Severity;
 
 /// The word of what stays comes before the obituary: each has a number of its own, and the obituary
 /// the last one, so that nothing of this incarnation follows.
@@ -55,7 +56,7 @@ impl Driver {
             }
             self.holding = Holding::Ended;
             self.driver_note(
-                crate::snapshot::Severity::Error,
+                Severity::Error,
                 "lease-lost",
                 "the holder's lease is over, and the address worker does not listen".to_owned(),
             );
@@ -95,10 +96,15 @@ impl Driver {
         let estate = if estate.is_empty() { Ok(Vec::new()) } else { serde_json::to_vec(&estate) };
         let custody = self.custody(false);
         let keeper = &mut self.parts.keeper;
-        let told = keeper.custody(custody).and_then(|()| match estate {
+        let mut told = keeper.custody(custody).and_then(|()| match estate {
             Ok(estate) => keeper.estate(estate),
             Err(_) => Ok(()),
         });
+        if matches!(told, Err(KeeperError::Message(_))) {
+            self.told_keeper(told);
+            // The next daemon must not go on with what was true before.
+            told = self.parts.keeper.estate(Vec::new());
+        }
         self.told_keeper(told);
     }
 
@@ -106,6 +112,13 @@ impl Driver {
         match told {
             // A keeper that is gone is started again and told everything.
             Ok(()) | Err(KeeperError::Gone { .. }) => {}
+            // The same in every turn: nothing to try again before something changes.
+            Err(KeeperError::Message(error)) => {
+                if !std::mem::replace(&mut self.keeper_refuses, true) {
+                    let text = format!("the keeper cannot be told what this node has: {error}");
+                    self.driver_note(Severity::Error, "not-kept", text);
+                }
+            }
             Err(error) => {
                 // It keeps the earlier one: try again in the next turn.
                 self.obituary_is_due = true;
