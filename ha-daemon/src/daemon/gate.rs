@@ -9,11 +9,12 @@ use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 
+use super::handover::Handed;
 use super::node::Node;
 use crate::io::address::{self, HeldAddress};
-use crate::io::clock::boottime_ns;
 use crate::io::gate::{self, Gates, Wanted};
 use crate::io::interfaces::{self, SharedGate};
+use crate::io::keeper::Lease;
 use crate::io::kernel::gate::{GateKernel, discard};
 use crate::io::mailbox::Mailbox;
 use crate::names::InterfaceName;
@@ -27,24 +28,47 @@ pub(super) struct GateSide {
     addresses: Vec<(IpNet, InterfaceName)>,
 }
 
+/// What a start finds.
+#[derive(Clone, Copy)]
+pub(super) struct Before<'a> {
+    /// The addresses that it goes on with: the program's before it, or a dead daemon's.
+    held: &'a [HeldAddress],
+    /// Until when those may be answered for, `CLOCK_BOOTTIME`.
+    until_ns: u64,
+    /// The gates are a dead daemon's. What it had and this one does not go on with may be a peer's by
+    /// now: every gate is closed first.
+    fresh: bool,
+}
+
+impl<'a> Before<'a> {
+    /// `handed`: of the program before, whose lease goes on; otherwise `inherited`, by a lease that
+    /// nobody renews before every peer knows of this daemon.
+    pub(super) fn of(
+        handed: Option<&'a Handed>,
+        inherited: &'a [HeldAddress],
+        lease: &Lease,
+    ) -> Self {
+        let until_ns = lease.ends_at_ns().unwrap_or(0);
+        match handed {
+            Some(handed) => Self { held: &handed.image.addresses, until_ns, fresh: false },
+            None => Self { held: inherited, until_ns, fresh: true },
+        }
+    }
+}
+
 impl Node {
-    /// The gates of this node's pre-armed addresses. `held`: what a program before this one left to it;
-    /// without, every gate is closed.
+    /// The gates of this node's pre-armed addresses: closed, but for those that it goes on with.
     pub(super) async fn gates(
         &self,
         directory: &Path,
-        held: Option<&[HeldAddress]>,
+        before: Before<'_>,
         mailbox: &Mailbox,
     ) -> (Gates, GateSide) {
         let wanted = gate::wanted(&self.config, self.own);
         if wanted.is_empty() {
-            // An earlier configuration's: its addresses are removed, or end with their lifetime.
-            if let Err(error) = discard(directory) {
-                tracing::error!("{error:#}");
-            }
             return (Gates::default(), GateSide::default());
         }
-        match self.try_gates(directory, held, mailbox, &wanted).await {
+        match self.try_gates(directory, before, mailbox, &wanted).await {
             Ok(it) => it,
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -56,20 +80,20 @@ impl Node {
     async fn try_gates(
         &self,
         directory: &Path,
-        held: Option<&[HeldAddress]>,
+        before: Before<'_>,
         mailbox: &Mailbox,
         wanted: &[Wanted],
     ) -> Result<(Gates, GateSide)> {
         let lease = self.config.cluster.holder_lease();
         let mut kernel = GateKernel::load(directory)?;
-        let until_ns = boottime_ns() + lease.as_nanos() as u64;
         let mut keys = Vec::new();
         for it in wanted {
-            // An address that runs in the ordinary way goes on while it gets a gate.
-            let runs = held.is_some_and(|held| held.iter().any(|held| is_at(held, it)));
-            keys.push((key(it)?, if runs { until_ns } else { 0 }));
+            // An address that runs in the ordinary way goes on while it gets a gate; so does an
+            // inherited one, which nobody would open otherwise: it is started already.
+            let runs = before.held.iter().any(|held| is_at(held, it) && held.is_owned());
+            keys.push((key(it)?, if runs { before.until_ns } else { 0 }));
         }
-        let entries = kernel.configure(&keys, held.is_none())?;
+        let entries = kernel.configure(&keys, before.fresh)?;
         let words = kernel.words();
         let mut side = GateSide {
             kernel: Arc::new(Mutex::new(Some(kernel))),
@@ -78,7 +102,7 @@ impl Node {
         };
         side.guard = Some(interfaces::guard(Arc::clone(&side.kernel), mailbox.clone()).await?);
         let wanted = wanted.iter().cloned().zip(entries).collect();
-        Ok((Gates::new(words, lease, wanted, held.unwrap_or_default()), side))
+        Ok((Gates::new(words, lease, wanted, before.held), side))
     }
 }
 
@@ -97,6 +121,17 @@ impl GateSide {
     /// Leaves everything as it is, for the next program.
     pub(super) fn hand_over(mut self) {
         drop(self.end());
+    }
+
+    /// Without gates: removes those of an earlier configuration, whose addresses have to be removed
+    /// before, or end with their lifetime.
+    pub(super) fn discard_earlier(&self, directory: &Path) {
+        if self.kernel.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return;
+        }
+        if let Err(error) = discard(directory) {
+            tracing::error!("{error:#}");
+        }
     }
 
     fn end(&mut self) -> Option<GateKernel> {

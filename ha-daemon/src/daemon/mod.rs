@@ -48,7 +48,7 @@ use crate::logging::LoggedEvents;
 use crate::names::NodeName;
 use crate::snapshot::Severity;
 use down::{detach, end_worker, take_down};
-use gate::GateSide;
+use gate::{Before, GateSide};
 use handover::arrive;
 use handover::ask::{Asker, Source};
 use handover::depart::{self, Departure, Rest};
@@ -395,9 +395,10 @@ async fn prepare(
         .connections(&paths, heard_by_connections, &shared, &mailbox, handed.as_mut())
         .start()?;
     let mut keeper = keeper;
-    let before = handed.as_ref().map(|it| it.image.addresses.as_slice());
+    let before = Before::of(handed.as_ref(), &inherited, keeper.lease());
     let (gates, gate_side) = node.gates(&options.bpf_directory, before, &mailbox).await;
     let held = addresses::purge(node, handed.as_ref(), inherited, &gates, &mut keeper)?;
+    gate_side.discard_earlier(&options.bpf_directory);
     let stay = held.clone();
     let worker = node.address_worker(&mailbox, &shared, held, Arc::clone(keeper.lease()))?;
     let pinger = node.pinger(&mailbox)?;

@@ -11,6 +11,7 @@ use crate::core::io::Input;
 use crate::core::message::{self, ClaimState, Message, Wish};
 use crate::io::address::AddressCommand;
 use crate::io::keeper::{Custody, Datagram, Held, KeeperError};
+use crate::snapshot::Severity;
 
 /// The word of what stays comes before the obituary: each has a number of its own, and the obituary
 /// the last one, so that nothing of this incarnation follows.
@@ -23,6 +24,8 @@ pub(super) enum Holding {
     Own,
     /// It is a dead daemon's, until the peers know of this one.
     Provisional,
+    /// It is over, and the address worker has not taken the order to give everything up.
+    Ended,
     /// It was over; the address worker is giving everything up.
     Lost,
 }
@@ -35,6 +38,8 @@ impl Driver {
         if self.holding == Holding::Lost {
             if over.is_none() {
                 self.holding = Holding::Own;
+                // Not before: the keeper would remove at once what it is told of.
+                self.arm_addresses(None);
             }
             return;
         }
@@ -42,20 +47,25 @@ impl Driver {
         // From here on nobody begins to renew an address; the worker begins the lease anew when it has
         // given everything up.
         lease.end();
+        // Whoever waits for the worker: what is open is answered for.
+        self.parts.gates.lapse();
         if self.parts.addresses.send(AddressCommand::GiveUp).is_err() {
             // As many commands wait as may: once more in the next turn. Nothing is added until then.
+            if self.holding == Holding::Ended {
+                return;
+            }
+            self.holding = Holding::Ended;
             self.driver_note(
-                crate::snapshot::Severity::Error,
+                Severity::Error,
                 "lease-lost",
                 "the holder's lease is over, and the address worker does not listen".to_owned(),
             );
             return;
         }
         self.holding = Holding::Lost;
-        self.parts.keeper.lose();
-        self.parts.gates.lapse();
+        // The keeper holds on: until the worker is done it is the only one who would remove anything,
+        // should this daemon be stopped or killed now. What it holds too much does no harm.
         self.handle(Input::LeaseLost { silent_ns: over.silent_ns.cast_signed() });
-        self.arm_addresses(None);
     }
 
     /// The daemon runs as a whole.
@@ -86,10 +96,15 @@ impl Driver {
         let estate = if estate.is_empty() { Ok(Vec::new()) } else { serde_json::to_vec(&estate) };
         let custody = self.custody(false);
         let keeper = &mut self.parts.keeper;
-        let told = keeper.custody(custody).and_then(|()| match estate {
+        let mut told = keeper.custody(custody).and_then(|()| match estate {
             Ok(estate) => keeper.estate(estate),
             Err(_) => Ok(()),
         });
+        if matches!(told, Err(KeeperError::Message(_))) {
+            self.told_keeper(told);
+            // The next daemon must not go on with what was true before.
+            told = self.parts.keeper.estate(Vec::new());
+        }
         self.told_keeper(told);
     }
 
@@ -97,6 +112,13 @@ impl Driver {
         match told {
             // A keeper that is gone is started again and told everything.
             Ok(()) | Err(KeeperError::Gone { .. }) => {}
+            // The same in every turn: nothing to try again before something changes.
+            Err(KeeperError::Message(error)) => {
+                if !std::mem::replace(&mut self.keeper_refuses, true) {
+                    let text = format!("the keeper cannot be told what this node has: {error}");
+                    self.driver_note(Severity::Error, "not-kept", text);
+                }
+            }
             Err(error) => {
                 // It keeps the earlier one: try again in the next turn.
                 self.obituary_is_due = true;

@@ -2,6 +2,7 @@
 
 use super::Driver;
 use super::carry::token;
+use super::custody::Holding;
 use crate::config::GroupIndex;
 use crate::core::io::{Input, Note};
 use crate::core::time::Moment;
@@ -16,6 +17,9 @@ use crate::snapshot::Severity;
 impl Driver {
     /// Has the addresses configured that are to be there beforehand: on one interface, or on all.
     pub(super) fn arm_addresses(&mut self, interface: Option<&InterfaceName>) {
+        if matches!(self.holding, Holding::Ended | Holding::Lost) {
+            return; // all of them, when the lease has begun anew
+        }
         self.armed_at_ns = monotonic_ns();
         for (group, resource, address, interface) in self.parts.gates.to_arm(interface) {
             // As for any address: the keeper knows of it before the kernel does.
@@ -120,7 +124,11 @@ impl Driver {
     }
 
     /// Keeps open gates open, first of all in a turn. What ran out while this daemon did not run stays closed.
+    /// While the lease is a dead daemon's the gates end with it, as peers count on.
     pub(super) fn renew_gates(&mut self) -> Vec<(GroupIndex, usize)> {
+        if self.holding != Holding::Own {
+            return Vec::new();
+        }
         let now_ns = boottime_ns();
         self.parts.gates.renew(now_ns)
     }

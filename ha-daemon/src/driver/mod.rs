@@ -170,6 +170,8 @@ pub struct Driver {
     /// What was told of lost heartbeats, by slot.
     losses: Vec<losses::Told>,
     holding: Holding,
+    /// The keeper could not be told something, which was noted.
+    keeper_refuses: bool,
     /// What the keeper was told that this node owns.
     holdings: Holdings,
     /// The hand-over is to a daemon that is started later.
@@ -274,6 +276,7 @@ impl Driver {
             hand_over_asked: None,
             losses: vec![losses::Told::default(); slots],
             holding,
+            keeper_refuses: false,
             holdings: Holdings::default(),
             detaches: false,
             armed_at_ns: 0,

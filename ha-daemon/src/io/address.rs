@@ -386,6 +386,12 @@ impl HeldAddress {
         }
     }
 
+    /// Whether it is this node's, and not only there beforehand.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        !self.armed || self.open
+    }
+
     fn floating(&self) -> Option<Floating> {
         Some(Floating { address: self.address.parse().ok()?, interface: self.interface.clone() })
     }

@@ -113,7 +113,7 @@ impl Gates {
                 Some(held) if held.armed => Standing::Armed,
                 Some(_) => Standing::Not("it was started in the ordinary way".to_owned()),
             };
-            let open = held.is_some_and(|held| !held.armed || held.open);
+            let open = held.is_some_and(HeldAddress::is_owned);
             let at_once = open && standing == Standing::Armed;
             let Wanted { group, resource, address, interface } = it;
             let entry = Some(entry);
@@ -264,15 +264,19 @@ impl Gates {
     }
 
     /// The holder's lease is over: nothing is this node's any more, and the keeper or the worker takes every
-    /// address off. All are closed and to be configured anew.
+    /// address off. All are closed and to be configured anew; until then they go the ordinary way, in
+    /// which the keeper is told first.
     pub fn lapse(&mut self) {
+        let given_up = self.given_up;
         let Some(words) = &self.words else { return };
         for gate in &mut self.gates {
             let Some(entry) = gate.entry else { continue };
             words.close(entry);
             gate.open = false;
             gate.at_once = false;
-            gate.standing = Standing::Arming;
+            if !given_up {
+                gate.standing = Standing::Not("the holder's lease was over".to_owned());
+            }
         }
     }
 
@@ -332,6 +336,21 @@ mod tests {
         assert_eq!(gates.to_arm(None).len(), 2);
         assert_eq!(gates.close(GROUP, 0), Done::Nothing, "its end is that of an ordinary one");
         assert_eq!(gates.renew(5_001), Vec::new());
+        assert_eq!(gates.open(GROUP, 0, 5_002), Done::Nothing, "the keeper is not told of it yet");
+        gates.close(GROUP, 0);
+        gates.set_armed(GROUP, 0, Ok(()));
+        assert_eq!(gates.open(GROUP, 0, 5_003), Done::AtOnce);
+    }
+
+    #[test]
+    fn what_was_given_up_stays_so_after_the_holders_lease() {
+        let (mut gates, _) = gates();
+        gates.set_armed(GROUP, 0, Ok(()));
+        gates.give_up("no");
+        gates.lapse();
+        assert_eq!(gates.armed(GROUP, 0), Some(Err("no")));
+        assert_eq!(gates.open(GROUP, 0, 5_000), Done::Nothing);
+        assert!(gates.to_arm(None).is_empty());
     }
 
     #[test]

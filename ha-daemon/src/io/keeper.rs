@@ -244,16 +244,6 @@ impl Keeper {
         &self.options.lease
     }
 
-    /// Forgets what was held: the lease was over, and everything is given up. Gives what it was.
-    pub fn lose(&mut self) -> Vec<Held> {
-        let lost: Vec<Held> = std::mem::take(&mut self.held).into_iter().collect();
-        for held in &lost {
-            // One that is gone is started again with what is held then.
-            let _ = self.tell(&Message::Release(held.clone()));
-        }
-        lost
-    }
-
     /// Leaves cleanly: the keeper exits and does nothing, whatever it still holds.
     ///
     /// # Errors

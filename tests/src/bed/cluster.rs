@@ -48,6 +48,8 @@ pub struct Plan {
     pub failback: bool,
     /// Whether the group is pre-armed.
     pub prearmed: bool,
+    /// What becomes of the group when its owner's daemon dies: `move` or `wait`; `None`: the default.
+    pub on_daemon_death: Option<&'static str>,
     /// Whether heartbeats travel on the dedicated network (link `hb0`).
     pub link_hb: bool,
     /// Whether heartbeats travel on the service network too (link `svc`, interface eth0).
@@ -78,6 +80,7 @@ impl Default for Plan {
             address_lifetime: Duration::from_secs(3),
             failback: true,
             prearmed: false,
+            on_daemon_death: None,
             link_hb: true,
             link_svc: true,
             serial_baud: None,
@@ -331,6 +334,9 @@ impl Plan {
         push(&mut text, format_args!("failback = \"{failback}\"\n"));
         if self.prearmed {
             text.push_str("prearmed = true\n");
+        }
+        if let Some(consequence) = self.on_daemon_death {
+            push(&mut text, format_args!("on_daemon_death = \"{consequence}\"\n"));
         }
         text.push_str("resources = [\n");
         push_address(&mut text, FLOATING, 24);

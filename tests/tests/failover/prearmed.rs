@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::FdLink;
 use aya::programs::{SchedClassifier, TcAttachType};
 use ha_tests::bed::{
@@ -23,6 +23,9 @@ use crate::support::{
 /// A host on the heartbeat network that is no node.
 const STRANGER: &str = "stranger";
 const ASK_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a client may be without an answer while the owner is restarted: far above what a loaded
+/// machine adds, far below a failover.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// What the peers wait for a daemon whose kernel still answers; the holder's lease is shorter.
 const DAEMON_DEADTIME: Duration = Duration::from_secs(3);
 
@@ -197,7 +200,7 @@ fn the_kernel_of_a_frozen_owner_stops_answering_when_its_lease_has_run_out() -> 
     expect_owner(&mut cluster, &askers, BETA)?;
     let answers = askers.arp.answers_of(cluster.bed.mac(ALPHA, "eth0")?, awake_ns);
     ensure!(answers.is_empty(), "it answered {} times when it woke up", answers.len());
-    ensure!(!events(&cluster, ALPHA, "resource-lost", awake_ns)?.is_empty(), "nothing was lost");
+    ensure!(!events(&cluster, ALPHA, "lease-lost", awake_ns)?.is_empty(), "nothing was lost");
     ensure!(takeovers(&mut cluster, GROUP, frozen_ns)? == 1, "it was taken more than once");
     wait_armed(&cluster)?;
     drop(askers);
@@ -225,6 +228,42 @@ fn a_killed_owner_of_an_armed_address_has_it_no_more() -> Result<()> {
     wait_armed(&cluster)?;
     expect_owner(&mut cluster, &askers, ALPHA)?;
     watch.expect_answers_since(at_ns)?;
+    drop(askers);
+    finish(cluster, watch)
+}
+
+/// The keeper knows of the address after the daemon's lease was over, as it did before.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn an_owner_that_once_lost_its_lease_has_the_address_no_more_when_it_is_killed() -> Result<()> {
+    let _turn = turn_with_others();
+    let (mut cluster, watch, askers) = started(|plan| {
+        plan.failback = false;
+        plan.address_lifetime = Duration::from_secs(60);
+    })?;
+    let (daemon, _) = cluster.node(ALPHA)?.pids()?;
+    let stopped_ns = cluster.node(ALPHA)?.signal(Signal::SIGSTOP)?;
+    watch.client.wait_answer(BETA, stopped_ns, STEP)?;
+    // By its id: it cannot be asked for that.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), Signal::SIGCONT)?;
+    cluster.node(ALPHA)?.wait_event("lease-lost", stopped_ns, STEP)?;
+    expect_owner(&mut cluster, &askers, BETA)?;
+    wait_armed(&cluster)?;
+    cluster.node(ALPHA)?.hactl_done(&["relocate", GROUP, ALPHA])?;
+    expect_owner(&mut cluster, &askers, ALPHA)?;
+    ensure!(watch.holders() == [ALPHA, BETA], "configured on {:?}", watch.holders());
+
+    let killed_ns = cluster.node(ALPHA)?.kill_daemon()?;
+    cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    watch.monitor(ALPHA)?.wait(watch.address, false, STEP)?;
+    let mac = cluster.bed.mac(BETA, "eth0")?.to_owned();
+    let taken = askers.arp.wait_answer(&mac, killed_ns, STEP)?;
+    let after = askers.arp.answers_of(cluster.bed.mac(ALPHA, "eth0")?, taken.at_ns);
+    ensure!(after.is_empty(), "both answered: {after:?}");
+    expect_owner(&mut cluster, &askers, BETA)?;
+    cluster.node_mut(ALPHA)?.start()?;
+    wait_armed(&cluster)?;
+    expect_owner(&mut cluster, &askers, BETA)?;
     drop(askers);
     finish(cluster, watch)
 }
@@ -284,6 +323,53 @@ fn an_open_gate_stays_open_while_the_program_is_replaced_and_the_configuration_c
     watch.client.wait_answer(ALPHA, monotonic_ns(), STEP)?;
     drop(askers);
     finish(cluster, watch)
+}
+
+/// The next daemon goes on with the address, and answers at it: its gate is closed by nobody's return.
+fn goes_on_after(end: impl Fn(&Cluster) -> Result<()>, announced: bool) -> Result<()> {
+    let _turn = turn_with_others();
+    let (mut cluster, watch, askers) =
+        started(|plan| plan.on_daemon_death = (!announced).then_some("wait"))?;
+    let term = |cluster: &Cluster| -> Result<u64> {
+        Ok(cluster.node(ALPHA)?.status()?.group(GROUP).context("no group")?.term)
+    };
+    let before = term(&cluster)?;
+    let from_ns = monotonic_ns();
+    end(&cluster)?;
+    cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    cluster.node_mut(ALPHA)?.start()?;
+    cluster.node(ALPHA)?.wait_event("group-adopted", from_ns, STEP)?;
+    expect_owner(&mut cluster, &askers, ALPHA)?;
+    // Longer than the lease that it began with: it is renewed.
+    thread::sleep(DAEMON_DEADTIME);
+    expect_owner(&mut cluster, &askers, ALPHA)?;
+    watch.client.wait_answer(ALPHA, monotonic_ns(), STEP)?;
+    ensure!(term(&cluster)? == before, "the group has another term");
+    ensure!(takeovers(&mut cluster, GROUP, from_ns)? == 0, "it was taken");
+    let beta = cluster.bed.mac(BETA, "eth0")?;
+    ensure!(askers.arp.answers_of(beta, from_ns).is_empty(), "beta answered meanwhile");
+    let gap = watch.client.gap_in(from_ns, monotonic_ns());
+    println!("no answer for {} ms", ms(gap.length_ns()));
+    ensure!(gap.length_ns() < as_ns(SILENCE_MAX), "no answer for {} ms", ms(gap.length_ns()));
+
+    // It is given away and armed again as any.
+    cluster.node(ALPHA)?.hactl_done(&["relocate", GROUP, BETA])?;
+    expect_owner(&mut cluster, &askers, BETA)?;
+    wait_armed(&cluster)?;
+    drop(askers);
+    finish(cluster, watch)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn an_announced_restart_of_the_owner_leaves_its_gate_open() -> Result<()> {
+    goes_on_after(|cluster| cluster.node(ALPHA)?.hactl_done(&["detach"]).map(drop), true)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_killed_owner_whose_group_waits_answers_again() -> Result<()> {
+    goes_on_after(|cluster| cluster.node(ALPHA)?.kill_daemon().map(drop), false)
 }
 
 /// One that would accept everything, and end the chain, comes after the gate; and it comes.

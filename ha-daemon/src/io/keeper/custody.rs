@@ -8,7 +8,7 @@ use super::estate::{Door, Request};
 use super::line::Notices;
 use super::message::Held;
 use super::obituary::{OBITUARY_ROUNDS, Obituary};
-use super::process::{Keeper, wait};
+use super::process::{Keeper, Removed, wait};
 
 impl Keeper {
     /// Whether anything stays.
@@ -22,7 +22,7 @@ impl Keeper {
     pub(super) fn wait_for_heir(mut self) -> anyhow::Result<()> {
         let (detached, kept) = (self.detached, std::mem::take(&mut self.custody.held));
         let goes = |held: &Held| !detached && !kept.contains(held);
-        let (line, mut lines) = self.remove_all(&goes);
+        let Removed { line, failures: mut lines, .. } = self.remove_all(&goes);
         // What may still be there is nobody's yet.
         let sent = if lines.is_empty() { self.tell_custody(&mut lines) } else { 0 };
         let why = if detached { "the daemon detached" } else { "the daemon died" };

@@ -30,6 +30,10 @@ use crate::names::NodeName;
 /// The out-of-memory killer takes this process last (proc(5)).
 const OOM_SCORE_NEVER: &str = "-1000";
 
+/// While the lease is over: how often what is held is removed again. The worker may have been stopped
+/// between its look at the lease and the kernel's, and what failed may work now.
+const REMOVE_AGAIN: Duration = Duration::from_millis(100);
+
 /// What the keeper is started with.
 #[derive(Debug, Clone)]
 pub struct Post {
@@ -159,6 +163,17 @@ pub(super) struct Keeper {
     pub(super) custody: Custody,
     pub(super) estate: Vec<u8>,
     pub(super) detached: bool,
+    /// When what is held is removed again, `CLOCK_BOOTTIME`; zero until it was once, since the lease
+    /// is over.
+    again_ns: u64,
+}
+
+/// What a removal came to.
+pub(super) struct Removed {
+    pub(super) count: usize,
+    /// What was done, as text.
+    pub(super) line: String,
+    pub(super) failures: Vec<String>,
 }
 
 impl Keeper {
@@ -179,12 +194,13 @@ impl Keeper {
             custody: Custody::default(),
             estate: Vec::new(),
             detached: false,
+            again_ns: 0,
         })
     }
 
     /// Waits for what the daemon says, for its death, or for the end of its lease. What it has said
     /// is taken first: it may have released an address.
-    fn next(&self, socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
+    fn next(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
         loop {
             self.arm()?;
             let readable = wait([socket.as_fd(), self.timer.as_fd()])?;
@@ -199,13 +215,15 @@ impl Keeper {
 
     /// Sets the timer to the end of the lease; without anything to remove there is nothing to wait
     /// for. A daemon that runs renews it meanwhile, so this wakes once in a lease.
-    fn arm(&self) -> anyhow::Result<()> {
-        let ends_ns = match (self.lease.ends_at_ns(), self.held.is_empty()) {
-            (_, true) => return self.timer.unset().context("cannot stop the timer"),
-            (Some(ends_ns), false) => ends_ns,
-            (None, false) => boottime_ns(),
-        };
-        self.arm_at(ends_ns)
+    fn arm(&mut self) -> anyhow::Result<()> {
+        let ends_ns = self.lease.ends_at_ns();
+        if ends_ns.is_some() {
+            self.again_ns = 0;
+        }
+        if self.held.is_empty() {
+            return self.timer.unset().context("cannot stop the timer");
+        }
+        self.arm_at(ends_ns.unwrap_or(self.again_ns))
     }
 
     pub(super) fn arm_at(&self, at_ns: u64) -> anyhow::Result<()> {
@@ -259,10 +277,13 @@ impl Keeper {
     /// The daemon lives and does not run: its addresses go, and it finds that out when it wakes.
     fn end_lease(&mut self) -> Vec<String> {
         let silent_ms = boottime_ns().saturating_sub(self.lease.renewed_at_ns()) / 1_000_000;
-        let (line, mut lines) = self.remove_all(&|_| true);
+        let again = self.again_ns != 0;
+        let Removed { count, line, failures: mut lines } = self.remove_all(&|_| true);
+        self.again_ns = boottime_ns() + REMOVE_AGAIN.as_nanos() as u64;
+        if again && count == 0 {
+            return Vec::new();
+        }
         lines.insert(0, format!("the daemon has not run for {silent_ms} ms: {line}"));
-        // What is still there is tried again by nobody but the kernel, by its lifetime.
-        self.held.clear();
         lines
     }
 
@@ -278,7 +299,7 @@ impl Keeper {
 
     /// Removes everything and sends the obituary.
     pub(super) fn remove_and_tell(&mut self, why: &str) -> Vec<String> {
-        let (line, mut lines) = self.remove_all(&|_| true);
+        let Removed { line, failures: mut lines, .. } = self.remove_all(&|_| true);
         let removed_ns = monotonic_ns();
         // It says that the addresses are off, and peers take them at once: where one may still be
         // there, the peers wait as for any dead node.
@@ -297,7 +318,7 @@ impl Keeper {
 
     /// Removes what is held and `goes`: what it did, and the failures. Every address is tried,
     /// whatever happens to the others.
-    pub(super) fn remove_all(&mut self, goes: &dyn Fn(&Held) -> bool) -> (String, Vec<String>) {
+    pub(super) fn remove_all(&mut self, goes: &dyn Fn(&Held) -> bool) -> Removed {
         let start_ns = monotonic_ns();
         let (mut removed, mut failures, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         let ended = self.lease.ends_at_ns().is_none();
@@ -317,11 +338,14 @@ impl Keeper {
         }
         let took_us = (monotonic_ns() - start_ns) / 1000;
         let all = gone.len() + failures.len();
-        for held in gone {
-            self.held.remove(&held);
+        // A daemon that lives holds what it begins anew with before its lease begins: what is not there
+        // yet is not forgotten.
+        if !ended {
+            self.held.retain(|held, _| !gone.contains(held));
         }
         let (count, names) = (removed.len(), removed.join(", "));
-        (format!("removed {count} of {all} addresses in {took_us} us [{names}]"), failures)
+        let line = format!("removed {count} of {all} addresses in {took_us} us [{names}]");
+        Removed { count, line, failures }
     }
 
     /// Locks what is mapped now. Not `MCL_FUTURE`: under a low RLIMIT_MEMLOCK that would make an

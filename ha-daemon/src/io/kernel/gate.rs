@@ -90,9 +90,8 @@ impl GateKernel {
         Arc::clone(&self.words)
     }
 
-    /// Makes these the addresses that have gates, and gives the entry of each. With `fresh` all are
-    /// closed; without, a gate that was there is as it was, and a new one is open until the time beside
-    /// its key.
+    /// Makes these the addresses that have gates, and gives the entry of each. A gate that was there is
+    /// as it was, unless `fresh`; any other is open until the time beside its key.
     ///
     /// # Errors
     /// There are too many, or the map could not be written.
@@ -102,7 +101,8 @@ impl GateKernel {
         }
         let before = if fresh { BTreeMap::new() } else { self.entries()? };
         let kept = wanted.iter().filter_map(|(key, _)| before.get(key).copied());
-        let mut taken: Vec<u32> = kept.collect();
+        let kept: Vec<u32> = kept.collect();
+        let mut taken = kept.clone();
         let mut entries = Vec::new();
         for (key, _) in wanted {
             let free = || (0..GATES_MAX as u32).find(|entry| !taken.contains(entry));
@@ -110,16 +110,16 @@ impl GateKernel {
             taken.push(entry);
             entries.push((*key, entry));
         }
-        let stays = |entry: &u32| before.values().any(|it| it == entry) && taken.contains(entry);
-        for entry in (0..GATES_MAX as u32).filter(|entry| !stays(entry)) {
+        for entry in (0..GATES_MAX as u32).filter(|entry| !kept.contains(entry)) {
             self.words.close(entry);
         }
+        // Before any is opened: until now an entry may be another address's, which is a peer's.
+        replace_entries(&mut self.ebpf, "gates", &entries)?;
         for ((key, entry), (_, until_ns)) in entries.iter().zip(wanted) {
             if !before.contains_key(key) {
                 self.words.open(*entry, *until_ns);
             }
         }
-        replace_entries(&mut self.ebpf, "gates", &entries)?;
         Ok(entries.into_iter().map(|(_, entry)| entry).collect())
     }
 
