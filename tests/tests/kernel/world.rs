@@ -199,9 +199,12 @@ impl Both {
 
     /// A change carries the time of the stamp.
     fn check_times(&self, changes: &[Change]) -> Result<()> {
-        let stamps = [ChangeKind::FirstSight as u32, ChangeKind::Answered as u32];
-        for change in changes.iter().filter(|change| !stamps.contains(&change.kind)) {
-            let stamp = self.record(change.slot)?.last_seen_ns;
+        // A greeting leaves no stamp.
+        let is_stamped = |change: &&Change| change.kind != ChangeKind::FirstSight as u32;
+        for change in changes.iter().filter(is_stamped) {
+            let record = self.record(change.slot)?;
+            let is_answer = change.kind == ChangeKind::Answered as u32;
+            let stamp = if is_answer { record.answer_at_ns } else { record.last_seen_ns };
             ensure!(change.at_ns == stamp, "{change:?}: stamp {stamp}");
         }
         Ok(())
@@ -250,8 +253,9 @@ pub fn moved(before: &BTreeMap<Reason, u64>, after: &BTreeMap<Reason, u64>) -> V
         .collect()
 }
 
-/// A record of which only is kept whether there is a stamp. The pause before the next answer is what
+/// A record of which only is kept whether there are stamps. The pause before the next answer is what
 /// [`Both::agree_on_pauses`] made of it.
 fn without_times(record: LinkRecord) -> LinkRecord {
-    LinkRecord { last_seen_ns: record.last_seen_ns.min(1), answer_from_ns: 0, ..record }
+    let (last_seen_ns, answer_at_ns) = (record.last_seen_ns.min(1), record.answer_at_ns.min(1));
+    LinkRecord { last_seen_ns, answer_at_ns, answer_from_ns: 0, ..record }
 }
