@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{Cluster, GROUP, Node, Plan, turn};
+use ha_tests::bed::{Cluster, GROUP, Node, Plan, turn_with_others};
 
 /// A word that no random byte makes.
 const WORD: &str = "S3cretWord-of-the-key-test";
@@ -145,21 +145,21 @@ fn map_hides(node: &Node, hidden: &dyn Fn(&str, &[u8]) -> Result<()>) -> Result<
 #[test]
 #[ignore = "needs root: network namespaces; needs bpftool"]
 fn every_method_works_in_the_kernel_and_shows_no_key() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     METHODS.iter().try_for_each(|(method, line)| works(method, line, "xdp-native"))
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn every_method_works_on_the_socket_and_shows_no_key() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     METHODS.iter().try_for_each(|(method, line)| works(method, line, "socket"))
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_checksum_is_warned_about_at_every_start_and_by_check() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let cluster = pair("crc", "socket", Duration::from_millis(500))?;
     let alpha = cluster.node("alpha")?;
     let log = fs::read_to_string(alpha.log_path())?;
@@ -274,13 +274,13 @@ fn obituary_is_believed(receive: &str) -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces; needs bpftool"]
 fn nodes_with_the_old_and_the_new_file_hear_each_other_until_the_change_ends() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     ["xdp-native", "socket"].into_iter().try_for_each(change_comes_to_its_end)
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn an_obituary_is_believed_by_a_node_with_the_old_file() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     obituary_is_believed("xdp-native")
 }

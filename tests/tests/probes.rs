@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ha_common::wire::{Fixed, Header, Kind, Phase, Way, layers, name_id};
-use ha_tests::bed::{Cluster, Plan, Status, turn};
+use ha_tests::bed::{Cluster, Plan, Status, turn_with_others};
 use ha_tests::bpf::{self, BpfFs, ProgramKind};
 use ha_tests::clock::monotonic_ns;
 use ha_tests::rogue::{cluster_key, signed};
@@ -130,7 +130,7 @@ fn ask(cluster: &Cluster, way: Way, link: &str, v6: bool) -> Result<Option<Heade
 
 /// The scenario: ways are found, and those of the kernel go on while the daemon is stopped.
 fn scenario(receive: &str, link: &str, v6: bool, expected: &[&str]) -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let place = BpfFs::mount()?;
     let mut cluster = Cluster::build(plan(receive, link, v6))?;
     if expected.contains(&"xdp") && receive == "xdp-native" {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{Cluster, Cut, End, FLOATING, GROUP, Plan, turn};
+use ha_tests::bed::{Cluster, Cut, End, FLOATING, GROUP, Plan, turn_with_others};
 use ha_tests::clock::{as_ns, monotonic_ns, ms, wait_for};
 
 const ALPHA: &str = "alpha";
@@ -90,7 +90,7 @@ fn wait_link(cluster: &Cluster, node: &str, peer: &str, link: &str, state: &str)
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_cluster_with_no_network_path_fails_over_and_back() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = Cluster::started(alone())?;
     let status = cluster.node(BETA)?.status()?;
     let link = status.link(ALPHA, "tty").context("no link tty")?;
@@ -120,7 +120,7 @@ fn a_cluster_with_no_network_path_fails_over_and_back() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_keeper_tells_the_death_of_its_daemon_on_the_line() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     // Long enough that nobody can have waited for it.
     let mut cluster = Cluster::started(Plan { deadtime: Duration::from_secs(10), ..alone() })?;
     let at_ns = cluster.node(ALPHA)?.kill_daemon()?;
@@ -140,7 +140,7 @@ fn a_keeper_tells_the_death_of_its_daemon_on_the_line() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_clean_leave_is_told_on_the_line() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut cluster = Cluster::started(Plan { deadtime: Duration::from_secs(10), ..alone() })?;
     let at_ns = cluster.node_mut(ALPHA)?.stop()?;
     let left = cluster.node(BETA)?.wait_event("node-left", at_ns, STEP)?;
@@ -152,7 +152,7 @@ fn a_clean_leave_is_told_on_the_line() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn noise_that_destroys_some_frames_leads_to_no_verdict() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let cluster = Cluster::started(alone())?;
     let at_ns = monotonic_ns();
     let before = figure(&cluster, BETA, "noise_bytes")?;
@@ -180,7 +180,7 @@ fn noise_that_destroys_some_frames_leads_to_no_verdict() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn half_a_frame_costs_its_own_frame_and_no_more() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let cluster = Cluster::started(alone())?;
     let at_ns = monotonic_ns();
     let before = figure(&cluster, BETA, "bad_frames")?;
@@ -200,7 +200,7 @@ fn half_a_frame_costs_its_own_frame_and_no_more() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn late_peer_is_not_dead_while_serial_is_alive() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let cluster = Cluster::started(beside_a_network())?;
     let at_ns = cluster.bed.cut_all(ALPHA, Cut::Middle)?;
     for (node, peer) in [(ALPHA, BETA), (BETA, ALPHA)] {
@@ -221,7 +221,7 @@ fn late_peer_is_not_dead_while_serial_is_alive() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_line_that_is_cut_in_one_direction_is_dead_for_who_hears_nothing() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let cluster = Cluster::started(beside_a_network())?;
     let at_ns = cluster.modem()?.cut(End::First);
     wait_link(&cluster, BETA, ALPHA, "tty", "dead")?;
@@ -237,7 +237,7 @@ fn a_line_that_is_cut_in_one_direction_is_dead_for_who_hears_nothing() -> Result
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn an_adapter_that_is_pulled_and_plugged_in_again_goes_on() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let cluster = Cluster::started(beside_a_network())?;
     let at_ns = cluster.modem()?.unplug(End::Second)?;
     let lost = cluster.node(BETA)?.wait_event("serial-lost", at_ns, STEP)?;
@@ -259,7 +259,7 @@ fn an_adapter_that_is_pulled_and_plugged_in_again_goes_on() -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn an_adapter_that_is_back_before_deadtime_is_no_verdict_even_without_a_network() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let cluster = Cluster::started(Plan { deadtime: Duration::from_secs(6), ..alone() })?;
     let at_ns = cluster.modem()?.unplug(End::First)?;
     cluster.node(ALPHA)?.wait_event("serial-lost", at_ns, STEP)?;
@@ -274,7 +274,7 @@ fn an_adapter_that_is_back_before_deadtime_is_no_verdict_even_without_a_network(
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn the_state_of_64_groups_crosses_the_line_and_delays_no_heartbeat() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let mut plan = alone();
     for number in 1..64 {
         plan.more += &format!(
@@ -311,14 +311,14 @@ fn wait_carried(cluster: &Cluster, bytes: u64) -> Result<()> {
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_rate_that_has_no_name_works() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     Cluster::started(Plan { serial_baud: Some(31_250), ..alone() })?.finish()
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_line_that_cannot_carry_the_keepalive_is_refused() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn_with_others();
     let cluster = Cluster::build(Plan { serial_baud: Some(4_800), ..alone() })?;
     let node = cluster.node(ALPHA)?;
     let path = node.config_path();
