@@ -197,6 +197,9 @@ impl Core {
     /// addresses may be gone.
     pub(super) fn lapse(&mut self, length_ns: i64, now: Moment) {
         self.lapsed_at = Some(now);
+        // Before anything was looked at: what is known of others is as old as the pause is long.
+        self.window_from = now;
+        self.reach.distrust(now);
         let lease = milliseconds(nanoseconds(self.config.cluster.holder_lease()));
         let owned = self.groups.entries.iter().enumerate();
         let owned =
