@@ -3,6 +3,8 @@
 //! Where a daemon has to be paused, this test binary stands in for it: it runs itself with
 //! [`STAND_IN`] set, and the test `a_daemon_stand_in` then prints what its worker reports.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
 mod common;
 #[path = "common/worker.rs"]
 mod worker;
@@ -318,6 +320,9 @@ fn an_address_that_cannot_be_renewed_lapses() {
     });
 }
 
+/// As a daemon holds its lease: for that long, renewed while it runs.
+const STAND_IN_LEASE: Duration = Duration::from_secs(5);
+
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_daemon_stand_in() {
@@ -325,39 +330,75 @@ fn a_daemon_stand_in() {
         return;
     }
     let refresh = Some(Duration::from_millis(100));
-    let running = start(AnnouncePlan { burst: 1, repeat: vec![], refresh }, 3);
+    let running = start(AnnouncePlan { burst: 1, repeat: vec![], refresh }, 2);
+    running.lease.set_length(STAND_IN_LEASE);
+    let lease = std::sync::Arc::clone(&running.lease);
+    lease.begin();
     println!("\n{:?}", running.add(FOUR, "veth0"));
     loop {
-        println!("{:?}", running.reports.recv().unwrap());
+        match running.reports.recv_timeout(Duration::from_millis(20)) {
+            Ok(report) => println!("{report:?}"),
+            Err(_) if lease.renew().is_ok() => {}
+            Err(_) => println!("LeaseLost"),
+        }
     }
+}
+
+/// A stand-in with the address, stopped; gives it with what it prints.
+fn stopped_stand_in() -> (std::process::Child, impl Iterator<Item = String>) {
+    let mut daemon = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_daemon_stand_in", "--include-ignored", "--nocapture"])
+        .env(STAND_IN, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(daemon.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("Added")));
+    // Past the probe of the takeover, which claims nothing and may come late.
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&daemon, nix::sys::signal::Signal::SIGSTOP);
+    (daemon, lines)
+}
+
+fn signal(daemon: &std::process::Child, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
 }
 
 #[test]
 #[ignore = "needs root: network namespaces"]
-fn a_daemon_that_was_paused_beyond_the_lifetime_does_not_bring_the_address_back() {
+fn a_daemon_that_was_paused_beyond_its_lease_does_not_bring_the_address_back() {
     between_two_namespaces(|far| {
-        let mut daemon = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_daemon_stand_in", "--include-ignored", "--nocapture"])
-            .env(STAND_IN, "1")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(daemon.stdout.take().unwrap()).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.starts_with("Added")));
-        // Past the probe of the takeover, which claims nothing and may come late.
-        std::thread::sleep(Duration::from_millis(300));
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        let (mut daemon, mut lines) = stopped_stand_in();
         let gone = || entry("veth0", "192.0.2.10").is_none();
         eventually("the kernel dropped it", Duration::from_secs(6), gone);
+        std::thread::sleep(STAND_IN_LEASE);
         let capture = far_capture(far, ETHERTYPE_ARP);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
-        assert!(lines.any(|line| line.starts_with("Lapsed")));
+        signal(&daemon, nix::sys::signal::Signal::SIGCONT);
+        assert!(lines.any(|line| line.starts_with("LeaseLost")));
         let frames = frames_until_quiet(&capture, Duration::from_millis(1500), |_| true);
         assert_eq!(frames, Vec::<Vec<u8>>::new());
         assert!(gone());
         daemon.kill().unwrap();
         daemon.wait().unwrap();
+    });
+}
+
+/// Nobody else may have taken it: it is still the owner's.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_daemon_that_was_paused_for_less_than_its_lease_adds_what_the_kernel_dropped() {
+    between_two_namespaces(|_| {
+        let (mut daemon, mut lines) = stopped_stand_in();
+        let gone = || entry("veth0", "192.0.2.10").is_none();
+        eventually("the kernel dropped it", Duration::from_secs(4), gone);
+        signal(&daemon, nix::sys::signal::Signal::SIGCONT);
+        eventually("it is there again", Duration::from_secs(2), || !gone());
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(!gone(), "it is renewed");
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        assert_eq!(lines.next(), None, "nothing was given up");
     });
 }
 

@@ -264,7 +264,7 @@ fn a_command_during_a_failover_ends_with_one_owner() -> Result<()> {
     cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
     wait_runs(&mut cluster, GROUP, to)?;
     watch.client.wait_answer(to, from_ns, STEP)?;
-    let limit = cluster.plan.address_lifetime + support::LIFETIME_SLACK;
+    let limit = cluster.plan.lifetime() + support::LIFETIME_SLACK;
     watch.monitor(ALPHA)?.wait(watch.address, false, limit)?;
     watch.expect_only(&mut cluster, to)?;
     // What was killed leaves pins behind until its next start.

@@ -53,12 +53,17 @@ pub const DAEMON_DEADTIME_MIN: Duration = Duration::from_secs(1);
 pub const LEASE_MARGIN_MIN: Duration = Duration::from_millis(250);
 /// Least default of [`Cluster::daemon_deadtime`].
 pub const DAEMON_DEADTIME_DEFAULT_MIN: Duration = Duration::from_secs(3);
-/// Shortest lifetime of an address in the kernel: its renewal every second may be late twice.
-pub const ADDRESS_LIFETIME_MIN: Duration = Duration::from_secs(3);
+/// Shortest lifetime of an address in the kernel, which counts them in seconds.
+pub const ADDRESS_LIFETIME_MIN: Duration = Duration::from_secs(1);
 /// Longest lifetime of an address in the kernel.
 pub const ADDRESS_LIFETIME_MAX: Duration = Duration::from_secs(3600);
-/// Lifetime of an address in the kernel unless configured otherwise.
-pub const ADDRESS_LIFETIME_DEFAULT: Duration = Duration::from_secs(5);
+/// Lifetime of an address in the kernel unless configured otherwise, where [`Cluster::daemon_deadtime`]
+/// leaves so much.
+pub const ADDRESS_LIFETIME_DEFAULT_MAX: Duration = Duration::from_secs(2);
+/// How long the kernel may keep an address beyond its lifetime: it looks at the second after the end
+/// where that is within 250 ms, and not within a second of its last look (ADDRCONF_TIMER_FUZZ and
+/// ADDRCONF_TIMER_FUZZ_MAX, include/net/addrconf.h).
+pub const ADDRESS_LIFETIME_LATE_MAX: Duration = Duration::from_secs(1);
 /// Shortest time that a script may take.
 pub const SCRIPT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// How long a script may take unless configured otherwise.
@@ -227,7 +232,8 @@ pub struct Cluster {
     /// See [`OnDoubt`]. Default take.
     pub on_doubt: OnDoubt,
     /// How long an address stays on the host when daemon and keeper are both gone: its lifetime in
-    /// the kernel, renewed every second. Whole seconds, 3 s to 1 h. Default 5 s.
+    /// the kernel, renewed four times in it. Whole seconds, 1 s to 1 h. Default 2 s, 1 s where
+    /// `daemon_deadtime` is below 3 s: others must not have taken the address while it lasts.
     pub address_lifetime: Duration,
     /// How long a script or unit may take to start or to stop before it is killed and counts as
     /// failed; its status a third of that, 20 s at most. 100 ms to 1 h. Default 60 s.

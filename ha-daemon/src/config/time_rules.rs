@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::DAEMON_DEADTIME_DEFAULT_MIN;
 use super::finding::Finding;
+use super::{
+    ADDRESS_LIFETIME_DEFAULT_MAX, ADDRESS_LIFETIME_LATE_MAX, ADDRESS_LIFETIME_MIN,
+    DAEMON_DEADTIME_DEFAULT_MIN,
+};
 
 /// The times as they hold.
 pub(super) struct Timing {
@@ -85,6 +88,53 @@ pub(super) fn daemon_deadtime_finding(
         let message = format!("daemon_deadtime {shown} is shorter than deadtime {dead}");
         Finding::error(message, format!("set it to {dead} or more"))
     })
+}
+
+/// The longest lifetime that has ended before others may take the address, two seconds at most.
+pub(super) fn address_lifetime_default(daemon_deadtime: Duration) -> Duration {
+    lifetime_below(daemon_deadtime).clamp(ADDRESS_LIFETIME_MIN, ADDRESS_LIFETIME_DEFAULT_MAX)
+}
+
+/// In whole seconds; zero where there is none.
+fn lifetime_below(daemon_deadtime: Duration) -> Duration {
+    Duration::from_secs(daemon_deadtime.saturating_sub(ADDRESS_LIFETIME_LATE_MAX).as_secs())
+}
+
+/// A warning, no error: two processes have to hang at once for it to come true, and refusing to run
+/// would make an outage of it. Below a `daemon_deadtime` of 2 s there is no lifetime that would do.
+pub(super) fn address_lifetime_finding(
+    lifetime: Duration,
+    daemon_deadtime: Duration,
+) -> Option<Finding> {
+    let both = (lifetime + ADDRESS_LIFETIME_LATE_MAX).checked_sub(daemon_deadtime)?;
+    if both.is_zero() {
+        return None;
+    }
+    let message = format!(
+        "two nodes may hold an address for up to {} when daemon and keeper of its owner are frozen \
+         together: its kernel keeps it for address_lifetime {} and up to {} more, and others take it \
+         after daemon_deadtime {}",
+        format_duration(both),
+        format_duration(lifetime),
+        format_duration(ADDRESS_LIFETIME_LATE_MAX),
+        format_duration(daemon_deadtime)
+    );
+    let longest = lifetime_below(daemon_deadtime);
+    let remedy = if longest.is_zero() {
+        format!(
+            "set daemon_deadtime to {} or more and address_lifetime to {}, or pre-arm the groups \
+             (prearmed = true)",
+            format_duration(ADDRESS_LIFETIME_MIN + ADDRESS_LIFETIME_LATE_MAX),
+            format_duration(ADDRESS_LIFETIME_MIN)
+        )
+    } else {
+        format!(
+            "set address_lifetime to {} or less, or daemon_deadtime to {} or more",
+            format_duration(longest),
+            format_duration(lifetime + ADDRESS_LIFETIME_LATE_MAX)
+        )
+    };
+    Some(Finding::warning(message, remedy))
 }
 
 pub(super) fn initdead_finding(initdead: Duration, deadtime: Duration) -> Option<Finding> {

@@ -117,8 +117,17 @@ impl Driver {
         if let Some(stopped) = self.close_gate(group, resource) {
             return Some(stopped);
         }
-        let command = AddressCommand::Remove { token: token(group, resource), address, interface };
+        let command = AddressCommand::Remove {
+            token: token(group, resource),
+            address,
+            interface: interface.clone(),
+        };
         let error = self.parts.addresses.send(command).err().map(|error| error.to_string());
+        // A worker that does not get to it leaves it to its lifetime, which nobody prolongs any more.
+        // A keeper that is gone is started again and told so.
+        if let Err(error) = self.parts.keeper.retire(address, &interface) {
+            tracing::debug!("the keeper goes on renewing {address}: {error}");
+        }
         error.is_some().then_some(Input::ResourceStopped { group, resource, error })
     }
 

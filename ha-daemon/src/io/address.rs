@@ -3,10 +3,11 @@
 //!
 //! It is a thread of its own (`ha-address`). Whoever decides hands it an [`AddressCommand`]
 //! without ever blocking and learns the outcome from an [`AddressReport`]. An address has a
-//! lifetime in the kernel that is renewed every second: when nobody renews it, the kernel itself
-//! removes it. An address that could not be renewed within its lifetime, because this process
-//! did not run or the kernel refused, is given up and reported ([`AddressReport::Lapsed`]): by
-//! then another node may own it.
+//! lifetime in the kernel that is renewed four times in it (`keeper::lease::renew_interval`), by the
+//! keeper where this thread does not: when nobody renews it, the kernel itself removes it. As long as the
+//! lease holds nobody else may own it, so what is missing is added again; once it is over nothing
+//! is. An address that the kernel refuses to renew for a lifetime is given up and reported
+//! ([`AddressReport::Lapsed`]).
 //!
 //! With the sysctl `net.ipv4.conf.*.promote_secondaries` off, removing the first IPv4 address of
 //! a subnet makes the kernel remove the others of that subnet on that interface. The worker adds
@@ -41,8 +42,6 @@ use crate::names::InterfaceName;
 
 /// Most commands that wait for the worker; one more is refused.
 pub const COMMANDS_MAX: usize = 4096;
-/// Interval at which the lifetime of every address is renewed in the kernel.
-pub const RENEW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after a takeover the worker listens for another owner of the address.
 pub const CONFLICT_WINDOW: Duration = Duration::from_secs(3);
 /// Questions before a takeover from a silent peer.
@@ -197,7 +196,8 @@ pub enum AddressReport {
         /// What, on what, remedy.
         cause: String,
     },
-    /// The address was not renewed within its lifetime: the worker removed it and owns it no more.
+    /// The kernel refused to renew the address for its lifetime, or its interface is gone: the worker
+    /// removed it and owns it no more.
     Lapsed {
         /// Address and prefix length.
         address: IpNet,

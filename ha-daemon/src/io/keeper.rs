@@ -3,7 +3,8 @@
 //!
 //! The daemon holds one end of a socket pair, the keeper the other. The kernel closes the
 //! daemon's end when the daemon is gone, which wakes the keeper. A daemon that lives and does not run
-//! loses its addresses too: they share the memory of its [`Lease`]. The keeper lives in
+//! loses its addresses too: they share the memory of its [`Lease`]. Until that is over the keeper renews
+//! the lifetimes of the addresses when the daemon does not. It lives in
 //! its own session, ignores signals and is the same executable (`ha-daemon keeper NODE`), so that
 //! there is nothing more to install. When the keeper dies, the daemon starts another one; when
 //! both die at once, the lifetime of the addresses in the kernel removes them.
@@ -18,8 +19,9 @@ mod line;
 pub mod message;
 mod obituary;
 mod process;
+mod upkeep;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -103,6 +105,15 @@ pub enum KeeperError {
     },
 }
 
+/// What the keeper does for an address beside removing it when the daemon is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// It renews the lifetime when the daemon does not.
+    Renew,
+    /// Nothing: the daemon is about to remove it.
+    Retire,
+}
+
 /// The daemon's handle on its keeper. No call but [`Keeper::spawn`] and [`Keeper::respawn`]
 /// blocks. Its descriptor ([`AsFd`]) becomes readable when the keeper has died, and never before.
 ///
@@ -113,7 +124,7 @@ pub struct Keeper {
     socket: OwnedFd,
     /// A child of this process, also after it replaced its program.
     pid: Pid,
-    held: BTreeSet<Held>,
+    held: BTreeMap<Held, Care>,
     obituary: Vec<Datagram>,
     notices: Vec<Notice>,
     custody: Custody,
@@ -128,7 +139,7 @@ impl Keeper {
     /// [`KeeperError::Start`].
     pub fn spawn(options: KeeperOptions) -> Result<Self, KeeperError> {
         match start(&options) {
-            Ok((socket, pid)) => Ok(Self::of(options, socket, pid, BTreeSet::new())),
+            Ok((socket, pid)) => Ok(Self::of(options, socket, pid, Vec::new())),
             Err(cause) => Err(KeeperError::Start { program: options.program, cause }),
         }
     }
@@ -143,9 +154,21 @@ impl Keeper {
         let held = Held { address, interface: interface.clone() };
         let outcome = self.tell(&Message::Hold(vec![held.clone()]));
         if matches!(outcome, Ok(()) | Err(KeeperError::Gone { .. })) {
-            self.held.insert(held);
+            self.held.insert(held, Care::Renew);
         }
         outcome
+    }
+
+    /// Has the keeper renew the address no more, which it holds on: call before it is removed, so
+    /// that a worker that does not get to it leaves it to its lifetime.
+    ///
+    /// # Errors
+    /// [`KeeperError::Full`] or [`KeeperError::Gone`]. It is remembered all the same.
+    pub fn retire(&mut self, address: IpNet, interface: &InterfaceName) -> Result<(), KeeperError> {
+        let held = Held { address, interface: interface.clone() };
+        let Some(care) = self.held.get_mut(&held) else { return Ok(()) };
+        *care = Care::Retire;
+        self.tell(&Message::Retire(held))
     }
 
     /// Holds the address no longer: call after it is removed.
@@ -278,10 +301,14 @@ impl Keeper {
         // it lives there is no moment at which nobody holds the addresses.
         let predecessor = std::mem::replace(self, successor);
         self.held.clone_from(&predecessor.held);
-        let held: Vec<Held> = self.held.iter().cloned().collect();
+        let held: Vec<Held> = self.held.keys().cloned().collect();
         let told = held
             .chunks(HELD_PER_MESSAGE_MAX)
             .try_for_each(|part| self.tell(&Message::Hold(part.to_vec())));
+        let retired = predecessor.held.iter().filter(|(_, care)| **care == Care::Retire);
+        let told = retired.fold(told, |told, (held, _)| {
+            told.and_then(|()| self.tell(&Message::Retire(held.clone())))
+        });
         let custody = self.custody(predecessor.custody.clone());
         let estate = self.estate(predecessor.estate.clone());
         let obituary = self.obituary(predecessor.obituary.clone());
@@ -297,7 +324,7 @@ impl Keeper {
     #[must_use]
     pub fn hand_over(self) -> (OwnedFd, u32, Vec<Held>) {
         let pid = self.pid();
-        (self.socket, pid, self.held.into_iter().collect())
+        (self.socket, pid, self.held.into_keys().collect())
     }
 
     /// The keeper of the program before. Its obituary and notices are the old ones until
@@ -305,18 +332,19 @@ impl Keeper {
     #[must_use]
     pub fn resume(options: KeeperOptions, socket: OwnedFd, pid: u32, held: Vec<Held>) -> Self {
         let pid = Pid::from_raw(pid.cast_signed());
-        Self::of(options, socket, pid, held.into_iter().collect())
+        Self::of(options, socket, pid, held)
     }
 
-    fn of(options: KeeperOptions, socket: OwnedFd, pid: Pid, held: BTreeSet<Held>) -> Self {
+    fn of(options: KeeperOptions, socket: OwnedFd, pid: Pid, held: Vec<Held>) -> Self {
         let (obituary, notices) = (Vec::new(), Vec::new());
         let (custody, estate) = (Custody::default(), Vec::new());
+        let held = held.into_iter().map(|held| (held, Care::Renew)).collect();
         Self { options, socket, pid, held, obituary, notices, custody, estate }
     }
 
     /// What it holds.
     pub fn held(&self) -> impl Iterator<Item = &Held> {
-        self.held.iter()
+        self.held.keys()
     }
 
     fn tell(&mut self, message: &Message) -> Result<(), KeeperError> {

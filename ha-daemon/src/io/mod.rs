@@ -27,6 +27,7 @@ pub mod ping;
 pub mod process;
 pub mod realtime;
 pub mod records;
+pub mod renewal;
 pub mod sender;
 pub mod serial;
 pub mod service;

@@ -64,7 +64,7 @@ pub struct AddressDetails {
     pub broadcast: Option<Ipv4Addr>,
 }
 
-/// RTM_NEWADDR for an address with a lifetime; also renews it.
+/// RTM_NEWADDR for an address with a lifetime.
 ///
 /// Unless `details` say otherwise it has no label, and an IPv4 address has the broadcast address of
 /// its prefix, as `ip addr add ADDRESS brd +` gives it; an IPv6 address skips duplicate address detection, which would keep
@@ -97,7 +97,7 @@ pub fn new_address(
     message
 }
 
-/// RTM_NEWADDR for an address that is there before this node owns it; also renews it. Its lifetime has
+/// RTM_NEWADDR for an address that is there before this node owns it. Its lifetime has
 /// passed its preferred part: nothing that this host begins has it as its source. It makes no route of its
 /// prefix, which would have it as source too.
 #[must_use]
@@ -196,17 +196,54 @@ impl RouteSocket {
         Err(io::Error::new(io::ErrorKind::InvalidData, "an answer without an object"))
     }
 
-    fn answer(&self, request: &[u8]) -> io::Result<NetlinkPayload<RouteNetlinkMessage>> {
-        let fd = self.0.as_raw_fd();
-        send(fd, request, MsgFlags::empty())?;
-        let mut answer = [0; ANSWER_BYTES_MAX];
-        let length = loop {
-            match recv(fd, &mut answer, MsgFlags::empty()) {
-                Ok(length) => break length,
+    /// Sends a request for a list of objects, made by [`serialized`] with `NLM_F_DUMP`, and returns them.
+    ///
+    /// # Errors
+    /// What the kernel answered, as an OS error.
+    pub fn list(&self, request: &[u8]) -> io::Result<Vec<RouteNetlinkMessage>> {
+        send(self.0.as_raw_fd(), request, MsgFlags::empty())?;
+        let mut listed = Vec::new();
+        let mut buffer = [0; ANSWER_BYTES_MAX];
+        loop {
+            let length = self.receive(&mut buffer)?;
+            let mut rest = buffer.get(..length).unwrap_or_default();
+            while !rest.is_empty() {
+                let message =
+                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|error| {
+                        io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+                    })?;
+                // Each message begins at a multiple of four bytes (netlink(7)).
+                let length = (message.header.length as usize).next_multiple_of(4).max(4);
+                match message.payload {
+                    NetlinkPayload::InnerMessage(object) => listed.push(object),
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(error.to_io());
+                    }
+                    NetlinkPayload::Done(_) => return Ok(listed),
+                    NetlinkPayload::Error(_)
+                    | NetlinkPayload::Noop
+                    | NetlinkPayload::Overrun(_)
+                    | _ => {}
+                }
+                rest = rest.get(length..).unwrap_or_default();
+            }
+        }
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()) {
+                Ok(length) => return Ok(length),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
-        };
+        }
+    }
+
+    fn answer(&self, request: &[u8]) -> io::Result<NetlinkPayload<RouteNetlinkMessage>> {
+        send(self.0.as_raw_fd(), request, MsgFlags::empty())?;
+        let mut answer = [0; ANSWER_BYTES_MAX];
+        let length = self.receive(&mut answer)?;
         let answer = answer.get(..length).unwrap_or_default();
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;

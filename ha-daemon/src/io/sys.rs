@@ -209,7 +209,7 @@ pub fn output_queue(terminal: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// Two words of memory that several processes share, in a sealed memfd.
+/// Some words of memory that several processes share, in a sealed memfd.
 #[derive(Debug)]
 pub struct SharedWords {
     base: NonNull<AtomicU64>,
@@ -217,7 +217,7 @@ pub struct SharedWords {
 }
 
 /// How many words are shared.
-const SHARED_WORDS: usize = 2;
+const SHARED_WORDS: usize = 4;
 const SHARED_BYTES: usize = SHARED_WORDS * size_of::<AtomicU64>();
 
 // SAFETY: the mapping belongs to the process, not to a thread, and is only accessed as atomics.
@@ -226,7 +226,7 @@ unsafe impl Send for SharedWords {}
 unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
-    /// New ones, both zero.
+    /// New ones, all zero.
     ///
     /// # Errors
     /// No memory or no descriptor is left.

@@ -31,6 +31,8 @@ pub const FLOATING_V6: &str = "2001:db8:1::10";
 
 /// How long a cluster may take until it is settled.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(20);
+/// The product's default, with its default `daemon_deadtime`.
+const ADDRESS_LIFETIME_DEFAULT: Duration = Duration::from_secs(2);
 const NODES_MAX: usize = 64;
 
 /// What the cluster is to be like. `Plan::default()` is a pair of 10 ms / 30 ms.
@@ -42,8 +44,8 @@ pub struct Plan {
     pub keepalive: Duration,
     /// Silence after which a peer is dead.
     pub deadtime: Duration,
-    /// How long an address outlives daemon and keeper; whole seconds, at least 3.
-    pub address_lifetime: Duration,
+    /// How long an address outlives daemon and keeper, in whole seconds; `None`: the product's default.
+    pub address_lifetime: Option<Duration>,
     /// Whether the group returns by itself to the preferred node.
     pub failback: bool,
     /// Whether the group is pre-armed.
@@ -77,7 +79,7 @@ impl Default for Plan {
             nodes: vec!["alpha".to_owned(), "beta".to_owned()],
             keepalive: Duration::from_millis(10),
             deadtime: Duration::from_millis(30),
-            address_lifetime: Duration::from_secs(3),
+            address_lifetime: None,
             failback: true,
             prearmed: false,
             on_daemon_death: None,
@@ -288,17 +290,25 @@ fn modem(nodes: &[Node], baud: u32) -> Result<NullModem> {
 pub const AUTHKEYS: &str = "auth 1\n1 siphash a-secret-of-the-test-bed\n";
 
 impl Plan {
+    /// How long an address outlives daemon and keeper.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.address_lifetime.unwrap_or(ADDRESS_LIFETIME_DEFAULT)
+    }
+
     /// The configuration file; the same on all nodes but for the path of the key file.
     #[must_use]
     pub fn config(&self, authkeys: &Path) -> String {
         let mut text = format!(
             "[cluster]\nname = \"bed\"\nkeepalive = \"{}us\"\ndeadtime = \"{}us\"\n\
-             address_lifetime = \"{}s\"\nauth = {{ file = \"{}\" }}\n",
+             auth = {{ file = \"{}\" }}\n",
             self.keepalive.as_micros(),
             self.deadtime.as_micros(),
-            self.address_lifetime.as_secs(),
             authkeys.display(),
         );
+        if let Some(lifetime) = self.address_lifetime {
+            push(&mut text, format_args!("address_lifetime = \"{}s\"\n", lifetime.as_secs()));
+        }
         push_lines(&mut text, &self.cluster_lines);
         let links = [("hb0", "hb0", self.link_hb), ("svc", "eth0", self.link_svc)];
         for (link, interface, _) in links.iter().filter(|(_, _, wanted)| *wanted) {
@@ -404,7 +414,6 @@ mod tests {
 name = "bed"
 keepalive = "10000us"
 deadtime = "30000us"
-address_lifetime = "3s"
 auth = { file = "/x/authkeys" }
 on_doubt = "hold"
 

@@ -64,7 +64,7 @@ fn the_address_of_a_dead_node_goes_within_its_lifetime(via: Reception) -> Result
     cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
     watch.client.wait_answer(BETA, at_ns, STEP)?;
     watch.expect_announced(&cluster, BETA, at_ns)?;
-    let limit = cluster.plan.address_lifetime + LIFETIME_SLACK;
+    let limit = cluster.plan.lifetime() + LIFETIME_SLACK;
     watch.monitor(ALPHA)?.wait(watch.address, false, limit)?;
     watch.expect_only(&mut cluster, BETA)?;
     watch.expect_answers_since(at_ns)?;
@@ -108,7 +108,7 @@ fn frozen(via: Reception, time: Duration) -> Result<()> {
     }
     ensure!(taken.len() == 1, "beta took over {} times", taken.len());
     watch.client.wait_answer(BETA, at_ns, STEP)?;
-    if time > cluster.plan.address_lifetime + LIFETIME_SLACK {
+    if time > cluster.plan.lifetime() + LIFETIME_SLACK {
         let held = watch.monitor(ALPHA)?.held(watch.address);
         let last = held.last().map_or(0, |(_, until_ns)| *until_ns);
         ensure!(last < awake_ns, "the frozen owner had the address for all the time: {held:?}");

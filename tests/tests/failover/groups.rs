@@ -69,7 +69,7 @@ fn a_group_of_two_addresses_moves_as_a_whole() -> Result<()> {
     watch.client.wait_answer(BETA, at_ns, STEP)?;
     for address in [watch.address, second] {
         ensure!(cluster.node(BETA)?.has_address(address)?, "{address} is not on beta");
-        let limit = cluster.plan.address_lifetime + LIFETIME_SLACK;
+        let limit = cluster.plan.lifetime() + LIFETIME_SLACK;
         watch.monitor(ALPHA)?.wait(address, false, limit)?;
     }
     ensure!(takeovers(&mut cluster, GROUP, at_ns)? == 1, "it was taken more than once");

@@ -169,7 +169,7 @@ fn the_kernel_of_a_frozen_owner_stops_answering_when_its_lease_has_run_out() -> 
     let _turn = turn_with_others();
     let (mut cluster, watch, askers) = started(|plan| {
         plan.failback = false;
-        plan.address_lifetime = Duration::from_secs(60);
+        plan.address_lifetime = Some(Duration::from_secs(60));
     })?;
     let alpha = cluster.node(ALPHA)?.processes()?;
     let pids: Vec<_> = [Some(alpha.daemon), alpha.keeper].into_iter().flatten().collect();
@@ -239,7 +239,7 @@ fn an_owner_that_once_lost_its_lease_has_the_address_no_more_when_it_is_killed()
     let _turn = turn_with_others();
     let (mut cluster, watch, askers) = started(|plan| {
         plan.failback = false;
-        plan.address_lifetime = Duration::from_secs(60);
+        plan.address_lifetime = Some(Duration::from_secs(60));
     })?;
     let (daemon, _) = cluster.node(ALPHA)?.pids()?;
     let stopped_ns = cluster.node(ALPHA)?.signal(Signal::SIGSTOP)?;
@@ -274,7 +274,7 @@ fn an_owner_that_once_lost_its_lease_has_the_address_no_more_when_it_is_killed()
 fn a_dead_candidate_without_a_keeper_answers_for_nothing() -> Result<()> {
     let _turn = turn_with_others();
     let (mut cluster, watch, askers) = started(|plan| {
-        plan.address_lifetime = Duration::from_secs(5);
+        plan.address_lifetime = Some(Duration::from_secs(5));
     })?;
     let at_ns = cluster.node(BETA)?.kill_daemon_and_keeper()?;
     cluster.node_mut(BETA)?.wait_exit(STEP)?;

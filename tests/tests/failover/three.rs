@@ -24,7 +24,7 @@ fn the_next_preferred_of_three_takes_over_and_the_first_gets_it_back() -> Result
         let at_ns = cluster.node(dies)?.kill_daemon_and_keeper()?;
         cluster.node_mut(dies)?.wait_exit(STEP)?;
         watch.client.wait_answer(takes, at_ns, STEP)?;
-        let limit = cluster.plan.address_lifetime + LIFETIME_SLACK;
+        let limit = cluster.plan.lifetime() + LIFETIME_SLACK;
         watch.monitor(dies)?.wait(watch.address, false, limit)?;
         watch.expect_only(&mut cluster, takes)?;
         ensure!(takeovers(&mut cluster, GROUP, at_ns)? == 1, "more than one took it");

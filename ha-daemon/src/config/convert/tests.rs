@@ -87,7 +87,7 @@ initdead = "30s"
 daemon_deadtime = "30s"
 port = 694
 on_doubt = "take"
-address_lifetime = "5s"
+address_lifetime = "2s"
 script_directory = "/etc/ha.d/resource.d"
 auth = { file = "/etc/ha.d/authkeys" }
 

@@ -17,14 +17,14 @@ use crate::config::finding::{Finding, Position, quoted};
 use crate::config::load::{Places, announce_default};
 use crate::config::serial::too_many_for_a_line;
 use crate::config::time_rules::{
-    Timing, daemon_deadtime_default, deadtime_finding, deadtime_remedy, initdead_finding,
-    warntime_default, warntime_finding,
+    Timing, address_lifetime_default, daemon_deadtime_default, deadtime_finding, deadtime_remedy,
+    initdead_finding, warntime_default, warntime_finding,
 };
 use crate::config::{
-    ADDRESS_LIFETIME_DEFAULT, Cluster, Config, Connectivity, DURATION_MAX, Detection, Endpoint,
-    Failback, IsolatedOwner, KeyRing, Link, LinkFinding, LinkIdentity, LinkIndex, LinkKind,
-    Logging, Node, NodeIndex, OnDoubt, PING_INTERVAL_MIN, ProbeBeforeTake, Realtime, Receive,
-    SCRIPT_TIMEOUT_DEFAULT, link_findings,
+    Cluster, Config, Connectivity, DURATION_MAX, Detection, Endpoint, Failback, IsolatedOwner,
+    KeyRing, Link, LinkFinding, LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex,
+    OnDoubt, PING_INTERVAL_MIN, ProbeBeforeTake, Realtime, Receive, SCRIPT_TIMEOUT_DEFAULT,
+    link_findings,
 };
 
 /// Name of the cluster unless `cluster` says otherwise; the original has the same. It does not
@@ -82,7 +82,7 @@ pub(super) fn assemble(
             port: draft.media.port(service),
             on_doubt: OnDoubt::Take,
             // The original has no such thing.
-            address_lifetime: ADDRESS_LIFETIME_DEFAULT,
+            address_lifetime: address_lifetime_default(timing.daemon_deadtime),
             script_timeout: SCRIPT_TIMEOUT_DEFAULT,
             state_dir: None,
         },

@@ -11,13 +11,13 @@ use toml::de::DeValue;
 use super::reader::{Field, Reader, Span, Table};
 use crate::config::finding::{Finding, Severity};
 use crate::config::time_rules::{
-    Timing, daemon_deadtime_default, daemon_deadtime_finding, deadtime_finding, initdead_finding,
-    warntime_default, warntime_finding,
+    Timing, address_lifetime_default, daemon_deadtime_default, daemon_deadtime_finding,
+    deadtime_finding, initdead_finding, warntime_default, warntime_finding,
 };
 use crate::config::{
-    ADDRESS_LIFETIME_DEFAULT, ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX,
-    Cluster, DAEMON_DEADTIME_MIN, DURATION_MAX, KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT,
-    REFRESH_MIN, REPEAT_MAX, SCRIPT_TIMEOUT_DEFAULT, SCRIPT_TIMEOUT_MIN, authkeys,
+    ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX, Cluster,
+    DAEMON_DEADTIME_MIN, DURATION_MAX, KEEPALIVE_MIN, KeyRing, OnDoubt, PORT_DEFAULT, REFRESH_MIN,
+    REPEAT_MAX, SCRIPT_TIMEOUT_DEFAULT, SCRIPT_TIMEOUT_MIN, authkeys,
 };
 use crate::names::NodeName;
 
@@ -30,7 +30,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     root: &mut Table<'_>,
     path: &Path,
-) -> Option<(Cluster, KeyRing, PathBuf)> {
+) -> Option<(Cluster, KeyRing, PathBuf, Span)> {
     let Some(value) = root.take("cluster") else {
         let remedy = format!("add it with name and auth; {}", how_to_authenticate());
         reader.error(&root.span(), "[cluster] is missing", remedy);
@@ -41,7 +41,8 @@ pub(super) fn read(
     let timing = read_timing(reader, &mut table);
     let port = table.integer(reader, "port", &(1..=u32::from(u16::MAX)));
     let on_doubt = table.choice(reader, "on_doubt", ON_DOUBT);
-    let address_lifetime = read_address_lifetime(reader, &mut table);
+    let lifetime = read_address_lifetime(reader, &mut table);
+    let lifetime_span = lifetime.span().unwrap_or(table.span());
     let script_timeout = table
         .duration(reader, "script_timeout", &(SCRIPT_TIMEOUT_MIN..=DURATION_MAX))
         .or_default(SCRIPT_TIMEOUT_DEFAULT);
@@ -60,11 +61,11 @@ pub(super) fn read(
         daemon_deadtime: timing.daemon_deadtime,
         port: u16::try_from(port.or_default(u32::from(PORT_DEFAULT))?).ok()?,
         on_doubt: on_doubt.or_default(OnDoubt::Take)?,
-        address_lifetime: address_lifetime?,
+        address_lifetime: lifetime.or_default(address_lifetime_default(timing.daemon_deadtime))?,
         script_timeout: script_timeout?,
         state_dir: state_dir?,
     };
-    Some((cluster, keys?, script_directory?))
+    Some((cluster, keys?, script_directory?, lifetime_span))
 }
 
 fn read_name(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<String> {
@@ -176,7 +177,7 @@ fn check_daemon_deadtime(
     judged(reader, &span, given, daemon_deadtime_finding(given, deadtime?))
 }
 
-fn read_address_lifetime(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Duration> {
+fn read_address_lifetime(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<Duration> {
     let range = ADDRESS_LIFETIME_MIN..=ADDRESS_LIFETIME_MAX;
     let field = table.duration(reader, "address_lifetime", &range);
     if let Field::Given(given) = &field
@@ -187,8 +188,9 @@ fn read_address_lifetime(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Opti
             format_duration(*given.get_ref())
         );
         reader.error(&given.span(), message, "round it up to whole seconds");
+        return Field::Refused;
     }
-    field.or_default(ADDRESS_LIFETIME_DEFAULT)
+    field
 }
 
 /// A relative path is relative to the configuration.

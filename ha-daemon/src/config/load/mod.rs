@@ -26,8 +26,9 @@ use toml::de::DeTable;
 
 use self::reader::{Reader, Span, Table};
 use super::finding::{ConfigError, Finding, Position, Severity, quoted};
+use super::time_rules::address_lifetime_finding;
 use super::{
-    Config, GroupIndex, LinkFinding, LinkIndex, NodeIndex, file, heartbeat, link_findings,
+    Config, GroupIndex, LinkFinding, LinkIndex, NodeIndex, Resource, file, heartbeat, link_findings,
 };
 
 pub(super) use self::clients::is_user_name;
@@ -188,7 +189,7 @@ fn read_sections(
             places.resources.insert((GroupIndex(index), number), position);
         }
     }
-    let (cluster, keys, script_directory) = cluster?;
+    let (cluster, keys, script_directory, lifetime_span) = cluster?;
     let config = Config {
         connectivity: connectivity?,
         clients,
@@ -203,6 +204,9 @@ fn read_sections(
         nodes: nodes.into_iter().map(nodes::Draft::finish).collect::<Option<_>>()?,
         groups: groups.into_iter().map(groups::Draft::finish).collect::<Option<_>>()?,
     };
+    if let Some(finding) = lifetime_finding(&config) {
+        reader.add_at(&lifetime_span, finding);
+    }
     for LinkFinding { link, node, finding } in link_findings(&config) {
         let endpoint = node.and_then(|node| places.endpoints.get(&(node, link)));
         let position = endpoint.or_else(|| places.links.get(link.0)).copied();
@@ -213,6 +217,15 @@ fn read_sections(
         });
     }
     Some(config)
+}
+
+/// Behind a gate an address ends with its lease, whatever its lifetime.
+fn lifetime_finding(config: &Config) -> Option<Finding> {
+    let is_address = |resource: &Resource| matches!(resource, Resource::Address { .. });
+    let mut groups = config.groups.iter().filter(|group| !group.prearmed);
+    let any = groups.any(|group| group.resources.iter().any(is_address));
+    let cluster = &config.cluster;
+    address_lifetime_finding(cluster.address_lifetime, cluster.daemon_deadtime).filter(|_| any)
 }
 
 /// The tables of a section whose keys are names: `[links.hb0]`, `[links.hb1]`...

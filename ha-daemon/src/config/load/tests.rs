@@ -129,7 +129,7 @@ keepalive = "10ms"
 deadtime = "30ms"
 warntime = "15ms"
 initdead = "5s"
-daemon_deadtime = "2s"
+daemon_deadtime = "12s"
 port = 1694
 on_doubt = "hold"
 address_lifetime = "10s"
@@ -147,7 +147,7 @@ fn every_key_arrives_in_the_configuration() {
     assert_eq!(cluster.deadtime, Duration::from_millis(30));
     assert_eq!(cluster.warntime, Duration::from_millis(15));
     assert_eq!(cluster.initdead, Duration::from_secs(5));
-    assert_eq!(cluster.daemon_deadtime, Duration::from_secs(2));
+    assert_eq!(cluster.daemon_deadtime, Duration::from_secs(12));
     assert_eq!(cluster.on_doubt, OnDoubt::Hold);
     assert_eq!(cluster.address_lifetime, Duration::from_secs(10));
     assert_eq!(cluster.state_dir.as_deref(), Some(Path::new("/var/lib/ha-shop")));
@@ -206,7 +206,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(cluster.daemon_deadtime, Duration::from_secs(3));
     assert_eq!(config.detection, Detection { ask: true, own_pause: true });
     assert_eq!((cluster.port, cluster.on_doubt), (694, OnDoubt::Take));
-    assert_eq!(cluster.address_lifetime, Duration::from_secs(5));
+    assert_eq!(cluster.address_lifetime, Duration::from_secs(2));
     assert_eq!(cluster.state_dir, None);
     let millis = [10, 100, 500, 1_000, 2_000, 5_000, 10_000];
     let announce = AnnouncePlan {

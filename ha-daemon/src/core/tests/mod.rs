@@ -90,7 +90,7 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
             daemon_deadtime: DAEMON_DEADTIME,
             port: 694,
             on_doubt: OnDoubt::Take,
-            address_lifetime: Duration::from_secs(5),
+            address_lifetime: Duration::from_secs(2),
             script_timeout: crate::config::SCRIPT_TIMEOUT_DEFAULT,
             state_dir: None,
         },

@@ -3,6 +3,7 @@
 mod announcing;
 mod arming;
 mod lease;
+mod renewing;
 mod succession;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
 use rtnetlink::Handle;
 use tokio::sync::mpsc::Receiver;
 
@@ -26,7 +28,7 @@ use super::packet::{Claim, FrameSender, Heard, Hearing, Listeners};
 use super::schedule::{Agenda, Announcements, Task, nanoseconds};
 use super::{
     AddressCommand, AddressOptions, AddressReport, CONFLICT_WINDOW, DEFEND_INTERVAL, Floating,
-    HeldAddress, RENEW_INTERVAL, ReportAddress, StartError,
+    HeldAddress, ReportAddress, StartError,
 };
 use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
@@ -117,6 +119,7 @@ impl Worker {
         let (connection, netlink, _) =
             rtnetlink::new_connection().map_err(failed("cannot open rtnetlink"))?;
         tokio::spawn(connection);
+        options.lease.set_address_lifetime(options.address_lifetime);
         Ok(Self {
             plan: options.plan,
             lifetime: options.address_lifetime,
@@ -330,24 +333,6 @@ impl Worker {
         Ok(link)
     }
 
-    /// Adds the address, or renews it.
-    async fn set_address(
-        &mut self,
-        floating: &Floating,
-        ifindex: u32,
-        details: &AddressDetails,
-        role: Role,
-    ) -> io::Result<()> {
-        let message = match role {
-            Role::Added => new_address(floating.address, ifindex, self.lifetime, details),
-            Role::Armed | Role::Opened => {
-                new_armed_address(floating.address, ifindex, self.lifetime, details)
-            }
-        };
-        let message = RouteNetlinkMessage::NewAddress(message);
-        acknowledged(&mut self.netlink, message, NLM_F_CREATE | NLM_F_REPLACE).await
-    }
-
     async fn delete(&mut self, floating: &Floating) -> io::Result<Removal> {
         let link = match link_named(&self.netlink, &floating.interface).await {
             Ok(link) => link,
@@ -372,8 +357,9 @@ impl Worker {
             Task::Announce,
             announcements.due_ns().filter(|_| link.mac.is_some()),
         );
-        self.agenda.set(&floating, Task::Renew, Some(now_ns + nanoseconds(RENEW_INTERVAL)));
+        self.agenda.set(&floating, Task::Renew, Some(self.next_renewal_ns()));
         self.agenda.set(&floating, Task::Probe, link.mac.map(|_| now_ns));
+        self.lease.note_addresses_renewed(renewed_boot_ns);
         let defended_ns = self.owned.get(&floating).and_then(|owned| owned.defended_ns);
         let owned = Owned {
             role,
@@ -419,57 +405,6 @@ impl Worker {
         for sibling in self.owned.keys().filter(|other| is_sibling(other)) {
             self.agenda.set(sibling, Task::Renew, Some(now_ns));
         }
-    }
-
-    async fn renew(&mut self, floating: &Floating) {
-        let Some(owned) = self.owned.get(floating) else {
-            return;
-        };
-        let (before_ns, last_ns, ifindex) =
-            (boottime_ns(), owned.renewed_boot_ns, owned.link.index);
-        let (details, role) = (owned.details.clone(), owned.role);
-        let lifetime_ns = nanoseconds(self.lifetime);
-        // The driver finds out by itself and tells the core.
-        if self.lease.is_over().is_some() {
-            return self.drop_silently(floating).await;
-        }
-        // Behind a closed gate it is no one's: nothing lapses.
-        if role.owns() && before_ns.saturating_sub(last_ns) >= lifetime_ns {
-            return self.lapse(floating, before_ns.saturating_sub(last_ns)).await;
-        }
-        let outcome = self.set_address(floating, ifindex, &details, role).await;
-        // Again after the request: stopped in between, it would have brought the address back.
-        if self.lease.is_over().is_some() {
-            return self.drop_silently(floating).await;
-        }
-        let silent_ns = boottime_ns().saturating_sub(last_ns);
-        if role.owns() && silent_ns >= lifetime_ns {
-            return self.lapse(floating, silent_ns).await;
-        }
-        self.agenda.set(floating, Task::Renew, Some(monotonic_ns() + nanoseconds(RENEW_INTERVAL)));
-        let Some(owned) = self.owned.get_mut(floating) else {
-            return;
-        };
-        match outcome {
-            Ok(()) => {
-                owned.renewed_boot_ns = before_ns;
-                owned.renewal = Renewal::Works;
-            }
-            Err(error) if owned.renewal == Renewal::Works => {
-                owned.renewal = Renewal::Fails;
-                let cause = explain("renew", floating, &error);
-                let Floating { address, interface } = floating.clone();
-                (self.report)(AddressReport::RenewFailed { address, interface, cause });
-            }
-            Err(_) => {}
-        }
-    }
-
-    async fn lapse(&mut self, floating: &Floating, silent_ns: u64) {
-        self.drop_silently(floating).await;
-        let Floating { address, interface } = floating.clone();
-        (self.report)(AddressReport::Lapsed { address, interface, silent_ns });
-        self.restore_secondaries(floating);
     }
 
     /// Asks whether somebody else has the address, and listens for the answer.

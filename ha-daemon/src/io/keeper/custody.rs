@@ -56,6 +56,8 @@ impl Keeper {
             if self.lease.end() {
                 break;
             }
+            let lines = self.renew_missing();
+            self.log(&lines);
         }
         // The visitor of the door learns of the end by its closing, so everything is off by then.
         let lines = self.remove_and_tell("nobody took over what it kept");
@@ -92,6 +94,7 @@ impl Keeper {
 
     /// As [`Keeper::arm`], also where no address is held: peers wait for the end of the lease.
     fn arm_always(&self) -> anyhow::Result<()> {
-        self.arm_at(self.lease.ends_at_ns().unwrap_or(1)).context("cannot wait for the lease")
+        let at_ns = self.lease.ends_at_ns().map_or(1, |ends_ns| self.next_look_ns(ends_ns));
+        self.arm_at(at_ns).context("cannot wait for the lease")
     }
 }

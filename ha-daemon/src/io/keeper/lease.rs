@@ -5,6 +5,10 @@
 //! The word holds the moment of the last renewal (`CLOCK_BOOTTIME`, so that a suspended machine
 //! loses its lease too) and one bit: ended. One compare-and-exchange decides between a driver that
 //! wakes up and a keeper that ends the lease at the same moment.
+//!
+//! Beside it is what keeper and address worker have to know of each other to keep the addresses in
+//! the kernel: how long a lifetime they give, and when one of them renewed last. Whoever renews asks
+//! here for how long it may ([`Lease::address_seconds`]): a lifetime does not outlast the lease.
 
 use std::ffi::CStr;
 use std::io;
@@ -18,6 +22,14 @@ use crate::io::sys::SharedWords;
 
 const NAME: &CStr = c"ha-lease";
 const ENDED: u64 = 1;
+/// The kernel counts lifetimes of addresses in these.
+pub const SECOND_NS: u64 = 1_000_000_000;
+/// Longest interval between two renewals of an address.
+const RENEW_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// Renewals in a lifetime, where it is short: three may be late or missing.
+const RENEWALS_PER_LIFETIME: u32 = 4;
+/// How long ago a driver that runs may have renewed its lease, at most: it does so every 100 ms, idle.
+const DRIVER_AWAY_MAX: Duration = Duration::from_millis(250);
 
 /// The lease is over: how long its daemon had not run, nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +133,50 @@ impl Lease {
         self.0.words()[0].load(Acquire) >> 1
     }
 
+    /// How long an address stays in the kernel without being renewed; whole seconds.
+    pub fn set_address_lifetime(&self, lifetime: Duration) {
+        self.0.words()[3].store(lifetime.as_secs(), Release);
+    }
+
+    /// The same; `None`: no worker has begun.
+    #[must_use]
+    pub fn address_lifetime(&self) -> Option<Duration> {
+        let seconds = self.0.words()[3].load(Acquire);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+
+    /// Addresses were renewed at that time, `CLOCK_BOOTTIME`.
+    pub fn note_addresses_renewed(&self, at_ns: u64) {
+        self.0.words()[2].store(at_ns, Release);
+    }
+
+    /// When addresses were renewed last, by the worker or by the keeper.
+    #[must_use]
+    pub fn addresses_renewed_at_ns(&self) -> u64 {
+        self.0.words()[2].load(Acquire)
+    }
+
+    /// Until when an address that is renewed now may stay, should nobody of this node run any more:
+    /// until the lease ends. Where the configured lifetime is longer than that it counts, since a
+    /// daemon that runs has to renew by something; `ha-daemon check` warns of it.
+    #[must_use]
+    pub fn addresses_end_ns(&self) -> Option<u64> {
+        let word = self.0.words()[0].load(Acquire);
+        let lifetime = self.address_lifetime().unwrap_or_default() + DRIVER_AWAY_MAX;
+        let lifetime_ns = u64::try_from(lifetime.as_nanos()).unwrap_or(u64::MAX);
+        let length_ns = self.length_ns().max(lifetime_ns);
+        (word & ENDED == 0).then(|| (word >> 1).saturating_add(length_ns))
+    }
+
+    /// The lifetime in seconds that an address may be given at `now_ns`; `None`: not a whole one is
+    /// left, and what it has has to do until the driver runs.
+    #[must_use]
+    pub fn address_seconds(&self, now_ns: u64) -> Option<u64> {
+        let left = self.addresses_end_ns()?.saturating_sub(now_ns) / SECOND_NS;
+        let seconds = left.min(self.address_lifetime()?.as_secs());
+        (seconds > 0).then_some(seconds)
+    }
+
     fn length_ns(&self) -> u64 {
         self.0.words()[1].load(Acquire)
     }
@@ -130,6 +186,12 @@ impl Lease {
         let silent_ns = now_ns.saturating_sub(word >> 1);
         (word & ENDED != 0 || silent_ns >= self.length_ns()).then_some(Over { silent_ns })
     }
+}
+
+/// How often addresses of that lifetime are renewed.
+#[must_use]
+pub fn renew_interval(lifetime: Duration) -> Duration {
+    (lifetime / RENEWALS_PER_LIFETIME).min(RENEW_INTERVAL_MAX)
 }
 
 #[cfg(test)]
@@ -171,6 +233,43 @@ mod tests {
         assert!(theirs.end());
         assert!(ours.renew().is_err());
         assert_eq!(ours.renewed_at_ns(), theirs.renewed_at_ns());
+    }
+
+    /// A lease of that length and the lifetime in seconds: what may be given that long after its renewal.
+    fn seconds_after(length_ms: u64, lifetime_s: u64, after_ms: u64) -> Option<u64> {
+        let lease = Lease::create(Duration::from_millis(length_ms)).unwrap();
+        lease.set_address_lifetime(Duration::from_secs(lifetime_s));
+        lease.address_seconds(lease.renewed_at_ns() + after_ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_lifetime_does_not_outlast_the_lease() {
+        let by_age = [0, 100, 740, 760, 1_740, 1_760, 2_740];
+        let given = by_age.map(|after_ms| seconds_after(2_750, 2, after_ms));
+        assert_eq!(given, [Some(2), Some(2), Some(2), Some(1), Some(1), None, None]);
+    }
+
+    #[test]
+    fn a_lifetime_that_is_longer_than_the_lease_is_given_by_a_daemon_that_runs() {
+        assert_eq!(seconds_after(750, 1, 100), Some(1));
+        assert_eq!(seconds_after(750, 1, 300), None);
+        assert_eq!(seconds_after(2_750, 60, 100), Some(60));
+    }
+
+    #[test]
+    fn without_lease_or_lifetime_nothing_is_given() {
+        assert_eq!(seconds_after(2_750, 0, 0), None);
+        let lease = Lease::create(SHORT).unwrap();
+        lease.set_address_lifetime(LONG);
+        std::thread::sleep(2 * SHORT);
+        assert!(lease.end());
+        assert_eq!(lease.address_seconds(lease.renewed_at_ns()), None);
+    }
+
+    #[test]
+    fn renewals_are_as_frequent_as_a_lifetime_needs_them() {
+        let intervals = [1, 2, 5, 60].map(|it| renew_interval(Duration::from_secs(it)).as_millis());
+        assert_eq!(intervals, [250, 500, 1_000, 1_000]);
     }
 
     #[test]

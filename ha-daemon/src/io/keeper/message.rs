@@ -35,6 +35,7 @@ const NOTICES: u8 = 5;
 const CUSTODY: u8 = 6;
 const ESTATE: u8 = 7;
 const DETACH: u8 = 8;
+const RETIRE: u8 = 9;
 const FAMILY_IPV4: u8 = 4;
 const FAMILY_IPV6: u8 = 6;
 
@@ -93,6 +94,8 @@ pub enum Message {
     Hold(Vec<Held>),
     /// Hold this one no longer.
     Release(Held),
+    /// Hold this one, but do not renew it: the daemon is about to remove it.
+    Retire(Held),
     /// These datagrams replace all earlier ones.
     Obituary(Vec<Datagram>),
     /// These notices on serial lines replace all earlier ones.
@@ -142,6 +145,10 @@ impl Message {
                 bytes.push(RELEASE);
                 put_held(&mut bytes, held);
             }
+            Self::Retire(held) => {
+                bytes.push(RETIRE);
+                put_held(&mut bytes, held);
+            }
             Self::Obituary(datagrams) => {
                 bytes.push(OBITUARY);
                 put_datagrams(&mut bytes, datagrams)?;
@@ -183,6 +190,7 @@ impl Message {
                 Self::Hold((0..count).map(|_| reader.held()).collect::<Result<_, _>>()?)
             }
             RELEASE => Self::Release(reader.held()?),
+            RETIRE => Self::Retire(reader.held()?),
             OBITUARY => Self::Obituary(reader.datagrams()?),
             NOTICES => Self::Notices(reader.notices()?),
             CUSTODY => {
@@ -393,6 +401,7 @@ mod tests {
             Message::Hold(vec![held("192.0.2.10/24"), held("2001:db8::10/64")]),
             Message::Hold(vec![]),
             Message::Release(held("192.0.2.10/32")),
+            Message::Retire(held("192.0.2.10/32")),
             Message::Obituary(vec![
                 datagram("192.0.2.1:0", "192.0.2.2:694", 0),
                 datagram("[2001:db8::1%4]:694", "[2001:db8::2%4]:694", PAYLOAD_BYTES_MAX),

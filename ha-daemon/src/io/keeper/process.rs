@@ -18,10 +18,12 @@ use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use super::Care;
 use super::lease::Lease;
 use super::line::Notices;
 use super::message::{Custody, Held, MESSAGE_BYTES_MAX, Message};
 use super::obituary::{OBITUARY_ROUNDS, Obituary};
+use super::upkeep::Upkeep;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::netlink::{Removal, RouteSocket, delete_address, serialized};
 use crate::io::sys;
@@ -150,14 +152,26 @@ fn next_message(socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
     })
 }
 
+/// An address that is held.
+pub(super) struct Kept {
+    /// The request that removes it, made when it was held; `None` when its interface did not exist then.
+    removal: Option<Vec<u8>>,
+    pub(super) care: Care,
+}
+
+impl Kept {
+    fn new(held: &Held) -> Self {
+        Self { removal: removal_request(held), care: Care::Renew }
+    }
+}
+
 pub(super) struct Keeper {
     pub(super) post: Post,
     pub(super) lease: Lease,
     pub(super) timer: TimerFd,
-    netlink: RouteSocket,
-    /// With the request that removes it, made when it was held; `None` when its interface did
-    /// not exist then.
-    held: BTreeMap<Held, Option<Vec<u8>>>,
+    pub(super) netlink: RouteSocket,
+    pub(super) held: BTreeMap<Held, Kept>,
+    pub(super) upkeep: Upkeep,
     obituary: Obituary,
     notices: Notices,
     pub(super) custody: Custody,
@@ -189,6 +203,7 @@ impl Keeper {
             timer: timer.context("no timer")?,
             netlink: RouteSocket::open().context("cannot open rtnetlink")?,
             held: BTreeMap::new(),
+            upkeep: Upkeep::default(),
             obituary: Obituary::default(),
             notices: Notices::default(),
             custody: Custody::default(),
@@ -207,14 +222,19 @@ impl Keeper {
             if readable[0] {
                 return next_message(socket, buffer);
             }
-            if readable[1] && self.lease.end() {
-                return Ok(Next::LeaseEnds);
+            if readable[1] {
+                if self.lease.end() {
+                    return Ok(Next::LeaseEnds);
+                }
+                let lines = self.renew_missing();
+                self.log(&lines);
             }
         }
     }
 
-    /// Sets the timer to the end of the lease; without anything to remove there is nothing to wait
-    /// for. A daemon that runs renews it meanwhile, so this wakes once in a lease.
+    /// Sets the timer to the end of the lease, or to when addresses have to be renewed if that is
+    /// earlier; without anything to remove there is nothing to wait for. A daemon that runs renews
+    /// both meanwhile, so this wakes about once in an address's lifetime.
     fn arm(&mut self) -> anyhow::Result<()> {
         let ends_ns = self.lease.ends_at_ns();
         if ends_ns.is_some() {
@@ -223,7 +243,7 @@ impl Keeper {
         if self.held.is_empty() {
             return self.timer.unset().context("cannot stop the timer");
         }
-        self.arm_at(ends_ns.unwrap_or(self.again_ns))
+        self.arm_at(ends_ns.map_or(self.again_ns, |ends_ns| self.next_look_ns(ends_ns)))
     }
 
     pub(super) fn arm_at(&self, at_ns: u64) -> anyhow::Result<()> {
@@ -239,9 +259,15 @@ impl Keeper {
         match message {
             Message::Hold(held) => {
                 self.held.extend(held.into_iter().map(|held| {
-                    let request = removal_request(&held);
-                    (held, request)
+                    let kept = Kept::new(&held);
+                    (held, kept)
                 }));
+                Vec::new()
+            }
+            Message::Retire(held) => {
+                if let Some(kept) = self.held.get_mut(&held) {
+                    kept.care = Care::Retire;
+                }
                 Vec::new()
             }
             Message::Release(held) => {
@@ -322,13 +348,13 @@ impl Keeper {
         let start_ns = monotonic_ns();
         let (mut removed, mut failures, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         let ended = self.lease.ends_at_ns().is_none();
-        for (held, request) in self.held.iter().filter(|(held, _)| goes(held)) {
+        for (held, kept) in self.held.iter().filter(|(held, _)| goes(held)) {
             // A daemon that woke up meanwhile, gave everything up and began anew may own them again.
             if ended && self.lease.ends_at_ns().is_some() {
                 break;
             }
             let name = format!("{} from {}", held.address, held.interface);
-            match remove(&self.netlink, held, request.as_deref()) {
+            match remove(&self.netlink, held, kept.removal.as_deref()) {
                 Ok(outcome) => {
                     gone.push(held.clone());
                     removed.extend((outcome == Removal::Removed).then_some(name));

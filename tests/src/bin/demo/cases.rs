@@ -224,7 +224,7 @@ fn settle(
         }
         return;
     }
-    let limit = cluster.plan.address_lifetime + LIFETIME_SLACK;
+    let limit = cluster.plan.lifetime() + LIFETIME_SLACK;
     let left = Duration::from_nanos((at_ns + as_ns(limit)).saturating_sub(monotonic_ns()));
     if observers.owner.wait(observers.floating, false, left).is_err() {
         failures.push(format!("the address is still on {OWNER} after {limit:?}"));

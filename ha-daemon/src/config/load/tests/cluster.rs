@@ -247,8 +247,48 @@ fn an_unknown_on_doubt_is_refused() {
 #[test]
 fn an_address_lifetime_below_the_least_is_refused() {
     let expected =
-        [r#"ha.toml:3:20: error: address_lifetime "2s" is shorter than 3s; give 3s to 1h"#];
-    assert_eq!(with_cluster(r#"address_lifetime = "2s""#), expected);
+        [r#"ha.toml:3:20: error: address_lifetime "500ms" is shorter than 1s; give 1s to 1h"#];
+    assert_eq!(with_cluster(r#"address_lifetime = "500ms""#), expected);
+}
+
+#[test]
+fn an_address_lifetime_that_outlasts_the_wait_of_the_others_is_warned_of() {
+    let expected = [
+        "ha.toml:3:20: warning: two nodes may hold an address for up to 3s when daemon and keeper of its owner are frozen together: its kernel keeps it for address_lifetime 5s and up to 1s more, and others take it after daemon_deadtime 3s; set address_lifetime to 2s or less, or daemon_deadtime to 6s or more",
+    ];
+    assert_eq!(with_cluster(r#"address_lifetime = "5s""#), expected);
+    assert_eq!(with_cluster(r#"address_lifetime = "2s""#), [""; 0]);
+    assert_eq!(with_cluster("address_lifetime = \"5s\"\ndaemon_deadtime = \"6s\""), [""; 0]);
+}
+
+#[test]
+fn below_two_seconds_of_daemon_deadtime_no_address_lifetime_is_short_enough() {
+    let expected = [
+        "ha.toml:1:1: warning: two nodes may hold an address for up to 500ms when daemon and keeper of its owner are frozen together: its kernel keeps it for address_lifetime 1s and up to 1s more, and others take it after daemon_deadtime 1s 500ms; set daemon_deadtime to 2s or more and address_lifetime to 1s, or pre-arm the groups (prearmed = true)",
+    ];
+    assert_eq!(with_cluster(r#"daemon_deadtime = "1500ms""#), expected);
+    assert_eq!(with_cluster(r#"daemon_deadtime = "2s""#), [""; 0]);
+}
+
+#[test]
+fn behind_gates_and_without_addresses_an_address_lifetime_is_not_warned_of() {
+    let place = Place::new();
+    let long = CLEAN.replace("name = \"shop\"\n", "name = \"shop\"\naddress_lifetime = \"1m\"\n");
+    let gated = long.replace("resources = [\n", "prearmed = true\nresources = [\n");
+    assert_eq!(place.findings(&gated), [""; 0]);
+    let without = long.split("[groups.web]").next().unwrap();
+    assert!(place.findings(without).iter().all(|it| !it.contains("two nodes")));
+    assert_eq!(place.findings(&long).len(), 1);
+}
+
+#[test]
+fn the_default_address_lifetime_ends_before_others_may_take() {
+    let place = Place::new();
+    for (daemon_deadtime, lifetime) in [("1s", 1), ("2s", 1), ("2999ms", 1), ("3s", 2), ("1m", 2)] {
+        let lines = format!("name = \"shop\"\ndaemon_deadtime = \"{daemon_deadtime}\"\n");
+        let config = place.parse(&CLEAN.replace("name = \"shop\"\n", &lines)).unwrap();
+        assert_eq!(config.cluster.address_lifetime.as_secs(), lifetime, "{daemon_deadtime}");
+    }
 }
 
 #[test]

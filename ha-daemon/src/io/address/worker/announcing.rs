@@ -37,7 +37,7 @@ impl Worker {
     pub(super) async fn link_to_announce(&mut self, floating: &Floating) -> Option<Link> {
         let owned = self.owned.get(floating).filter(|owned| owned.role.owns())?;
         if boottime_ns().saturating_sub(owned.renewed_boot_ns) >= nanoseconds(self.lifetime) {
-            return None; // the renewal that is due will find that it has lapsed
+            return None; // the renewal that is due will find out whether it is there
         }
         let link = link_named(&self.netlink, &floating.interface).await.ok()?;
         let same = owned.link.index == link.index && link.state == LinkState::Up;

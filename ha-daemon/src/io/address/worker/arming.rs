@@ -1,7 +1,7 @@
 //! Addresses that are here before this node owns them, behind a gate in the kernel.
 
 use futures_util::StreamExt as _;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::AddressAttribute;
 
 use super::*;
 
@@ -56,7 +56,7 @@ impl Worker {
         let renewed_boot_ns = boottime_ns();
         self.bring_up(&floating, &details, Role::Armed).await?;
         self.agenda.forget(&floating);
-        self.agenda.set(&floating, Task::Renew, Some(monotonic_ns() + nanoseconds(RENEW_INTERVAL)));
+        self.agenda.set(&floating, Task::Renew, Some(self.next_renewal_ns()));
         let owned = Owned {
             role: Role::Armed,
             details,
