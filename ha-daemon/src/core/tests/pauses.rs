@@ -142,6 +142,27 @@ fn pauses_shorter_than_deadtime_lead_to_nothing() {
     }
 }
 
+/// Whose daemon does not run does not run because of a pause here.
+#[test]
+fn a_stale_peer_is_stale_through_pauses_of_its_judge_until_it_is_heard() {
+    for (seed, stop) in (0..20).zip([Stop::Sender, Stop::Daemon].into_iter().cycle()) {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        let from = sim.now;
+        sim.stop(0, stop);
+        sim.run(ms(100));
+        stutter(&mut sim, 1, ms(200));
+        sim.run(ms(100));
+        assert_eq!(sim.state(1, 0), NodeState::Stale, "seed {seed}");
+        assert_eq!(sim.notes(1, "node-stale", from).len(), 1, "seed {seed}");
+        assert_eq!(sim.notes(1, "node-up", from), [], "seed {seed}");
+        sim.resume(0);
+        sim.run(SETTLE);
+        assert_eq!(sim.state(1, 0), NodeState::Up, "seed {seed}");
+        assert_eq!(sim.notes(1, "node-up", from).len(), 1, "seed {seed}");
+        assert_eq!(sim.since(0, from), [], "seed {seed}");
+    }
+}
+
 /// Both hosts stop, as with the machine under them. What comes first on the slow link, the only one that
 /// is left, says that the other daemon did not run; what comes next says that it does.
 #[test]
