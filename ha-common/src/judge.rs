@@ -65,6 +65,16 @@ impl From<Reason> for Judgement {
     }
 }
 
+impl From<Result<Self, Reason>> for Judgement {
+    #[inline(always)]
+    fn from(judged: Result<Self, Reason>) -> Self {
+        match judged {
+            Ok(judgement) => judgement,
+            Err(reason) => reason.into(),
+        }
+    }
+}
+
 /// Judges an Ethernet frame that arrived on the interface with that index.
 #[inline(always)]
 pub fn judge<T: Tables, S: Source + ?Sized>(tables: &T, frame: &S, interface: u32) -> Judgement {
@@ -100,7 +110,7 @@ pub fn judge_and_reply<'a, T: Tables, S: Source + ?Sized>(
     };
     // What comes all the time stays on the stack, and knows nothing of answers.
     if !fixed.is_question() {
-        return judge_message(tables, &fixed, &arrival);
+        return judge_message(tables, &fixed, &arrival).into();
     }
     let Some(slate) = slate() else { return Reason::NotReady.into() };
     let Some(destination) = frame.read::<6>(0) else { return Reason::NotOurs.into() };
@@ -108,7 +118,7 @@ pub fn judge_and_reply<'a, T: Tables, S: Source + ?Sized>(
     slate.asked = sum_of(&fixed);
     slate.fixed = fixed;
     slate.site = site;
-    let judgement = judge_question(tables, &mut slate.fixed, &arrival);
+    let judgement: Judgement = judge_question(tables, &mut slate.fixed, &arrival).into();
     if judgement.reason == Reason::Probe && !reply(slate) {
         return Reason::Truncated.into();
     }
@@ -152,9 +162,9 @@ impl Arrival {
 #[inline(always)]
 pub fn judge_payload<T: Tables>(tables: &T, fixed: &mut Fixed, arrival: &Arrival) -> Judgement {
     if fixed.is_question() {
-        judge_question(tables, fixed, arrival)
+        judge_question(tables, fixed, arrival).into()
     } else {
-        judge_message(tables, fixed, arrival)
+        judge_message(tables, fixed, arrival).into()
     }
 }
 
@@ -168,55 +178,43 @@ fn decode(fixed: &Fixed) -> Result<Header, Reason> {
 
 /// A heartbeat or a control message.
 #[inline(always)]
-fn judge_message<T: Tables>(tables: &T, fixed: &Fixed, arrival: &Arrival) -> Judgement {
-    let header = match decode(fixed) {
-        Ok(header) => header,
-        Err(reason) => return reason.into(),
-    };
+fn judge_message<T: Tables>(
+    tables: &T,
+    fixed: &Fixed,
+    arrival: &Arrival,
+) -> Result<Judgement, Reason> {
+    let header = decode(fixed)?;
     let body_bytes = match header.body_bytes {
         0 => 0,
         bytes => bytes as usize + TAG_BYTES,
     };
     if arrival.payload_bytes < FIXED_BYTES + body_bytes {
-        return Reason::Truncated.into();
+        return Err(Reason::Truncated);
     }
-    let known = match find(tables, &header, arrival) {
-        Ok(known) => known,
-        Err(reason) => return reason.into(),
-    };
-    let judgement = message(tables, fixed, &header, &known, arrival);
-    if judgement.reason.is_rejection() {
-        known.record.count_rejected();
-    }
-    judgement
+    let known = find(tables, &header, arrival)?;
+    Ok(known.counted(message(tables, fixed, &header, &known, arrival)))
 }
 
 /// A probe or an answer. Apart from what comes all the time: it needs more memory.
 #[inline(always)]
-fn judge_question<T: Tables>(tables: &T, fixed: &mut Fixed, arrival: &Arrival) -> Judgement {
-    let header = match decode(fixed) {
-        Ok(header) => header,
-        Err(reason) => return reason.into(),
-    };
+fn judge_question<T: Tables>(
+    tables: &T,
+    fixed: &mut Fixed,
+    arrival: &Arrival,
+) -> Result<Judgement, Reason> {
+    let header = decode(fixed)?;
     // Nothing is answered with more than 88 bytes, nor to more.
     if header.body_bytes != 0 || arrival.payload_bytes > FIXED_BYTES {
-        return Reason::BadKind.into();
+        return Err(Reason::BadKind);
     }
     if header.kind == Kind::Probe && header.way == Way::Tc && tables.way() == Way::Xdp {
-        return Reason::ProbePassed.into();
+        return Err(Reason::ProbePassed);
     }
     if arrival.payload_bytes < FIXED_BYTES {
-        return Reason::Truncated.into();
+        return Err(Reason::Truncated);
     }
-    let known = match find(tables, &header, arrival) {
-        Ok(known) => known,
-        Err(reason) => return reason.into(),
-    };
-    let judgement = question(tables, fixed, &header, &known, arrival);
-    if judgement.reason.is_rejection() {
-        known.record.count_rejected();
-    }
-    judgement
+    let known = find(tables, &header, arrival)?;
+    Ok(known.counted(question(tables, fixed, &header, &known, arrival)))
 }
 
 /// Of whom a datagram is.
@@ -227,6 +225,17 @@ struct Known<'a> {
     record: Record<'a>,
     /// Its slot.
     slot: u32,
+}
+
+impl Known<'_> {
+    /// Counts what is rejected of the peer.
+    #[inline(always)]
+    fn counted(&self, judgement: Judgement) -> Judgement {
+        if judgement.reason.is_rejection() {
+            self.record.count_rejected();
+        }
+        judgement
+    }
 }
 
 /// Finds the peer, if the datagram is for this node.

@@ -8,6 +8,7 @@
 //! - [`flood`] lets it send without end at a bounded rate.
 //! - [`figures`] tells what a process costs.
 //! - [`bpf`] loads the kernel side on a bpffs of its own and runs it packet by packet.
+//! - [`crowd`] is a thousand peers for it.
 //! - [`distribution`] turns many runs into percentiles.
 //!
 //! Everything needs root and touches nothing outside of namespaces of its own, apart from names
@@ -17,6 +18,7 @@
 pub mod bed;
 pub mod bpf;
 pub mod clock;
+pub mod crowd;
 pub mod distribution;
 pub mod figures;
 pub mod flood;

@@ -14,10 +14,14 @@ use anyhow::{Context, Result, bail, ensure};
 use ha_common::auth::Key;
 use ha_common::frame;
 use ha_common::wire::{FIXED_BYTES, Fixed, Header, Kind};
-use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, bind, recvfrom, sendmmsg};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{
+    LinkAddr, MsgFlags, MultiHeaders, bind, recvfrom, sendmmsg, setsockopt, sockopt,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::bed::{Bed, Cluster, Netns};
+use crate::sys;
 
 /// Host name of the rogue.
 const HOST: &str = "rogue";
@@ -37,6 +41,8 @@ const FLOOD_BATCH: usize = 32;
 /// Pause between two of them.
 const FLOOD_PAUSE: Duration = Duration::from_micros(200);
 const TAP_BUFFER_LEN: usize = 4 << 20;
+/// `SO_RCVBUFFORCE` of this size holds some 50,000 small frames.
+const RECEIVE_BUFFER_LEN: usize = 64 << 20;
 
 /// The key of [`crate::bed::Cluster`]'s nodes: the first half of the SHA-256 of
 /// `a-secret-of-the-test-bed`. Only for datagrams that must be authentic and wrong in another way.
@@ -436,6 +442,19 @@ pub fn open_for_sending(interface: &str) -> Result<Socket> {
         .find_map(|entry| entry.address?.as_link_addr().copied())
         .with_context(|| format!("{interface} has no link address"))?;
     bind(socket.as_raw_fd(), &address)?;
+    Ok(socket)
+}
+
+/// A socket that keeps what arrives of a protocol on an interface of the current namespace until it is
+/// read; reading does not wait.
+///
+/// # Errors
+/// There is no such interface, or packet sockets cannot be opened there.
+pub fn open_for_receiving(interface: &str, ethertype: u16) -> Result<Socket> {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_LEN)?;
+    socket.set_nonblocking(true)?;
+    sys::bind_packet(&socket, if_nametoindex(interface)?, ethertype)?;
     Ok(socket)
 }
 

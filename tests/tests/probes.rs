@@ -1,5 +1,9 @@
 //! Who answers probes, in namespaces with real daemons: what each node finds out about the ways of its
-//! peer, and the kernel of a peer whose daemon is stopped (SIGSTOP), which goes on answering.
+//! peer, and the kernel of a peer whose daemon is stopped (SIGSTOP), which goes on answering;
+//! and a crowd that asks one node at once.
+
+#[path = "probes/crowd.rs"]
+mod crowd;
 
 use std::net::UdpSocket;
 use std::time::Duration;

@@ -118,7 +118,15 @@ impl Core {
 
     /// From when on every link that was ever heard is without a heartbeat for its deadtime.
     pub(super) fn heartbeats_silent_at(&self, peer: &Peer) -> Option<Moment> {
-        let window_from = self.window_of(peer);
+        self.heartbeats_silent_from(peer, self.window_of(peer))
+    }
+
+    /// The same, of a silence that counts from `window_from` at the earliest.
+    pub(super) fn heartbeats_silent_from(
+        &self,
+        peer: &Peer,
+        window_from: Moment,
+    ) -> Option<Moment> {
         let links = peer.links.iter();
         let silent_at = |(link, it): (&LinkIndex, &Detector)| {
             let heard = it.last_seen()?.max(window_from);

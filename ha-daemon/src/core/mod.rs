@@ -150,12 +150,6 @@ impl Core {
         }
     }
 
-    /// What it goes by.
-    #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// The peers.
     #[must_use]
     pub fn peers(&self) -> &BTreeMap<NodeIndex, Peer> {

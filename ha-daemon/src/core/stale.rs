@@ -131,7 +131,9 @@ impl Core {
         let Some(peer) = self.peers.get(&node) else { return };
         let Some(beats_until) = self.unheard_at(peer) else { return };
         let was_stale = peer.state == NodeState::Stale;
-        let unheard = now >= beats_until;
+        // A pause of this node is no heartbeat: who was stale is stale until it is heard.
+        let silent_at = self.heartbeats_silent_from(peer, self.excused_until(peer));
+        let unheard = now >= beats_until || was_stale && silent_at.is_some_and(|at| now >= at);
         let answers = self.kernel_silent_at(peer).is_some_and(|at| now < at);
         // After a pause of this node its peer may have paused with it, and says so first.
         let hangs = peer.hangs() && (was_stale || now >= self.window_ends_at(peer));

@@ -196,12 +196,6 @@ impl Driver {
         ways.iter().filter_map(word).map(str::to_owned).collect()
     }
 
-    /// Whether a probe on a path was answered when it was tried, by whomever.
-    #[must_use]
-    pub fn is_answered(&self, slot: usize) -> bool {
-        self.askers[slot].answers.iter().any(Option::is_some)
-    }
-
     /// Tries the ways of paths that are heard.
     pub(super) fn test_ways(&mut self, now_ns: u64) {
         for slot in 0..self.parts.paths.len() {

@@ -2,21 +2,17 @@
 //! kernel's receive stamps.
 
 use std::fmt;
-use std::io::IoSliceMut;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
-use nix::cmsg_space;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
-use nix::sys::time::TimeSpec;
-use socket2::{Domain, Protocol, Socket, Type};
+use anyhow::Result;
+use nix::sys::socket::MsgFlags;
+use socket2::Socket;
 
-use super::{STOP_CHECK_INTERVAL, Watcher, locked};
+use super::{STOP_CHECK_INTERVAL, Watcher, locked, stamped};
 use crate::bed::Netns;
-use crate::clock::{as_ns, monotonic_ns, realtime_to_monotonic_ns};
+use crate::clock::monotonic_ns;
 
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -129,14 +125,10 @@ impl Sniffer {
     }
 }
 
-/// A packet socket hears its protocol on all interfaces without being bound to one.
 fn open(ethertype: u16) -> Result<Socket> {
-    let protocol = Protocol::from(i32::from(ethertype.to_be()));
-    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))
-        .context("cannot open a packet socket")?;
+    let socket = stamped::open(ethertype)?;
     socket.set_read_timeout(Some(STOP_CHECK_INTERVAL))?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER_LEN)?;
-    setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
     Ok(socket)
 }
 
@@ -159,21 +151,9 @@ type Announced = (IpAddr, [u8; 6], AnnouncementKind);
 
 fn receive(socket: &Socket) -> Option<(u64, Announced)> {
     let mut frame = [0_u8; 256];
-    let mut control = cmsg_space!(TimeSpec);
-    let mut parts = [IoSliceMut::new(&mut frame)];
-    let message =
-        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())
-            .ok()?;
-    let stamp_ns = message.cmsgs().ok()?.find_map(|control| {
-        if let ControlMessageOwned::ScmTimestampns(stamp) = control {
-            Some(realtime_to_monotonic_ns(as_ns(stamp.into())))
-        } else {
-            None
-        }
-    });
-    let length = message.bytes;
-    let announced = parse(frame.get(..length).unwrap_or(&frame))?;
-    Some((stamp_ns.unwrap_or_else(monotonic_ns), announced))
+    let stamped = stamped::receive(socket, &mut frame, MsgFlags::empty())?;
+    let announced = parse(frame.get(..stamped.bytes).unwrap_or(&frame))?;
+    Some((stamped.at_ns.unwrap_or_else(monotonic_ns), announced))
 }
 
 fn parse(frame: &[u8]) -> Option<Announced> {

@@ -1,23 +1,19 @@
 //! Asks who has an address, by ARP or neighbour discovery, and records every answer: what a kernel
 //! says, whatever its daemon does.
 
-use std::io::IoSliceMut;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::cmsg_space;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
-use nix::sys::time::TimeSpec;
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::sys::socket::MsgFlags;
+use socket2::Socket;
 
-use super::{STOP_CHECK_INTERVAL, Watcher, locked};
+use super::{STOP_CHECK_INTERVAL, Watcher, locked, stamped};
 use crate::bed::Netns;
-use crate::clock::{as_ns, monotonic_ns, realtime_to_monotonic_ns};
+use crate::clock::{as_ns, monotonic_ns};
 use crate::sys;
 
 const ETHERTYPE_ARP: u16 = 0x0806;
@@ -43,7 +39,7 @@ impl Told {
     /// The MAC address as [`crate::bed::Bed::mac`] writes it.
     #[must_use]
     pub fn mac_text(&self) -> String {
-        self.mac.map(|byte| format!("{byte:02x}")).join(":")
+        super::mac_text(self.mac)
     }
 }
 
@@ -151,12 +147,9 @@ impl Own {
 }
 
 fn open(ethertype: u16, index: u32) -> Result<Socket> {
-    let protocol = Protocol::from(i32::from(ethertype.to_be()));
-    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))
-        .context("cannot open a packet socket")?;
+    let socket = stamped::open(ethertype)?;
     sys::bind_packet(&socket, index, ethertype)?;
     socket.set_read_timeout(Some(STOP_CHECK_INTERVAL))?;
-    setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
     Ok(socket)
 }
 
@@ -213,21 +206,9 @@ fn checksum(source: &[u8; 16], destination: &[u8; 16], message: &[u8]) -> u16 {
 
 fn hear(socket: &Socket, address: IpAddr, own: [u8; 6]) -> Option<Told> {
     let mut frame = [0_u8; 256];
-    let mut control = cmsg_space!(TimeSpec);
-    let mut parts = [IoSliceMut::new(&mut frame)];
-    let message =
-        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())
-            .ok()?;
-    let stamp = message.cmsgs().ok()?.find_map(|control| {
-        if let ControlMessageOwned::ScmTimestampns(stamp) = control {
-            Some(realtime_to_monotonic_ns(as_ns(stamp.into())))
-        } else {
-            None
-        }
-    });
-    let length = message.bytes;
-    let mac = answer(frame.get(..length)?, address, own)?;
-    Some(Told { at_ns: stamp.unwrap_or_else(monotonic_ns), mac })
+    let stamped = stamped::receive(socket, &mut frame, MsgFlags::empty())?;
+    let mac = answer(frame.get(..stamped.bytes)?, address, own)?;
+    Some(Told { at_ns: stamped.at_ns.unwrap_or_else(monotonic_ns), mac })
 }
 
 /// The sender of an answer to this asker.

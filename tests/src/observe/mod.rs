@@ -12,6 +12,7 @@ mod heartbeats;
 pub(crate) mod http;
 mod locks;
 mod stalls;
+mod stamped;
 mod tap;
 
 use std::sync::atomic::{AtomicBool, Ordering};

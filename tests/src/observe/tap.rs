@@ -1,18 +1,13 @@
 //! Reads what left the switch towards the nodes, afterwards: the kernel stamps and keeps the frames,
 //! and nobody wakes for them while something is being measured.
 
-use std::io::IoSliceMut;
-use std::os::fd::AsRawFd;
-
 use anyhow::{Context, Result};
 use ha_common::wire::{FIXED_BYTES, Kind};
-use nix::cmsg_space;
-use nix::sys::socket::{ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsockopt, sockopt};
-use nix::sys::time::TimeSpec;
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use nix::sys::socket::{LinkAddr, MsgFlags, setsockopt, sockopt};
+use socket2::{SockFilter, Socket};
 
+use super::stamped;
 use crate::bed::Netns;
-use crate::clock::{as_ns, realtime_to_monotonic_ns};
 
 /// `SO_RCVBUFFORCE` of this size holds some 10,000 small frames.
 const BUFFER_BYTES: usize = 16 << 20;
@@ -65,12 +60,10 @@ impl Tap {
     /// Packet sockets cannot be opened there.
     pub fn open(switch: &Netns) -> Result<Self> {
         let socket = switch.run(|| {
-            let protocol = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
-            let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(protocol))
-                .context("cannot open a packet socket")?;
+            let socket = stamped::open(libc::ETH_P_ALL as u16)?;
+            socket.set_nonblocking(true)?;
             setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES)?;
-            setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
-            Ok(socket)
+            anyhow::Ok(socket)
         })?;
         Ok(Self { socket })
     }
@@ -105,22 +98,9 @@ impl Tap {
     /// The next frame, `Some(None)` when it is of another kind.
     fn receive(&self) -> Option<Option<Passed>> {
         let mut frame = [0_u8; 64];
-        let mut control = cmsg_space!(TimeSpec);
-        let mut parts = [IoSliceMut::new(&mut frame)];
-        let flags = MsgFlags::MSG_TRUNC;
-        let message =
-            recvmsg::<LinkAddr>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags)
-                .ok()?;
-        let outgoing = message.address.is_some_and(|from| is_outgoing(&from));
-        let stamp = message.cmsgs().ok()?.find_map(|control| {
-            if let ControlMessageOwned::ScmTimestampns(stamp) = control {
-                Some(realtime_to_monotonic_ns(as_ns(stamp.into())))
-            } else {
-                None
-            }
-        });
-        let passed = stamp.filter(|_| outgoing).and_then(|at_ns| parse(&frame, at_ns));
-        Some(passed)
+        let stamped = stamped::receive(&self.socket, &mut frame, MsgFlags::MSG_TRUNC)?;
+        let outgoing = stamped.from.is_some_and(|from| is_outgoing(&from));
+        Some(stamped.at_ns.filter(|_| outgoing).and_then(|at_ns| parse(&frame, at_ns)))
     }
 }
 

@@ -1,12 +1,12 @@
 //! Probes in the kernel: who answers, how often, and with what.
 
 use anyhow::{Context, Result, ensure};
-use ha_common::maps::{Lease, LinkRecord, Path};
+use ha_common::maps::Lease;
 use ha_common::reason::Reason;
 use ha_common::reply::{ANSWER_BURST, ANSWER_INTERVAL_NS};
-use ha_common::vectors::{Destination, INTERFACE, Packet, SLOT_ALPHA, World, vectors, world};
-use ha_common::wire::{Fixed, Header, Kind, Phase, Way, layers, name_id};
-use ha_tests::bpf;
+use ha_common::vectors::{Destination, Packet, SLOT_ALPHA, vectors, world};
+use ha_common::wire::{Fixed, Header, Kind, Phase, Way, layers};
+use ha_tests::{bpf, crowd};
 
 use crate::world::{Both, Hook, is_runnable, moved};
 
@@ -183,46 +183,23 @@ const CROWD: u32 = 1_024;
 /// Rounds in which each of them asks once.
 const ROUNDS: u64 = 4;
 
-/// A world of that many peers on one link.
-fn crowd() -> World {
-    let mut world = world();
-    (world.paths, world.records) = (Vec::new(), Vec::new());
-    for slot in 0..CROWD {
-        let path = Path::new(name_id(&format!("peer{slot}")), name_id("hb0"), INTERFACE);
-        let record = LinkRecord {
-            peer: path.sender,
-            link: path.link,
-            interface: INTERFACE,
-            ..LinkRecord::default()
-        };
-        world.paths.push((path, slot));
-        world.records.push((slot, record));
-    }
-    world
-}
-
-fn of_peer(slot: u32, mut packet: Packet) -> Vec<u8> {
-    packet.header.sender = name_id(&format!("peer{slot}"));
-    packet.frame()
-}
-
 #[test]
 #[ignore = "needs root: loads BPF programs"]
 fn a_thousand_peers_that_ask_at_once_get_bounded_answers_and_lose_no_heartbeat() -> Result<()> {
-    let mut both = Both::new(crowd())?;
+    let mut both = Both::new(crowd::world(CROWD))?;
     for slot in 0..CROWD {
-        both.run(Hook::Xdp, &of_peer(slot, Packet::heartbeat(1)), 1)?;
+        both.run(Hook::Xdp, &crowd::of_peer(slot, Packet::heartbeat(1)).frame(), 1)?;
     }
     let (counters, start_ns) = (both.kernel.counters(), now_ns());
     let (mut beats, mut cost_ns) = (1, Vec::new());
     for round in 1..=ROUNDS {
         for slot in 0..CROWD {
-            let frame = of_peer(slot, probe(round, Way::Xdp));
+            let frame = crowd::of_peer(slot, probe(round, Way::Xdp)).frame();
             cost_ns.push(bpf::mean_ns(both.kernel.xdp()?, &frame, 1)?);
             // One of them is alive and beats on between their questions.
             if slot % 64 == 0 {
                 beats += 1;
-                both.run(Hook::Xdp, &of_peer(7, Packet::heartbeat(beats)), 1)?;
+                both.run(Hook::Xdp, &crowd::of_peer(7, Packet::heartbeat(beats)).frame(), 1)?;
             }
         }
     }

@@ -15,7 +15,7 @@ fn kept(seed: u64, groups: usize) -> (Sim, u64, Moment) {
     let mut sim = Sim::settled(config_services(2, 2, 2), seed);
     let incarnation = sim.incarnation(0);
     let term = sim.core(1).group(GROUP).term;
-    let id = sim.core(1).config().groups[0].id;
+    let id = sim.core(1).config.groups[0].id;
     sim.kill(0, Death::PowerCut);
     let groups = std::iter::repeat_n((id, term), groups).collect();
     says(&mut sim, incarnation, Message::Custody(Custody { announced: false, groups }));
@@ -68,7 +68,7 @@ fn a_custody_after_the_obituary_changes_nothing() {
     says(&mut sim, incarnation, Message::Obituary);
     sim.run(SETTLE);
     assert_eq!(sim.serving(0), [1]);
-    let id = sim.core(1).config().groups[0].id;
+    let id = sim.core(1).config.groups[0].id;
     let groups = vec![(id, 9)];
     says(&mut sim, incarnation, Message::Custody(Custody { announced: true, groups }));
     sim.run(SETTLE);

@@ -78,6 +78,52 @@ fn a_paused_owner_that_comes_back_after_a_takeover_yields_at_once() {
     }
 }
 
+/// Its lease is the first that such a judge hears of, before anything that came in meanwhile.
+#[test]
+fn a_judge_that_was_stopped_for_longer_than_its_lease_begins_a_fresh_window_first() {
+    for seed in 0..40 {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        let from = sim.now;
+        sim.stop(1, Stop::Daemon);
+        let length = sim.net.random.between(ms(760), ms(3_000));
+        sim.run(length);
+        sim.resume(1);
+        sim.run(SETTLE);
+        assert_eq!(sim.notes(1, "node-dead", from), [], "seed {seed}");
+        assert_eq!(sim.notes(1, "link-dead", from), [], "seed {seed}");
+        assert_eq!(sim.since(0, from), [], "seed {seed}");
+        // And when the other is gone indeed.
+        sim.stop(1, Stop::Daemon);
+        sim.kill(0, Death::PowerCut);
+        sim.run(length);
+        let from = sim.now;
+        sim.resume(1);
+        sim.run(DEADTIME - ms(1));
+        assert_eq!(sim.notes(1, "node-dead", from), [], "seed {seed}");
+        sim.run(ms(1));
+        assert_eq!(sim.notes(1, "node-dead", from)[0].0, from.after(DEADTIME), "seed {seed}");
+    }
+}
+
+/// Longer than `daemon_deadtime`, after which who was awake judges without a window.
+#[test]
+fn a_long_pause_is_no_time_awake() {
+    for (seed, stop) in (0..40).zip([Stop::Node, Stop::Daemon].into_iter().cycle()) {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        let from = sim.now;
+        sim.stop(1, stop);
+        sim.cut(0, 1, true);
+        let length = sim.net.random.between(DAEMON_DEADTIME, DAEMON_DEADTIME * 5);
+        sim.run(length);
+        sim.resume(1);
+        // Its questions stay unanswered for almost the whole window.
+        sim.run(DEADTIME - KEEPALIVE - ms(1));
+        sim.cut(0, 1, false);
+        sim.run(SETTLE);
+        assert_eq!(sim.notes(1, "node-dead", from), [], "seed {seed}, {stop:?}, {length:?}");
+    }
+}
+
 #[test]
 fn pauses_shorter_than_deadtime_lead_to_nothing() {
     for seed in 0..20 {
@@ -93,6 +139,27 @@ fn pauses_shorter_than_deadtime_lead_to_nothing() {
         }
         assert_eq!(sim.since(0, from), [], "seed {seed}");
         assert_eq!(sim.since(1, from), [], "seed {seed}");
+    }
+}
+
+/// Whose daemon does not run does not run because of a pause here.
+#[test]
+fn a_stale_peer_is_stale_through_pauses_of_its_judge_until_it_is_heard() {
+    for (seed, stop) in (0..20).zip([Stop::Sender, Stop::Daemon].into_iter().cycle()) {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        let from = sim.now;
+        sim.stop(0, stop);
+        sim.run(ms(100));
+        stutter(&mut sim, 1, ms(200));
+        sim.run(ms(100));
+        assert_eq!(sim.state(1, 0), NodeState::Stale, "seed {seed}");
+        assert_eq!(sim.notes(1, "node-stale", from).len(), 1, "seed {seed}");
+        assert_eq!(sim.notes(1, "node-up", from), [], "seed {seed}");
+        sim.resume(0);
+        sim.run(SETTLE);
+        assert_eq!(sim.state(1, 0), NodeState::Up, "seed {seed}");
+        assert_eq!(sim.notes(1, "node-up", from).len(), 1, "seed {seed}");
+        assert_eq!(sim.since(0, from), [], "seed {seed}");
     }
 }
 

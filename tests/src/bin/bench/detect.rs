@@ -10,7 +10,7 @@ use ha_tests::clock::{MS_NS, as_ns, monotonic_ns};
 use ha_tests::observe::{LockRecorder, StallRecorder, Tap};
 
 use crate::fault::Fault;
-use crate::pair::{OWNER, Pair, SURVIVOR, Strike, Timing};
+use crate::pair::{OWNER, Pair, SURVIVOR, Series, Strike, Timing};
 use crate::quiet;
 use crate::random::Random;
 use crate::report::Report;
@@ -37,10 +37,7 @@ const ANNOUNCEMENT: &str = "verdict to announcement";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    timing: Timing,
-    /// Runs of each kind; 0: only the idle time
-    #[arg(long, default_value_t = 50)]
-    runs: usize,
+    series: Series,
     /// What happens to the node
     #[arg(long, value_enum, default_value = "all")]
     kind: Kind,
@@ -78,8 +75,8 @@ impl Kind {
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut report = Report::new("detect");
     let stalls = StallRecorder::start()?;
-    let mut pair = Pair::start(&options.timing, false)?;
-    report.settings.push(("timing", options.timing.text()));
+    let mut pair = Pair::start(&options.series.timing, false)?;
+    report.settings.push(("timing", options.series.timing.text()));
     report.settings.extend(pair.settings()?);
     report.settings.push(("stop recorder", stalls.scheduling().to_owned()));
 
@@ -89,11 +86,11 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     }
     report.finish(samples);
     report.require("", VERDICT);
-    if options.runs > 0 {
-        check(&mut report, &options.timing);
+    if options.series.runs > 0 {
+        check(&mut report, &options.series.timing);
     }
     if !options.idle.is_zero() && report.failures.is_empty() {
-        let outcome = quiet::watch(&pair, &options.timing, &stalls, options.idle)?;
+        let outcome = quiet::watch(&pair, &options.series.timing, &stalls, options.idle)?;
         outcome.tell(&mut report);
     }
     pair.finish()?;
@@ -109,9 +106,9 @@ fn run_all(
 ) -> Result<()> {
     let mut random = Random::new();
     let mut void = 0;
-    for run in 1..=options.runs {
+    for run in 1..=options.series.runs {
         if run % 10 == 0 {
-            eprintln!("run {run} of {}", options.runs);
+            eprintln!("run {run} of {}", options.series.runs);
         }
         // Kinds take turns, so that a noisy time meets all of them.
         for (name, fault) in options.kind.faults() {
@@ -122,8 +119,8 @@ fn run_all(
                 }
                 pair.settle()?;
             }
-            let phase = random.below(options.timing.keepalive);
-            let mut sample = measure(name, fault, phase, pair, &options.timing, stalls)?;
+            let phase = random.below(options.series.timing.keepalive);
+            let mut sample = measure(name, fault, phase, pair, &options.series.timing, stalls)?;
             sample.run = run;
             fault.repair(&mut pair.cluster)?;
             pair.settle().with_context(|| format!("after {}", sample.text()))?;

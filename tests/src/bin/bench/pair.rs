@@ -44,6 +44,16 @@ pub(crate) struct Timing {
     via: Via,
 }
 
+/// A number of runs of each kind, with one timing.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Series {
+    #[command(flatten)]
+    pub(crate) timing: Timing,
+    /// Runs of each kind; 0: none
+    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    pub(crate) runs: usize,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Via {
     Auto,

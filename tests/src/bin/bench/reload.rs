@@ -53,6 +53,8 @@ const MOVES: [&str; 8] = [
 ];
 /// Quiet time between two changes, in which the peers settle keys and the next one is not refused.
 const REST_TIME: Duration = Duration::from_millis(600);
+/// For how long heartbeats are still counted when the change is done.
+const AFTERMATH: Duration = Duration::from_millis(100);
 
 /// Options of `bench reload`.
 #[derive(Debug, clap::Args)]
@@ -193,20 +195,7 @@ fn take_over(pair: &mut Pair, name: &str, change: Change, key: u32) -> Result<Sa
     let tap = Tap::open(&pair.cluster.bed.switch())?;
     let at_ns = node.signal(change.signal())?;
     let done = node.wait_event(change.done(), at_ns, STEP_TIME_MAX)?;
-    thread::sleep(Duration::from_millis(100));
-    Ok(Sample {
-        case: change.name().to_owned(),
-        run: 0,
-        at_ns,
-        fault_ns: 0,
-        values: vec![
-            (GAP, longest_gap_ns(pair, node, &tap)?),
-            (DONE, done.monotonic_ns.checked_sub(at_ns)),
-        ],
-        stalls: Vec::new(),
-        lock_waits: Vec::new(),
-        remarks: Vec::new(),
-    })
+    sample(pair, node, change, &tap, at_ns, &done)
 }
 
 /// The daemon ends and another process goes on. On the node that owns nothing there is nothing to
@@ -223,14 +212,26 @@ fn restart(pair: &mut Pair, name: &str) -> Result<Sample> {
     if name == OWNER {
         node.wait_event("group-adopted", at_ns, STEP_TIME_MAX)?;
     }
-    thread::sleep(Duration::from_millis(100));
+    sample(pair, node, Change::Restart, &tap, at_ns, &done)
+}
+
+/// What was seen of a change that is done, a moment later: what follows it is on the wire by then.
+fn sample(
+    pair: &Pair,
+    node: &Node,
+    change: Change,
+    tap: &Tap,
+    at_ns: u64,
+    done: &Event,
+) -> Result<Sample> {
+    thread::sleep(AFTERMATH);
     Ok(Sample {
-        case: Change::Restart.name().to_owned(),
+        case: change.name().to_owned(),
         run: 0,
         at_ns,
         fault_ns: 0,
         values: vec![
-            (GAP, longest_gap_ns(pair, node, &tap)?),
+            (GAP, longest_gap_ns(pair, node, tap)?),
             (DONE, done.monotonic_ns.checked_sub(at_ns)),
         ],
         stalls: Vec::new(),

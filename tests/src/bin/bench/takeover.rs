@@ -8,7 +8,7 @@ use ha_tests::clock::{as_ns, monotonic_ns, sleep_until_ns};
 use ha_tests::observe::{Asker, LockRecorder, StallRecorder};
 use ha_tests::spinners::Spinners;
 
-use crate::pair::{Pair, SURVIVOR, Timing};
+use crate::pair::{Pair, SURVIVOR, Series};
 use crate::random::Random;
 use crate::report::Report;
 use crate::sample::Sample;
@@ -28,10 +28,7 @@ const ANNOUNCEMENT: &str = "verdict to announcement";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    timing: Timing,
-    /// Runs of each kind
-    #[arg(long, default_value_t = 50)]
-    runs: usize,
+    series: Series,
     /// Spin at SCHED_FIFO 50 on every CPU from before the fault to after the answer
     #[arg(long)]
     spinners: bool,
@@ -42,10 +39,10 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut report = Report::new("takeover");
     let stalls = StallRecorder::start()?;
     let pairs = [
-        ("ordinary", Pair::start(&options.timing, false)?),
-        ("pre-armed", Pair::start_armed(&options.timing)?),
+        ("ordinary", Pair::start(&options.series.timing, false)?),
+        ("pre-armed", Pair::start_armed(&options.series.timing)?),
     ];
-    report.settings.push(("timing", options.timing.text()));
+    report.settings.push(("timing", options.series.timing.text()));
     report.settings.push(("spinners", if options.spinners { "yes" } else { "no" }.to_owned()));
     report.settings.extend(pairs[0].1.settings()?);
     report.settings.push(("stop recorder", stalls.scheduling().to_owned()));
@@ -68,12 +65,12 @@ fn run_all(
     samples: &mut Vec<Sample>,
 ) -> Result<()> {
     let mut random = Random::new();
-    for run in 1..=options.runs {
+    for run in 1..=options.series.runs {
         if run % 10 == 0 {
-            eprintln!("run {run} of {}", options.runs);
+            eprintln!("run {run} of {}", options.series.runs);
         }
         for (name, pair) in pairs {
-            let phase = random.below(options.timing.keepalive);
+            let phase = random.below(options.series.timing.keepalive);
             let sample = take_over(options, name, pair, phase, stalls)
                 .with_context(|| format!("{name}, run {run}"))?;
             samples.push(Sample { run, ..sample });
@@ -94,7 +91,8 @@ fn take_over(
     let bed = &pair.cluster.bed;
     let asker = Asker::start(&*pair.cluster.client()?, "eth0", pair.floating, ASK_INTERVAL)?;
     let locks = LockRecorder::start(&bed.switch())?;
-    let window = ASK_BEFORE + options.timing.keepalive + options.timing.deadtime + WAIT;
+    let window =
+        ASK_BEFORE + options.series.timing.keepalive + options.series.timing.deadtime + WAIT;
     let mut spinners = None;
     let strike = pair.cut(phase, || {
         if options.spinners {

@@ -16,7 +16,7 @@ impl Sim {
         let Some(daemon) = self.hosts[node].daemon.as_ref().filter(|it| it.away.is_none()) else {
             return;
         };
-        let kept = plan(daemon.core.config(), &self.files[node]);
+        let kept = plan(&daemon.core.config, &self.files[node]);
         self.letter(node, Input::HandOver(kept));
     }
 

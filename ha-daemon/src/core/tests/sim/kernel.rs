@@ -96,6 +96,12 @@ impl Sim {
         if sender_stopped {
             self.keepalives().into_iter().for_each(|keepalive| self.beat(node, keepalive));
         }
+        if lapsed {
+            // As the driver does it: before anything is looked at, and the addresses go.
+            self.take_addresses_off(node);
+            self.note_holding();
+            self.handle(node, Input::LeaseLost { silent_ns: away_ns });
+        }
         let mut inputs = Vec::new();
         if self.config.detection.own_pause {
             inputs.push(Input::OwnPause { length_ns });

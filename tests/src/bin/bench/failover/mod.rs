@@ -9,7 +9,7 @@ use ha_tests::clock::{MS_NS, as_ns, monotonic_ns};
 use ha_tests::observe::{Client, ClientOptions, LockRecorder, StallRecorder};
 
 use crate::fault::Fault;
-use crate::pair::{OWNER, Pair, STEP_TIME_MAX, SURVIVOR, Strike, Timing};
+use crate::pair::{OWNER, Pair, STEP_TIME_MAX, SURVIVOR, Series, Strike, Timing};
 use crate::peers::{Keepalived, Peer, Subject};
 use crate::random::Random;
 use crate::report::{Figures, Report};
@@ -35,10 +35,7 @@ const KEPT: &str = "the old node keeps the address";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    timing: Timing,
-    /// Runs of each kind
-    #[arg(long, default_value_t = 50)]
-    runs: usize,
+    series: Series,
     /// What happens to the owner
     #[arg(long, value_enum, default_value = "all")]
     kind: Kind,
@@ -94,15 +91,15 @@ impl Kind {
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut report = Report::new("failover");
     let stalls = StallRecorder::start()?;
-    let pair = Pair::start(&options.timing, true)?;
-    report.settings.push(("timing", options.timing.text()));
+    let pair = Pair::start(&options.series.timing, true)?;
+    report.settings.push(("timing", options.series.timing.text()));
     report.settings.extend(pair.settings()?);
     report.settings.push(("stop recorder", stalls.scheduling().to_owned()));
     let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(pair)];
     if options.alone {
         report.notes.push("keepalived was left out (--alone)".to_owned());
     } else {
-        match Keepalived::start(&options.timing, true) {
+        match Keepalived::start(&options.series.timing, true) {
             Ok(peer) => {
                 report.settings.push(("keepalived", peer.version().to_owned()));
                 subjects.push(Box::new(peer));
@@ -159,16 +156,17 @@ fn run_all(
     samples: &mut Vec<Sample>,
 ) -> Result<()> {
     let mut random = Random::new();
-    for run in 1..=options.runs {
+    for run in 1..=options.series.runs {
         if run % 10 == 0 {
-            eprintln!("run {run} of {}", options.runs);
+            eprintln!("run {run} of {}", options.series.runs);
         }
         // Kinds and programs take turns, so that a noisy time meets all of them.
         for (name, fault) in options.kind.faults() {
             for subject in subjects.iter_mut().filter(|subject| subject.knows(fault)) {
-                let phase = random.below(options.timing.keepalive);
+                let phase = random.below(options.series.timing.keepalive);
                 let failback = matches!(options.kind, Kind::Failback | Kind::All);
-                let mut bench = Bench { subject: &mut **subject, timing: &options.timing, stalls };
+                let mut bench =
+                    Bench { subject: &mut **subject, timing: &options.series.timing, stalls };
                 let taken = bench
                     .run((name, fault), phase, failback)
                     .with_context(|| format!("{}: {name}, run {run}", subject.name()))?;

@@ -12,27 +12,30 @@
 //! feeder's. After every run the program's own counters must show as many accepted heartbeats as
 //! there were repetitions, or the benchmark fails.
 //!
+//! **Answered probes** are fed in the same way, a whole frame each, since the answer takes its place; one
+//! of each of many peers, since a peer is not answered twice at once ([`probes`]).
+//!
 //! As a cross-check the same heartbeats are sent one by one, a system call each, and timed by the
 //! kernel's `bpf_stats`: an upper bound, because that includes reading the clock and finds caches
 //! and branch predictors as a system call leaves them.
 
+mod feeder;
+mod probes;
+
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Array, Map, MapData, ProgramArray};
-use aya::programs::{ProgramInfo, Xdp};
+use aya::programs::ProgramInfo;
 use aya::sys::{Stats, enable_stats};
-use aya_obj::programs::XdpAttachType;
 use clap::Args;
 use ha_common::reason::Reason;
 use ha_common::vectors::{EARLIER, PORT, Packet, Vlan, World, key};
 use ha_common::wire::FIXED_BYTES;
 use ha_daemon::io::kernel::Kernel;
 
-use ha_tests::bpf::{
-    self, BpfFs, EXIT, MapKind, ProgramKind, constant_program, create_map, instruction, mean_ns,
-};
+use ha_tests::bpf::{self, BpfFs, mean_ns};
 use ha_tests::distribution::Distribution;
 
 use crate::report::{Figures, Report};
+use feeder::Feeder;
 
 /// What an accepted heartbeat may cost.
 const TARGET_NS: u64 = 150;
@@ -43,6 +46,7 @@ const FED: u32 = 4096;
 /// Runs before measuring, which warm caches up.
 const WARM_UP_RUNS: usize = 20;
 
+/// A heartbeat without the headers of its packet, which nothing changes.
 const WORDS: usize = FIXED_BYTES / 8;
 
 #[derive(Debug, Args)]
@@ -62,18 +66,22 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     report.settings.push(("repetitions per run", format!("{} ({FED} fed)", options.repeat)));
     let mut table = Table::default();
     accepted(options, &mut table)?;
+    probes::answered(options, &mut table)?;
     repeated(options, &mut table)?;
+    probes::refused(options, &mut table)?;
     report.figures = vec![table.figures(), sizes()?];
     report.notes = NOTES.map(str::to_owned).to_vec();
     Ok(report)
 }
 
 /// How to read the figures.
-const NOTES: [&str; 4] = [
+const NOTES: [&str; 5] = [
     "every figure is the mean of one run's repetitions; percentiles are over runs, also over those \
      in which a virtual CPU stood still",
     "accepted: a feeder copies the next signed heartbeat into the packet before each repetition; \
      the median of its own time (row \"feeder\") is subtracted",
+    "probe answered: fed in the same way, a whole frame of each of some hundred peers; the answer is \
+     made and signed in place",
     "one by one: a system call per packet, timed by bpf_stats; nothing is subtracted",
     "after every run the program's own counters showed the outcome that the row stands for, as often \
      as there were repetitions",
@@ -96,6 +104,22 @@ impl Table {
             format!("{target_ns} {word}")
         }));
         self.rows.push((name.to_owned(), cells));
+    }
+
+    /// Adds the time of feeder and program less the feeder's median, then both.
+    fn difference(
+        &mut self,
+        name: &str,
+        both: &Distribution,
+        alone: &Distribution,
+        target_ns: Option<u64>,
+    ) {
+        let floor = alone.percentile_ns(50).unwrap_or(0);
+        let difference: Distribution =
+            both.values_ns().iter().map(|time| time.saturating_sub(floor)).collect();
+        self.row(name, &difference, target_ns);
+        self.row("  feeder and program", both, None);
+        self.row("  feeder", alone, None);
     }
 
     fn figures(self) -> Figures {
@@ -187,28 +211,35 @@ fn accepted(options: &Options, table: &mut Table) -> Result<()> {
     ];
     for (name, packet, target_ns) in cases {
         let frame = packet.frame();
-        let mut feeder =
-            Feeder::new(&place, &name.replace([',', ' '], ""), frame.len() - FIXED_BYTES)?;
+        let payload_at = frame.len() - FIXED_BYTES;
+        let offsets: [usize; WORDS] = std::array::from_fn(|word| payload_at + word * 8);
+        let mut feeder = Feeder::new(&place, &name.replace([',', ' '], ""), offsets, FED)?;
         feeder.lead_to_nothing()?;
-        let alone = measured(options.runs, || feeder.run(&frame, &packet, &mut 0))?;
+        let alone = measured(options.runs, || feeder.run(&numbered(&packet, &mut 0)))?;
         feeder.lead_to(&mut kernel)?;
         let both = measured(options.runs, || {
             let before = count(&kernel, Reason::Accepted);
-            let time = feeder.run(&frame, &packet, &mut sequence)?;
+            let time = feeder.run(&numbered(&packet, &mut sequence))?;
             let moved = count(&kernel, Reason::Accepted) - before;
             ensure!(moved == u64::from(FED), "{name}: {moved} of {FED} accepted");
             Ok(time)
         })?;
-        let floor = alone.percentile_ns(50).unwrap_or(0);
-        let difference: Distribution =
-            both.values_ns().iter().map(|time| time.saturating_sub(floor)).collect();
-        table.row(&format!("accepted, {name}"), &difference, target_ns);
-        table.row("  feeder and program", &both, None);
-        table.row("  feeder", &alone, None);
+        table.difference(&format!("accepted, {name}"), &both, &alone, target_ns);
     }
     let times = measured(options.runs, || one_by_one(&mut kernel, &mut sequence))?;
     table.row("accepted, IPv4, one by one", &times, None);
     Ok(())
+}
+
+/// Frames of a whole round of heartbeats, which begin after `sequence`.
+fn numbered(packet: &Packet, sequence: &mut u64) -> Vec<Vec<u8>> {
+    let mut packet = packet.clone();
+    let frames = (0..FED).map(|_| {
+        *sequence += 1;
+        packet.header.sequence = *sequence;
+        packet.frame()
+    });
+    frames.collect()
 }
 
 /// Mean of some thousand accepted heartbeats, a system call each, as `bpf_stats` counts it.
@@ -230,138 +261,6 @@ fn one_by_one(kernel: &mut Kernel, sequence: &mut u64) -> Result<u64> {
     let moved = count(kernel, Reason::Accepted) - accepted;
     ensure!(runs == PACKETS && moved == PACKETS, "{runs} runs, {moved} accepted of {PACKETS}");
     Ok(u64::try_from((after.run_time() - before.run_time()).as_nanos())? / runs)
-}
-
-/// The program that puts the next heartbeat into the packet, and its maps.
-struct Feeder {
-    program: Xdp,
-    nothing: Xdp,
-    next: ProgramArray<MapData>,
-    heartbeats: Array<MapData, [u64; WORDS]>,
-    cursor: Array<MapData, u64>,
-}
-
-impl Feeder {
-    /// For the frames of a case, whose payload begins at `payload_at`.
-    fn new(place: &BpfFs, case: &str, payload_at: usize) -> Result<Self> {
-        let heartbeats = create_map(MapKind::Array, FIXED_BYTES as u32, FED)?;
-        let cursor = create_map(MapKind::Array, 8, 1)?;
-        let next = create_map(MapKind::Programs, 4, 1)?;
-        let instructions = instructions(payload_at, [&cursor, &heartbeats, &next].map(number));
-        let pinned = |name: &str, object| -> Result<Xdp> {
-            let path = place.root().join(format!("{name}-{case}"));
-            bpf::pin(&object, &path)?;
-            Ok(Xdp::from_pin(&path, XdpAttachType::Interface)?)
-        };
-        Ok(Self {
-            program: pinned(
-                "feeder",
-                bpf::load_program(ProgramKind::Xdp, "feeder", &instructions)?,
-            )?,
-            nothing: pinned("nothing", constant_program(ProgramKind::Xdp, "nothing", 1)?)?,
-            next: ProgramArray::try_from(Map::ProgramArray(MapData::from_fd(next)?))?,
-            heartbeats: Array::try_from(Map::Array(MapData::from_fd(heartbeats)?))?,
-            cursor: Array::try_from(Map::Array(MapData::from_fd(cursor)?))?,
-        })
-    }
-
-    fn lead_to_nothing(&mut self) -> Result<()> {
-        Ok(self.next.set(0, self.nothing.fd()?, 0)?)
-    }
-
-    fn lead_to(&mut self, kernel: &mut Kernel) -> Result<()> {
-        Ok(self.next.set(0, kernel.xdp()?.fd()?, 0)?)
-    }
-
-    /// Mean time of a whole round of heartbeats, which begin after `sequence`.
-    fn run(&mut self, frame: &[u8], packet: &Packet, sequence: &mut u64) -> Result<u64> {
-        let mut packet = packet.clone();
-        for index in 0..FED {
-            *sequence += 1;
-            packet.header.sequence = *sequence;
-            let mut words = [0; WORDS];
-            let bytes = packet.fixed().to_bytes();
-            for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-                *word = chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-            }
-            self.heartbeats.set(index, words, 0)?;
-        }
-        self.cursor.set(0, 0, 0)?;
-        Ok(mean_ns(&self.program, frame, FED)?)
-    }
-}
-
-fn number(map: &std::os::fd::OwnedFd) -> i32 {
-    use std::os::fd::AsRawFd as _;
-    map.as_raw_fd()
-}
-
-/// The feeder, instruction by instruction (RFC 9669); registers and helpers by number.
-fn instructions(payload_at: usize, [cursor, heartbeats, next]: [i32; 3]) -> Vec<u64> {
-    const LOAD_WORD: u8 = 0x61;
-    const LOAD_LONG: u8 = 0x79;
-    const STORE_WORD: u8 = 0x63;
-    const STORE_LONG: u8 = 0x7b;
-    const STORE_WORD_IMMEDIATE: u8 = 0x62;
-    const MOVE: u8 = 0xbf;
-    const MOVE_IMMEDIATE: u8 = 0xb7;
-    const ADD_IMMEDIATE: u8 = 0x07;
-    const AND_IMMEDIATE: u8 = 0x57;
-    const CALL: u8 = 0x85;
-    const JUMP: u8 = 0x05;
-    const JUMP_IF_ABOVE: u8 = 0x2d;
-    const JUMP_UNLESS_ZERO: u8 = 0x55;
-    const LOOKUP: i32 = 1;
-    const TAIL_CALL: i32 = 12;
-    let at = payload_at as i16;
-    let map = |register, fd| [instruction(0x18, register, 1, 0, fd), 0];
-    // Aborted: nothing of the benchmark counts it.
-    let give_up = [instruction(MOVE_IMMEDIATE, 0, 0, 0, 0), EXIT];
-    let looked_up = |fd| {
-        [
-            instruction(MOVE, 2, 10, 0, 0),
-            instruction(ADD_IMMEDIATE, 2, 0, 0, -4),
-            map(1, fd)[0],
-            0,
-            instruction(CALL, 0, 0, 0, LOOKUP),
-            instruction(JUMP_UNLESS_ZERO, 0, 0, 2, 0),
-            give_up[0],
-            give_up[1],
-        ]
-    };
-    let mut program = vec![
-        instruction(MOVE, 6, 1, 0, 0),
-        // The packet, if it is long enough.
-        instruction(LOAD_WORD, 7, 1, 0, 0),
-        instruction(LOAD_WORD, 3, 1, 4, 0),
-        instruction(MOVE, 4, 7, 0, 0),
-        instruction(ADD_IMMEDIATE, 4, 0, 0, payload_at as i32 + FIXED_BYTES as i32),
-        instruction(JUMP_IF_ABOVE, 4, 3, 1, 0),
-        instruction(JUMP, 0, 0, 2, 0),
-    ];
-    program.extend(give_up);
-    // r8 = cursor; cursor += 1.
-    program.push(instruction(STORE_WORD_IMMEDIATE, 10, 0, -4, 0));
-    program.extend(looked_up(cursor));
-    program.extend([
-        instruction(LOAD_LONG, 8, 0, 0, 0),
-        instruction(MOVE, 9, 8, 0, 0),
-        instruction(ADD_IMMEDIATE, 9, 0, 0, 1),
-        instruction(STORE_LONG, 0, 9, 0, 0),
-        instruction(AND_IMMEDIATE, 8, 0, 0, FED as i32 - 1),
-        instruction(STORE_WORD, 10, 8, -4, 0),
-    ]);
-    program.extend(looked_up(heartbeats));
-    for word in 0..WORDS as i16 {
-        program.push(instruction(LOAD_LONG, 3, 0, word * 8, 0));
-        program.push(instruction(STORE_LONG, 7, 3, at + word * 8, 0));
-    }
-    program.push(instruction(MOVE, 1, 6, 0, 0));
-    program.extend(map(2, next));
-    program
-        .extend([instruction(MOVE_IMMEDIATE, 3, 0, 0, 0), instruction(CALL, 0, 0, 0, TAIL_CALL)]);
-    program.extend(give_up);
-    program
 }
 
 /// How big the programs are, and how much the verifier had to look at.
