@@ -2,10 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::sim::{Death, Sim};
+use super::sim::{Death, Sim, Stop};
 use super::*;
 use crate::config::Auto;
 use crate::core::io::{Action, Arrived, Input};
+use crate::core::restart::RESTART_GRACE;
 use crate::core::time::Moment;
 use crate::snapshot::NodeState;
 
@@ -140,6 +141,59 @@ fn the_restart_of_a_peer_in_place_is_no_gap() {
     // What comes after it is one.
     learn(&mut sim, 0, ms(90));
     assert_eq!(deadtime(&sim, 0), ms(180));
+}
+
+#[test]
+fn a_peer_that_does_not_come_back_from_its_restart_has_its_full_time() {
+    for gap in [KEEPALIVE, ms(40)] {
+        let mut sim = Sim::settled(auto(2), 11);
+        (0..2).for_each(|link| learn(&mut sim, link, gap));
+        let from = sim.now;
+        sim.gap = ms(10_000);
+        sim.hand_over(0);
+        sim.run(ms(50));
+        sim.kill(0, Death::PowerCut);
+        sim.run(ms(2_000));
+        let notes = sim.notes(1, "node-dead", from);
+        assert_eq!(notes.len(), 1);
+        let after = Duration::from_nanos(notes[0].0.since(from) as u64);
+        assert!(after >= RESTART_GRACE && after < RESTART_GRACE + ms(50), "{after:?}");
+    }
+}
+
+#[test]
+fn a_daemon_is_stale_when_its_heartbeats_are_missing_for_what_was_learnt() {
+    for (gap, deadtime) in [(KEEPALIVE, MIN), (ms(40), ms(80))] {
+        let mut sim = Sim::settled(auto(2), 17);
+        (0..2).for_each(|link| learn(&mut sim, link, gap));
+        let from = sim.now;
+        sim.stop(0, Stop::Daemon);
+        sim.run(ms(300));
+        let last = sim.core(1).peers()[&NodeIndex(0)].last_seen().unwrap();
+        let notes = sim.notes(1, "node-stale", from);
+        assert_eq!(notes.len(), 1);
+        assert_eq!(notes[0].0, last.after(deadtime));
+        assert_eq!(sim.notes(1, "node-dead", from), []);
+    }
+}
+
+#[test]
+fn it_does_not_come_down_while_the_link_is_late() {
+    let mut sim = Sim::settled(auto(2), 13);
+    let part = |sim: &Sim| Arrived { observed_ns: 64_000_000_000, ..quiet(sim, 0, KEEPALIVE) };
+    let arrived = part(&sim);
+    sim.letter(1, Input::Arrived(vec![arrived]));
+    assert_eq!(deadtime(&sim, 0), ms(150), "a quarter of its time has passed");
+    sim.net.fault((0, 1, 0)).cut = true;
+    sim.run(ms(100));
+    let arrived = part(&sim);
+    sim.letter(1, Input::Arrived(vec![arrived]));
+    assert_eq!(deadtime(&sim, 0), ms(150));
+    sim.net.fault((0, 1, 0)).cut = false;
+    sim.run(ms(100));
+    let arrived = part(&sim);
+    sim.letter(1, Input::Arrived(vec![arrived]));
+    assert!(deadtime(&sim, 0) < ms(150));
 }
 
 #[test]
