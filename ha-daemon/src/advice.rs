@@ -1,5 +1,6 @@
 //! Which keepalive and deadtime a path bears, by what arrived on it: pure; shown by `hactl links`,
-//! judged by `ha-daemon check --live`. Nothing changes by itself for it.
+//! judged by `ha-daemon check --live`. `deadtime = "auto"` ([`crate::core::auto`]) goes by the same rule;
+//! nothing else changes by itself.
 //!
 //! The quality of a failure detector is its detection time against the time between mistakes (Chen,
 //! Toueg, Aguilera, "On the Quality of Service of Failure Detectors", IEEE Transactions on Computers
@@ -30,9 +31,9 @@ pub const GAPS_MIN: u64 = 1_000;
 /// Nor does a shorter time.
 pub const OBSERVED_MIN: Duration = Duration::from_secs(60);
 /// Heartbeat's manual wants 1.5 to 2 times the longest gap seen in weeks of operation.
-const MARGIN: (u64, u64) = (3, 2);
+pub const MARGIN: (u64, u64) = (3, 2);
 /// A recommended deadtime has so many keepalives: two heartbeats may be lost in a row.
-const KEEPALIVES_MIN: u64 = 3;
+pub const KEEPALIVES_MIN: u64 = 3;
 /// A deadtime so many times the needed one waits for nothing.
 const TOO_LONG: u64 = 4;
 /// To say that takes a day: what is rare must have had its time.
@@ -48,8 +49,10 @@ const SHORTER_MAX: u64 = 4;
 pub struct Times {
     /// The peer's keepalive on it, nanoseconds.
     pub keepalive_ns: u64,
-    /// This node's deadtime for it, nanoseconds.
+    /// This node's deadtime for it, nanoseconds; the longest, where it is `"auto"`.
     pub deadtime_ns: u64,
+    /// It is `"auto"`: that it may be long costs nothing.
+    pub is_auto: bool,
 }
 
 /// How the configured deadtime fits.
@@ -111,7 +114,8 @@ pub fn advise(arrivals: &Arrivals, times: Times) -> Advice {
     let needed_ns = deadtime_for(arrivals, times, times.keepalive_ns);
     advice.fit = if times.deadtime_ns < needed_ns {
         Fit::TooShort
-    } else if times.deadtime_ns > TOO_LONG * needed_ns
+    } else if !times.is_auto
+        && times.deadtime_ns > TOO_LONG * needed_ns
         && observed_s >= TOO_LONG_OBSERVED_MIN.as_secs()
     {
         Fit::TooLong
@@ -132,8 +136,13 @@ pub fn advise(arrivals: &Arrivals, times: Times) -> Advice {
 /// one by what the path and the two hosts added, and go on to be.
 fn deadtime_for(arrivals: &Arrivals, times: Times, keepalive_ns: u64) -> u64 {
     let added_ns = arrivals.longest_gap_ns.saturating_sub(times.keepalive_ns);
-    let (more, of) = MARGIN;
-    (keepalive_ns + added_ns).saturating_mul(more).div_ceil(of).max(KEEPALIVES_MIN * keepalive_ns)
+    needed_ns(keepalive_ns + added_ns, keepalive_ns, MARGIN)
+}
+
+/// The deadtime that bears gaps of that length with a margin, see [`MARGIN`].
+#[must_use]
+pub fn needed_ns(gap_ns: u64, keepalive_ns: u64, (more, of): (u64, u64)) -> u64 {
+    gap_ns.saturating_mul(more).div_ceil(of).max(KEEPALIVES_MIN * keepalive_ns)
 }
 
 /// The longest keepalive with which the configured deadtime would do, if a shorter one helps.

@@ -46,6 +46,27 @@ impl Histogram<'_> {
         self.0.iter().skip(first).fold(0, |sum, count| sum.saturating_add(*count))
     }
 
+    /// The two longest durations that were not in `before`, an earlier state of this histogram, longest
+    /// first: the ends of their buckets, so at most a quarter too long; 0 = there is none. `longest_ns` is
+    /// the longest of all, known exactly.
+    #[must_use]
+    pub fn longest_since(&self, before: &[u64; BUCKETS], longest_ns: u64) -> [u64; 2] {
+        let mut found = [0; 2];
+        let mut places = found.iter_mut();
+        for (bucket, (count, before)) in self.0.iter().zip(before).enumerate().rev() {
+            // Whoever counts may be between the bucket and the longest: then that one is of another bucket.
+            let exact = buckets::of(longest_ns) == bucket;
+            let end_ns = if exact { longest_ns } else { buckets::below_ns(bucket) };
+            for _ in 0..count.saturating_sub(*before).min(2) {
+                match places.next() {
+                    Some(place) => *place = end_ns,
+                    None => return found,
+                }
+            }
+        }
+        found
+    }
+
     /// The buckets that are not empty, shortest first.
     #[must_use]
     pub fn buckets(&self) -> Vec<Bucket> {
@@ -97,6 +118,24 @@ mod tests {
             let shown_ns = Histogram(&counts).quantile_ns(share, longest_ns);
             prop_assert!(shown_ns >= exact_ns);
             prop_assert!(shown_ns - exact_ns <= exact_ns / 4 + 1);
+        }
+
+        #[test]
+        fn the_two_longest_since_a_look_are_no_shorter_than_they_were_and_a_quarter_longer_at_most(
+            earlier in prop::collection::vec(1024_u64..1 << 35, 0..100),
+            later in prop::collection::vec(1024_u64..1 << 35, 0..100),
+        ) {
+            let all: Vec<u64> = earlier.iter().chain(&later).copied().collect();
+            let longest_ns = all.iter().copied().max().unwrap_or(0);
+            let (before, after) = (of(&earlier), of(&all));
+            let mut exact = later;
+            exact.extend([0, 0]);
+            exact.sort_unstable_by(|a, b| b.cmp(a));
+            let shown = Histogram(&after).longest_since(&before, longest_ns);
+            for (shown_ns, exact_ns) in shown.into_iter().zip(exact) {
+                prop_assert!(shown_ns >= exact_ns, "{shown_ns} {exact_ns}");
+                prop_assert!(shown_ns <= exact_ns + exact_ns / 4 + 1, "{shown_ns} {exact_ns}");
+            }
         }
 
         #[test]

@@ -161,12 +161,33 @@ pub struct LinkStatus {
     pub sent: u64,
     /// Heartbeats that the local kernel refused to send.
     pub send_errors: u64,
+    /// Silence after which it is dead at present, microseconds.
+    #[serde(default)]
+    pub deadtime_us: u64,
+    /// Present where that follows what arrives (`deadtime = "auto"`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadtime_auto: Option<AutoStatus>,
     /// How its heartbeats arrive; absent before there were two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<ArrivalStatus>,
     /// More of a serial line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<SerialStatus>,
+}
+
+/// What `deadtime = "auto"` goes by on a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutoStatus {
+    /// The shortest that it may be, microseconds.
+    pub min_us: u64,
+    /// The longest.
+    pub max_us: u64,
+    /// Enough was seen; before, it is the longest.
+    pub settled: bool,
+    /// The longest gap of the last 10 minutes, microseconds, at most a quarter too long.
+    pub longest_lately_us: u64,
+    /// The longest of the last 24 hours, likewise.
+    pub longest_us: u64,
 }
 
 /// How the heartbeats of a path arrive, counted where they are judged, since the peer's keepalive
@@ -417,8 +438,11 @@ pub struct Snapshot {
     pub incarnation: u64,
     /// Interval between two of its heartbeats, microseconds.
     pub keepalive_us: u64,
-    /// Silence after which it calls a peer dead, microseconds.
+    /// Silence after which it calls a peer dead, microseconds; the longest, where it is `"auto"`.
     pub deadtime_us: u64,
+    /// The shortest, where it is `"auto"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadtime_min_us: Option<u64>,
     /// Whether memory is locked, or the reason why not.
     pub memory: String,
     /// How much time the kernel gives to real-time threads.

@@ -20,7 +20,7 @@ fn steady(count: usize, more_ns: &[u64]) -> Arrivals {
     arrived(std::iter::repeat_n(10 * MS, count).chain(more_ns.iter().copied()))
 }
 
-const TIMES: Times = Times { keepalive_ns: 10 * MS, deadtime_ns: 30 * MS };
+const TIMES: Times = Times { keepalive_ns: 10 * MS, deadtime_ns: 30 * MS, is_auto: false };
 
 #[test]
 fn nothing_is_said_too_early() {
@@ -60,7 +60,7 @@ fn a_gap_just_above_deadtime_is_counted_though_its_bucket_begins_below() {
 
 #[test]
 fn a_keepalive_that_is_too_long_is_shortened_where_that_helps() {
-    let times = Times { keepalive_ns: 10 * MS, deadtime_ns: 15 * MS };
+    let times = Times { keepalive_ns: 10 * MS, deadtime_ns: 15 * MS, is_auto: false };
     let advice = advise(&steady(360_000, &[12 * MS]), times);
     assert_eq!(advice.fit, Fit::TooShort);
     assert_eq!(advice.recommended_keepalive_us, Some(5_000));
@@ -113,7 +113,7 @@ proptest! {
         deadtime_ms in 2_u64..20_000,
     ) {
         let keepalive_ns = keepalive_ms * MS;
-        let times = Times { keepalive_ns, deadtime_ns: deadtime_ms * MS };
+        let times = Times { keepalive_ns, deadtime_ns: deadtime_ms * MS, is_auto: false };
         let arrivals = arrived(std::iter::repeat_n(keepalive_ns, 100_000).chain(gaps_ns));
         let advice = advise(&arrivals, times);
         let (Some(keepalive_us), Some(deadtime_us)) =
@@ -128,7 +128,8 @@ proptest! {
         let shift_ns = keepalive_ns - keepalive_us * 1_000;
         let longest_ns = arrivals.longest_gap_ns.saturating_sub(shift_ns);
         prop_assert!(deadtime_us * 1_000 >= longest_ns, "{:?} {:?}", advice, longest_ns);
-        let then = Times { keepalive_ns: keepalive_us * 1_000, deadtime_ns: deadtime_us * 1_000 };
+        let (keepalive_ns, deadtime_ns) = (keepalive_us * 1_000, deadtime_us * 1_000);
+        let then = Times { keepalive_ns, deadtime_ns, is_auto: false };
         let shifted = Arrivals { longest_gap_ns: longest_ns, ..arrivals };
         prop_assert_eq!(advise(&shifted, then).fit, Fit::Fits);
     }

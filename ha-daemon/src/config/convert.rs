@@ -10,7 +10,8 @@ use super::finding::{ConfigError, Finding};
 use super::load::{self, announce_default};
 use super::{
     AnnouncePlan, Client, Config, Connectivity, Detection, Endpoint, Failback, Group, Link,
-    LinkIdentity, LinkIndex, LinkKind, Node, OnDaemonDeath, OnDoubt, Receive, Resource, heartbeat,
+    LinkIdentity, LinkIndex, LinkKind, Node, OnDaemonDeath, OnDoubt, Receive, Resource, Times,
+    heartbeat,
 };
 
 #[cfg(test)]
@@ -129,9 +130,7 @@ impl Toml {
         let cluster = &config.cluster;
         self.section("cluster");
         self.set("name", quoted(&cluster.name));
-        self.set("keepalive", duration(cluster.keepalive));
-        self.set("warntime", duration(cluster.warntime));
-        self.set("deadtime", duration(cluster.deadtime));
+        self.times(cluster.times());
         self.set("initdead", duration(cluster.initdead));
         self.set("daemon_deadtime", duration(cluster.daemon_deadtime));
         self.set("port", cluster.port);
@@ -148,6 +147,21 @@ impl Toml {
         }
         self.set("script_directory", path(&config.script_directory));
         self.set("auth", format_args!("{{ file = {} }}", path(key_file)));
+    }
+
+    fn times(&mut self, times: Times) {
+        self.set("keepalive", duration(times.keepalive));
+        if !times.auto.is_some_and(|auto| auto.warntime_follows) {
+            self.set("warntime", duration(times.warntime));
+        }
+        match times.auto {
+            None => self.set("deadtime", duration(times.deadtime)),
+            Some(auto) => {
+                self.set("deadtime", "\"auto\"");
+                self.set("deadtime_min", duration(auto.min));
+                self.set("deadtime_max", duration(times.deadtime));
+            }
+        }
     }
 
     fn logging(&mut self, config: &Config) {
@@ -227,9 +241,7 @@ impl Toml {
             self.set("port", link.port);
         }
         if let Some(times) = link.times {
-            self.set("keepalive", duration(times.keepalive));
-            self.set("warntime", duration(times.warntime));
-            self.set("deadtime", duration(times.deadtime));
+            self.times(times);
         }
         let receive = match link.receive {
             Receive::Auto => return,

@@ -26,12 +26,14 @@ mod link_rules;
 mod load;
 pub mod serial;
 mod time_rules;
+mod times;
 
 pub use connectivity::{Connectivity, IsolatedOwner, PingTarget, ProbeBeforeTake};
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
 pub use keys::{AuthKey, AuthMethod, KeyRing};
 pub use link_rules::{LinkFinding, link_findings};
 pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
+pub use times::{Auto, Times};
 
 /// UDP and TCP port unless configured otherwise: `ha-cluster`, IANA's registration for Linux-HA.
 pub const PORT_DEFAULT: u16 = 694;
@@ -198,17 +200,6 @@ pub enum LinkIdentity {
     Arrival,
 }
 
-/// How long silence may last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
-    /// Interval between two heartbeats.
-    pub keepalive: Duration,
-    /// Silence after which a peer is late.
-    pub warntime: Duration,
-    /// Silence after which a peer is dead.
-    pub deadtime: Duration,
-}
-
 /// Timing and policy of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
@@ -218,8 +209,11 @@ pub struct Cluster {
     pub id: u32,
     /// Interval between two heartbeats. Default 50 ms.
     pub keepalive: Duration,
-    /// Silence after which a peer is dead. Default 200 ms.
+    /// Silence after which a peer is dead. Default 200 ms. The longest that holds, where it is
+    /// [`Auto`]; every other time goes by that.
     pub deadtime: Duration,
+    /// Whether `deadtime` follows what arrives. Default no.
+    pub auto: Option<Auto>,
     /// Silence after which a peer is late. Default half of `deadtime`, at least `keepalive`.
     pub warntime: Duration,
     /// `deadtime` while this node has just started. Default: the larger of 10 x `deadtime` and 1 s.
@@ -244,6 +238,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Times of the links that have none of their own.
+    #[must_use]
+    pub fn times(&self) -> Times {
+        let Self { keepalive, warntime, deadtime, auto, .. } = *self;
+        Times { keepalive, warntime, deadtime, auto }
+    }
+
     /// How long an owner whose daemon does not run keeps its addresses: shorter than
     /// `daemon_deadtime`, after which others take them, by deadtime, but a quarter at most, and by
     /// 250 ms at least.
@@ -515,12 +516,8 @@ impl Config {
     /// Times of a link.
     #[must_use]
     pub fn times(&self, link: LinkIndex) -> Times {
-        let cluster = &self.cluster;
-        self.links.get(link.0).and_then(|link| link.times).unwrap_or(Times {
-            keepalive: cluster.keepalive,
-            warntime: cluster.warntime,
-            deadtime: cluster.deadtime,
-        })
+        let own = self.links.get(link.0).and_then(|link| link.times);
+        own.unwrap_or_else(|| self.cluster.times())
     }
 
     /// Position of the node with that name.

@@ -6,22 +6,105 @@ use std::time::Duration;
 use humantime::format_duration;
 
 use super::finding::Finding;
+pub(super) use super::times::warntime_default;
 use super::{
-    ADDRESS_LIFETIME_DEFAULT_MAX, ADDRESS_LIFETIME_LATE_MAX, ADDRESS_LIFETIME_MIN,
-    DAEMON_DEADTIME_DEFAULT_MIN,
+    ADDRESS_LIFETIME_DEFAULT_MAX, ADDRESS_LIFETIME_LATE_MAX, ADDRESS_LIFETIME_MIN, Auto,
+    DAEMON_DEADTIME_DEFAULT_MIN, DURATION_MAX,
 };
+
+/// Keepalives in the shortest deadtime that `auto` gives, unless configured otherwise: two heartbeats may
+/// be lost in a row. Fewer have no effect.
+const AUTO_MIN_KEEPALIVES: u32 = crate::advice::KEEPALIVES_MIN as u32;
+/// Keepalives in the longest one, unless configured otherwise.
+const AUTO_MAX_KEEPALIVES: u32 = 20;
+/// The longest one by default is no shorter than that: virtual CPUs stop for up to 130 ms, and what is
+/// needed is half as much again.
+const AUTO_MAX_LEAST: Duration = Duration::from_millis(200);
 
 /// The times as they hold.
 pub(super) struct Timing {
     pub(super) keepalive: Duration,
     pub(super) warntime: Duration,
     pub(super) deadtime: Duration,
+    pub(super) auto: Option<Auto>,
     pub(super) initdead: Duration,
     pub(super) daemon_deadtime: Duration,
 }
 
-pub(super) fn warntime_default(keepalive: Duration, deadtime: Duration) -> Duration {
-    (deadtime / 2).max(keepalive)
+/// A deadtime that another time is compared with, and the key that it stands under.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound {
+    pub(super) key: &'static str,
+    pub(super) time: Duration,
+}
+
+impl From<Duration> for Bound {
+    fn from(time: Duration) -> Self {
+        Self { key: "deadtime", time }
+    }
+}
+
+/// What was said of deadtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Deadtime {
+    /// The deadtime, or the longest.
+    pub(super) longest: Duration,
+    /// The shortest, with `deadtime = "auto"`.
+    pub(super) auto_min: Option<Duration>,
+}
+
+impl Deadtime {
+    /// `deadtime = "auto"` without more.
+    pub(super) fn auto_default(keepalive: Duration) -> Self {
+        let longest = keepalive.saturating_mul(AUTO_MAX_KEEPALIVES).max(AUTO_MAX_LEAST);
+        let min = keepalive.saturating_mul(AUTO_MIN_KEEPALIVES);
+        Self { longest: longest.min(DURATION_MAX), auto_min: Some(min.min(DURATION_MAX)) }
+    }
+
+    /// What must not be longer than any deadtime that may hold goes by that.
+    pub(super) fn shortest(self) -> Bound {
+        match self.auto_min {
+            Some(time) => Bound { key: "deadtime_min", time },
+            None => self.longest.into(),
+        }
+    }
+
+    /// What must not be shorter than any deadtime that may hold goes by that.
+    pub(super) fn longest(self) -> Bound {
+        let key = if self.auto_min.is_some() { "deadtime_max" } else { "deadtime" };
+        Bound { key, time: self.longest }
+    }
+
+    pub(super) fn auto(self, warntime_follows: bool) -> Option<Auto> {
+        self.auto_min.map(|min| Auto { min, warntime_follows })
+    }
+
+    /// Of a pair with a keepalive.
+    pub(super) fn finding(self, keepalive: Duration) -> Option<Finding> {
+        match self.auto_min {
+            Some(min) => auto_finding(keepalive, min, self.longest),
+            None => deadtime_finding(keepalive, self.longest),
+        }
+    }
+}
+
+fn auto_finding(keepalive: Duration, min: Duration, max: Duration) -> Option<Finding> {
+    let (alive, shortest) = (format_duration(keepalive), format_duration(min));
+    if min < keepalive.saturating_mul(2) {
+        let message = format!(
+            "deadtime_min {shortest} is shorter than two keepalives of {alive}: one lost heartbeat \
+             would make a peer dead"
+        );
+        let enough = format_duration(keepalive.saturating_mul(AUTO_MIN_KEEPALIVES));
+        Some(Finding::error(message, format!("set it to {enough} or more")))
+    } else if min > max {
+        let message =
+            format!("deadtime_min {shortest} is longer than deadtime_max {}", format_duration(max));
+        let enough = format_duration(min.saturating_mul(2));
+        Some(Finding::error(message, format!("set deadtime_max to more, such as {enough}")))
+    } else {
+        None
+    }
 }
 
 pub(super) fn deadtime_finding(keepalive: Duration, deadtime: Duration) -> Option<Finding> {
@@ -52,23 +135,22 @@ pub(super) fn deadtime_remedy(keepalive: Duration) -> String {
 pub(super) fn warntime_finding(
     warntime: Duration,
     keepalive: Duration,
-    deadtime: Duration,
+    deadtime: impl Into<Bound>,
 ) -> Option<Finding> {
+    let Bound { key, time: deadtime } = deadtime.into();
     let (shown, low, high) =
         (format_duration(warntime), format_duration(keepalive), format_duration(deadtime));
-    let remedy = format!("set it between {low} and {high}, such as half of deadtime");
+    let remedy = format!("set it between {low} and {high}, such as half of {key}");
     if deadtime <= keepalive {
         None
     } else if warntime < keepalive || warntime > deadtime {
-        let message =
-            format!("warntime {shown} is not between keepalive {low} and deadtime {high}");
+        let message = format!("warntime {shown} is not between keepalive {low} and {key} {high}");
         Some(Finding::error(message, remedy))
     } else if warntime == keepalive {
         let message = format!("warntime {shown} is one keepalive: every heartbeat would be late");
         Some(Finding::warning(message, remedy))
     } else if warntime == deadtime {
-        let message =
-            format!("warntime {shown} is the deadtime: no peer is late before it is dead");
+        let message = format!("warntime {shown} is the {key}: no peer is late before it is dead");
         Some(Finding::warning(message, remedy))
     } else {
         None
@@ -81,11 +163,12 @@ pub(super) fn daemon_deadtime_default(deadtime: Duration) -> Duration {
 
 pub(super) fn daemon_deadtime_finding(
     daemon_deadtime: Duration,
-    deadtime: Duration,
+    deadtime: impl Into<Bound>,
 ) -> Option<Finding> {
+    let Bound { key, time: deadtime } = deadtime.into();
     let (shown, dead) = (format_duration(daemon_deadtime), format_duration(deadtime));
     (daemon_deadtime < deadtime).then(|| {
-        let message = format!("daemon_deadtime {shown} is shorter than deadtime {dead}");
+        let message = format!("daemon_deadtime {shown} is shorter than {key} {dead}");
         Finding::error(message, format!("set it to {dead} or more"))
     })
 }
@@ -137,11 +220,12 @@ pub(super) fn address_lifetime_finding(
     Some(Finding::warning(message, remedy))
 }
 
-pub(super) fn initdead_finding(initdead: Duration, deadtime: Duration) -> Option<Finding> {
+pub(super) fn initdead_finding(initdead: Duration, deadtime: impl Into<Bound>) -> Option<Finding> {
+    let Bound { key, time: deadtime } = deadtime.into();
     let (shown, dead) = (format_duration(initdead), format_duration(deadtime));
     let remedy = format!("set it to {} or more", format_duration(deadtime.saturating_mul(2)));
     if initdead < deadtime {
-        let message = format!("initdead {shown} is shorter than deadtime {dead}");
+        let message = format!("initdead {shown} is shorter than {key} {dead}");
         Some(Finding::error(message, remedy))
     } else if initdead < deadtime.saturating_mul(2) {
         let message = format!(

@@ -6,7 +6,7 @@ use super::table::{Align, Table, printable};
 use super::{PeerLink, peer_links};
 use crate::advice::{Advice, Fit, GAPS_MIN, OBSERVED_MIN};
 use crate::config::check::Finding;
-use crate::snapshot::{ArrivalStatus, Snapshot};
+use crate::snapshot::{ArrivalStatus, LinkStatus, Snapshot};
 
 /// A line per link that was heard: its gaps and what follows from them. Empty when there is none.
 #[must_use]
@@ -38,14 +38,30 @@ pub fn table(links: &[PeerLink]) -> String {
             age(it.jitter.p99_us),
             it.longest_burst.to_string(),
             it.outages.to_string(),
-            age(it.advice.deadtime_us),
-            advice(&it.advice),
+            deadtime(link, &it.advice),
+            advice(link, &it.advice),
         ]);
     }
     if rows == 0 { String::new() } else { table.text() }
 }
 
-fn advice(it: &Advice) -> String {
+fn deadtime(link: &LinkStatus, advice: &Advice) -> String {
+    match &link.deadtime_auto {
+        Some(auto) => {
+            let [holds, min, max] = [link.deadtime_us, auto.min_us, auto.max_us].map(age);
+            format!("auto {holds} ({min} to {max})")
+        }
+        None => age(advice.deadtime_us),
+    }
+}
+
+/// The key that the advice is about.
+fn key(link: &LinkStatus) -> &'static str {
+    if link.deadtime_auto.is_some() { "deadtime_max" } else { "deadtime" }
+}
+
+fn advice(link: &LinkStatus, it: &Advice) -> String {
+    let subject = link.deadtime_auto.map_or("", |_| "deadtime_max is ");
     let recommended = || match (it.recommended_keepalive_us, it.recommended_deadtime_us) {
         (Some(keepalive_us), Some(deadtime_us)) => {
             format!("{} / {}", duration(keepalive_us), duration(deadtime_us))
@@ -55,7 +71,9 @@ fn advice(it: &Advice) -> String {
     match it.fit {
         Fit::TooEarly => "too early to say".to_owned(),
         Fit::Fits => format!("keep; {}", between(it)),
-        Fit::TooShort => format!("too short, {}; better {}", between(it), recommended()),
+        Fit::TooShort => {
+            format!("{subject}too short, {}; better {}", between(it), recommended())
+        }
         Fit::TooLong => format!("longer than needed; {} would do", recommended()),
     }
 }
@@ -86,7 +104,8 @@ pub fn findings(snapshot: &Snapshot) -> Vec<Finding> {
     findings.extend(late_threads(snapshot));
     for PeerLink { peer, link } in peer_links(snapshot.nodes.clone()) {
         let Some(arrivals) = &link.arrivals else { continue };
-        findings.extend(link_finding(&format!("{peer} on {}", link.name), arrivals));
+        let place = format!("{peer} on {}", link.name);
+        findings.extend(link_finding(&place, key(&link), arrivals));
     }
     findings
 }
@@ -136,7 +155,7 @@ fn late_threads(snapshot: &Snapshot) -> impl Iterator<Item = Finding> {
     })
 }
 
-fn link_finding(place: &str, arrivals: &ArrivalStatus) -> Option<Finding> {
+fn link_finding(place: &str, key: &str, arrivals: &ArrivalStatus) -> Option<Finding> {
     let advice = &arrivals.advice;
     let (keepalive_us, deadtime_us) =
         (advice.recommended_keepalive_us?, advice.recommended_deadtime_us?);
@@ -148,7 +167,7 @@ fn link_finding(place: &str, arrivals: &ArrivalStatus) -> Option<Finding> {
     );
     let bound = age(advice.recommended_between_s.saturating_mul(1_000_000));
     let remedy = format!(
-        "keepalive = \"{}\" and deadtime = \"{}\" would have made none in {} (at 95 %: {bound} or more \
+        "keepalive = \"{}\" and {key} = \"{}\" would have made none in {} (at 95 %: {bound} or more \
          between two, if gaps are independent and go on as they were)",
         duration(keepalive_us),
         duration(deadtime_us),
@@ -159,18 +178,18 @@ fn link_finding(place: &str, arrivals: &ArrivalStatus) -> Option<Finding> {
         Fit::TooEarly | Fit::Fits => None,
         Fit::TooShort if advice.mistakes > 0 => {
             let message = format!(
-                "{place}: {} gaps of a peer that lived were longer than deadtime, {deadtime}: {}; {seen}",
+                "{place}: {} gaps of a peer that lived were longer than {key}, {deadtime}: {}; {seen}",
                 advice.mistakes,
                 between(advice),
             );
             Some(Finding::warning(message, remedy))
         }
         Fit::TooShort => {
-            let message = format!("{place}: deadtime, {deadtime}, leaves little: {seen}");
+            let message = format!("{place}: {key}, {deadtime}, leaves little: {seen}");
             Some(Finding::warning(message, remedy))
         }
         Fit::TooLong => {
-            let message = format!("{place}: deadtime, {deadtime}, is longer than needed: {seen}");
+            let message = format!("{place}: {key}, {deadtime}, is longer than needed: {seen}");
             Some(Finding::warning(message, remedy))
         }
     }
@@ -180,6 +199,7 @@ fn link_finding(place: &str, arrivals: &ArrivalStatus) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::io::realtime::{fifo_refused, lock_refused};
+    use crate::snapshot::AutoStatus;
 
     fn sample() -> Snapshot {
         serde_json::from_str(include_str!("../../tests/golden/status.json")).unwrap()
@@ -204,6 +224,34 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert!(found[0].contains("beta on hb0: 2 gaps of a peer that lived"), "{found:?}");
         assert!(found[0].contains("keepalive = \"10ms\" and deadtime = \"200ms\""), "{found:?}");
+    }
+
+    #[test]
+    fn advice_on_a_deadtime_that_finds_itself_is_about_its_bound() {
+        let mut snapshot = sample();
+        let link = snapshot.nodes.iter_mut().flat_map(|node| &mut node.links).next().unwrap();
+        link.deadtime_us = 61_000;
+        link.deadtime_auto = Some(AutoStatus {
+            min_us: 30_000,
+            max_us: 100_000,
+            settled: true,
+            longest_lately_us: 20_000,
+            longest_us: 130_000,
+        });
+        let arrivals = link.arrivals.as_mut().unwrap();
+        arrivals.advice = Advice {
+            fit: Fit::TooShort,
+            deadtime_us: 100_000,
+            mistakes: 1,
+            recommended_deadtime_us: Some(200_000),
+            ..arrivals.advice.clone()
+        };
+        let found = findings(&snapshot)[0].to_string();
+        assert!(found.contains("were longer than deadtime_max, 100 ms"), "{found}");
+        assert!(found.contains("and deadtime_max = \"200ms\" would have"), "{found}");
+        let text = table(&peer_links(snapshot.nodes));
+        assert!(text.contains("auto 61.0 ms (30.0 ms to 100 ms)"), "{text}");
+        assert!(text.contains("deadtime_max is too short, a mistake in"), "{text}");
     }
 
     #[test]

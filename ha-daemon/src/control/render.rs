@@ -256,7 +256,7 @@ fn heading(snapshot: &Snapshot) -> String {
     }
     line(
         "Timing",
-        format!("keepalive {}, deadtime {}", age(snapshot.keepalive_us), age(snapshot.deadtime_us)),
+        format!("keepalive {}, deadtime {}", age(snapshot.keepalive_us), deadtime(snapshot)),
     );
     line("Events", snapshot.events.to_string());
     let refused = refused(&snapshot.packets);
@@ -264,6 +264,14 @@ fn heading(snapshot: &Snapshot) -> String {
         line("Refused", refused);
     }
     text
+}
+
+fn deadtime(snapshot: &Snapshot) -> String {
+    let longest = age(snapshot.deadtime_us);
+    match snapshot.deadtime_min_us {
+        Some(min_us) => format!("auto, {} to {longest}", age(min_us)),
+        None => longest,
+    }
 }
 
 fn thread(thread: &ThreadStatus) -> String {

@@ -44,7 +44,7 @@ impl AskingTimes {
     /// For a link with these times.
     #[must_use]
     pub fn of(times: Times) -> Self {
-        let Times { keepalive, warntime, deadtime } = times;
+        let Times { keepalive, warntime, deadtime, .. } = times;
         // One heartbeat that got lost is not worth a question; a quarter of the window always is
         // left for them, whatever keepalive and warntime are.
         let suspicion =
@@ -111,7 +111,7 @@ impl Core {
         let window_from = self.window_of(peer);
         let links = peer.links.iter();
         let silent_at = |(link, it): (&LinkIndex, &Detector)| {
-            Some(it.sign(window_from)?.after(self.config.times(*link).deadtime))
+            Some(it.sign(window_from)?.after(peer.times(&self.config, *link).deadtime))
         };
         links.filter_map(silent_at).max()
     }
@@ -130,7 +130,7 @@ impl Core {
         let links = peer.links.iter();
         let silent_at = |(link, it): (&LinkIndex, &Detector)| {
             let heard = it.last_seen()?.max(window_from);
-            Some(heard.after(self.config.times(*link).deadtime))
+            Some(heard.after(peer.times(&self.config, *link).deadtime))
         };
         links.filter_map(silent_at).max()
     }
@@ -144,14 +144,15 @@ impl Core {
         }
         let links = peer.links.iter();
         let complete_at = |(link, it): (&LinkIndex, &Detector)| {
-            it.asking.complete_at(since, AskingTimes::of(self.config.times(*link)))
+            it.asking.complete_at(since, AskingTimes::of(peer.times(&self.config, *link)))
         };
         // Who could not ask at all may judge when the peer's daemon would be given up anyway.
         let unasked = since.after(self.daemon_deadtime(peer));
         Some(links.filter_map(complete_at).min().map_or(unasked, |at| at.min(unasked)))
     }
 
-    /// How long the peer's daemon may not run: no shorter than any deadtime of its links.
+    /// How long the peer's daemon may not run: no shorter than any deadtime that its links may have, so
+    /// that nothing that follows what arrives shortens what a holder counts on.
     pub(super) fn daemon_deadtime(&self, peer: &Peer) -> Duration {
         let deadtimes = peer.links.keys().map(|link| self.config.times(*link).deadtime);
         deadtimes.fold(self.config.cluster.daemon_deadtime, Duration::max)
@@ -167,11 +168,11 @@ impl Core {
     fn probe_at(&self, peer: &Peer, link: LinkIndex) -> Option<Moment> {
         let window_from = self.window_of(peer);
         let suspect_at = |(link, it): (&LinkIndex, &Detector)| {
-            let times = AskingTimes::of(self.config.times(*link));
+            let times = AskingTimes::of(peer.times(&self.config, *link));
             Some(it.sign(window_from)?.after(times.suspicion))
         };
         // Pauses of this node in series put off its window, but not its questions.
-        let deadtime = |link: &LinkIndex| self.config.times(*link).deadtime;
+        let deadtime = |link: &LinkIndex| peer.times(&self.config, *link).deadtime;
         let anyway_at = |silence| self.awake_for(peer.signs.life, silence);
         let detector = peer.links.get(&link)?;
         let from = match detector.state() {
@@ -200,8 +201,9 @@ impl Core {
             due.extend(links.map(|link| (*node, link)));
         }
         for (node, link) in due {
-            let interval = AskingTimes::of(self.config.times(link)).interval;
-            if let Some(detector) = self.detector(node, link) {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let interval = AskingTimes::of(peer.times(&self.config, link)).interval;
+            if let Some(detector) = peer.links.get_mut(&link) {
                 detector.asking.next = now.after(interval);
                 self.actions.push(Action::Probe { peer: node, link });
             }
@@ -264,8 +266,8 @@ impl Core {
         self.peers.get_mut(&node)?.links.get_mut(&link)
     }
 
-    pub(super) fn thresholds(&self, link: LinkIndex) -> Thresholds {
-        Thresholds::of(self.config.times(link), self.asks_peers())
+    pub(super) fn thresholds(&self, peer: &Peer, link: LinkIndex) -> Thresholds {
+        Thresholds::of(peer.times(&self.config, link), self.asks_peers())
     }
 }
 
@@ -276,7 +278,7 @@ mod tests {
     fn times(keepalive: u64, warntime: u64, deadtime: u64) -> Times {
         let [keepalive, warntime, deadtime] =
             [keepalive, warntime, deadtime].map(Duration::from_micros);
-        Times { keepalive, warntime, deadtime }
+        Times { keepalive, warntime, deadtime, auto: None }
     }
 
     #[test]

@@ -114,15 +114,15 @@ impl Core {
             return Some(silent_at);
         }
         let complete_at = peer.links.iter().filter_map(|(link, it)| {
-            it.asking.complete_at(since, AskingTimes::of(self.config.times(*link)))
+            it.asking.complete_at(since, AskingTimes::of(peer.times(&self.config, *link)))
         });
         Some(silent_at.max(complete_at.min()?))
     }
 
     /// Whether its kernel gave a sign of life within deadtime of time awake.
     pub(super) fn gave_a_sign(&self, peer: &Peer, now: Moment) -> bool {
-        let deadtimes = peer.links.keys().map(|link| self.config.times(*link).deadtime);
-        deadtimes.max().is_some_and(|deadtime| now < self.awake_for(peer.signs.life, deadtime))
+        let longest = peer.deadtimes(&self.config).max();
+        longest.is_some_and(|deadtime| now < self.awake_for(peer.signs.life, deadtime))
     }
 }
 

@@ -173,7 +173,7 @@ mod tests {
     fn asking() -> Thresholds {
         let keepalive = Duration::from_millis(10);
         let Thresholds { warntime, deadtime, .. } = THRESHOLDS;
-        Thresholds::of(Times { keepalive, warntime, deadtime }, true)
+        Thresholds::of(Times { keepalive, warntime, deadtime, auto: None }, true)
     }
 
     fn ms(milliseconds: u64) -> Moment {

@@ -49,6 +49,38 @@ pub struct Sighting {
     pub observation: Observation,
 }
 
+/// The gaps between heartbeats that arrived on one path since a look before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrived {
+    /// The peer.
+    pub peer: NodeIndex,
+    /// The link.
+    pub link: LinkIndex,
+    /// When that look was.
+    pub since: Moment,
+    /// The peer's keepalive.
+    pub keepalive_us: u64,
+    /// How many gaps.
+    pub gaps: u64,
+    /// Their sum.
+    pub observed_ns: u64,
+    /// The two longest, at most a quarter too long; 0 = there was none.
+    pub longest_ns: [u64; 2],
+    /// The longest pause of this node in which a heartbeat that arrives in time would not have been
+    /// stamped in time.
+    pub paused_ns: u64,
+}
+
+impl Arrived {
+    /// The longest gap that a deadtime has to bear: a pause of this node begins a fresh window, so
+    /// what is left of the gap that it made is what matters.
+    #[must_use]
+    pub fn gap_ns(&self) -> u64 {
+        let [longest_ns, next_ns] = self.longest_ns;
+        longest_ns.saturating_sub(self.paused_ns).max(next_ns)
+    }
+}
+
 /// Whether an earlier daemon left a resource here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Presence {
@@ -179,6 +211,8 @@ pub enum Input {
         /// Whether it is there, up and has a carrier.
         up: bool,
     },
+    /// How heartbeats arrived lately on paths whose deadtime follows that.
+    Arrived(Vec<Arrived>),
     /// A question to a peer's kernel left.
     ProbeLeft {
         /// The peer.

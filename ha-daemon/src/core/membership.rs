@@ -26,11 +26,13 @@ impl Core {
     }
 
     fn judge_links_from(&mut self, node: NodeIndex, window_from: Moment, now: Moment) {
-        let (config, ask) = (Arc::clone(&self.config), self.asks_peers());
+        let ask = self.asks_peers();
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let judged = peer.links.iter_mut().filter_map(|(link, it)| {
-            let thresholds = Thresholds::of(config.times(*link), ask);
-            Some((*link, it.judge(now, window_from, thresholds)?))
+        let times = |link: &LinkIndex| (*link, peer.times(&self.config, *link));
+        let times: Vec<_> = peer.links.keys().map(times).collect();
+        let judged = times.into_iter().filter_map(|(link, times)| {
+            let detector = peer.links.get_mut(&link)?;
+            Some((link, detector.judge(now, window_from, Thresholds::of(times, ask))?))
         });
         let transitions: Vec<_> = judged.collect();
         for (link, transition) in transitions {

@@ -6,7 +6,9 @@
 
 pub mod adoption;
 pub mod asking;
+pub mod auto;
 pub mod awake;
+mod closing;
 pub mod command;
 mod connectivity;
 mod custody;
@@ -33,11 +35,12 @@ use std::time::Duration;
 
 use ha_common::wire::Phase;
 
-use crate::config::{Cluster, Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt, Times};
+use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, OnDoubt, Times};
 use crate::names::InterfaceName;
 use crate::snapshot::{LinkState, NodeState, Severity};
 use adoption::Adoption;
 use awake::Awake;
+use closing::closing_wait;
 use command::{Errands, Standby};
 use connectivity::Reach;
 use detector::Detector;
@@ -45,7 +48,7 @@ use groups::Groups;
 use interfaces::Interfaces;
 use io::{Action, Input, Note, Observation, Sighting};
 use message::{Message, State};
-use peer::{Closing, Peer, RESEND_FIRST};
+use peer::{Peer, RESEND_FIRST};
 use resume::HandOver;
 use standing::Standing;
 use story::Story;
@@ -208,6 +211,7 @@ impl Core {
                 self.addresses_probed(group, answer, pinged_at, now);
             }
             Input::Interface { name, up } => self.interface(name, up, now),
+            Input::Arrived(all) => self.arrived(&all, now),
             Input::ProbeLeft { peer, link, at } => self.probe_left(peer, link, at),
             Input::ProbeFailed { peer, link, error } => {
                 self.probe_failed(peer, link, &error, now);
@@ -242,7 +246,9 @@ impl Core {
             let links = peer.links.iter();
             let window_from = self.window_of(peer);
             links
-                .filter_map(move |(link, it)| it.deadline(window_from, self.thresholds(*link)))
+                .filter_map(move |(link, it)| {
+                    it.deadline(window_from, self.thresholds(peer, *link))
+                })
                 .chain(peer.closing.map(|closing| closing.verdict_at))
                 .chain(peer.custody)
                 .chain(peer.resend_at)
@@ -452,29 +458,6 @@ impl Core {
         }
     }
 
-    /// How long a peer whose control connection closed has time to be heard: two keepalives of the
-    /// fastest link on which heartbeats arrive in time.
-    fn closing_wait(&self, peer: &Peer) -> Duration {
-        closing_wait(&self.config, peer)
-    }
-
-    fn connection_closed(&mut self, node: NodeIndex, incarnation: u64, now: Moment) {
-        let Some(wait) = self.peers.get(&node).map(|peer| self.closing_wait(peer)) else { return };
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        // One connection for each link: the first one that closes starts the wait.
-        if incarnation != peer.incarnation || !peer.alive() || peer.closing.is_some() {
-            return;
-        }
-        let verdict_at = peer.restart.map_or(now.after(wait), |it| it.until.max(now.after(wait)));
-        peer.closing = Some(Closing { at: now, verdict_at });
-        let text = format!(
-            "the control connection of {} closed; without a heartbeat its daemon counts as gone in {}",
-            self.node_name(node),
-            milliseconds(nanoseconds(wait))
-        );
-        self.node_note(Severity::Warning, "connection-closed", node, text);
-    }
-
     fn interface(&mut self, name: InterfaceName, up: bool, now: Moment) {
         let (severity, state) =
             if up { (Severity::Info, "up") } else { (Severity::Warning, "down") };
@@ -577,13 +560,3 @@ fn group_with_id(config: &Config, id: u32) -> Option<GroupIndex> {
 
 #[cfg(test)]
 pub(crate) mod tests;
-
-/// How long a peer whose control connection closed has time to be heard: two keepalives of the
-/// fastest link on which heartbeats arrive in time.
-fn closing_wait(config: &Config, peer: &Peer) -> Duration {
-    let up = peer.links.iter().filter(|(_, link)| link.state() == LinkState::Up);
-    let wait = |times: Times| times.deadtime.min(times.keepalive * 2);
-    let waits = up.map(|(link, _)| wait(config.times(*link)));
-    let Cluster { keepalive, warntime, deadtime, .. } = config.cluster;
-    waits.min().unwrap_or(wait(Times { keepalive, warntime, deadtime }))
-}

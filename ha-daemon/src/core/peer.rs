@@ -6,6 +6,7 @@ use std::time::Duration;
 use ha_common::wire::Phase;
 use serde::{Deserialize, Serialize};
 
+use super::auto::Estimator;
 use super::awake::Signs;
 use super::detector::Detector;
 use super::io::Observation;
@@ -57,6 +58,8 @@ pub struct Peer {
     pub phase: Phase,
     /// Detectors by link.
     pub links: BTreeMap<LinkIndex, Detector>,
+    /// Where deadtime follows what arrives: what is known of that.
+    pub estimators: BTreeMap<LinkIndex, Estimator>,
     /// What else is known of the links.
     pub standings: BTreeMap<LinkIndex, Standing>,
     /// How many ping targets it reaches, as of its last state message; `None`: not known.
@@ -116,6 +119,7 @@ impl Peer {
             phase: Phase::Starting,
             standings: links.keys().map(|link| (*link, Standing::default())).collect(),
             links,
+            estimators: BTreeMap::new(),
             reached: None,
             claims: Vec::new(),
             known: None,

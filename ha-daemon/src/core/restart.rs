@@ -35,8 +35,8 @@ impl Core {
     /// Until when a restart of it excuses its silence.
     pub(super) fn excused_until(&self, peer: &Peer) -> Moment {
         // No link of it counts as dead before then, whatever its own deadtime.
-        let deadtimes = peer.links.keys().map(|link| self.config.times(*link).deadtime);
-        let deadtime = deadtimes.min().unwrap_or(self.config.cluster.deadtime);
+        let shortest = peer.deadtimes(&self.config).min();
+        let deadtime = shortest.unwrap_or(self.config.cluster.deadtime);
         let deadtime = nanoseconds(deadtime) as u64;
         let excused = peer.restart.map(|it| Moment(it.until.0.saturating_sub(deadtime)));
         peer.resumed_at.max(excused.unwrap_or_default())

@@ -12,6 +12,7 @@ use std::time::Duration;
 use ha_common::wire::Phase;
 use serde::{Deserialize, Serialize};
 
+use super::auto::{Estimator, EstimatorMemory};
 use super::connectivity::{Reach, ReachMemory};
 use super::detector::Detector;
 use super::groups::Entry;
@@ -97,6 +98,8 @@ struct PeerMemory {
     ended: u64,
     phase: u8,
     links: BTreeMap<LinkName, (LinkState, Option<Moment>, Standing)>,
+    #[serde(default)]
+    estimators: BTreeMap<LinkName, EstimatorMemory>,
     claims: Vec<Claim>,
     known: Option<(u64, u32)>,
     generation: u32,
@@ -326,6 +329,7 @@ impl PeerMemory {
             ended,
             phase,
             links,
+            estimators,
             claims,
             known,
             generation,
@@ -352,12 +356,15 @@ impl PeerMemory {
             let known = (detector.state(), detector.last_seen(), standing);
             (config.links[link.0].name.clone(), known)
         });
+        let estimators =
+            estimators.iter().map(|(link, it)| (config.links[link.0].name.clone(), it.remember()));
         Self {
             state,
             incarnation,
             ended,
             phase: phase as u8,
             links: links.collect(),
+            estimators: estimators.collect(),
             claims,
             known,
             generation,
@@ -375,12 +382,17 @@ impl PeerMemory {
     }
 
     /// The peer as the new configuration has it.
-    fn resume(self, peer: &mut Peer, config: &Config, now: Moment) {
+    fn resume(mut self, peer: &mut Peer, config: &Config, now: Moment) {
         let grace = RESTART_GRACE.max(config.cluster.deadtime);
         for (link, detector) in &mut peer.links {
             if let Some((state, last_seen, standing)) = self.links.get(&config.links[link.0].name) {
                 *detector = Detector::resume(*state, *last_seen);
                 peer.standings.insert(*link, *standing);
+            }
+            // One that has a fixed deadtime by now is not used, and neither in the way of the next reload.
+            let known = self.estimators.remove(&config.links[link.0].name);
+            if let Some(known) = known.and_then(|known| Estimator::resume(known, now)) {
+                peer.estimators.insert(*link, known);
             }
         }
         peer.state = self.state;

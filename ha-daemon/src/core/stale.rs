@@ -86,9 +86,9 @@ impl Core {
     /// The earliest moment at which this node may judge by what it was told: a pause of its own, or an
     /// excused restart of the peer, has to be over for a full window.
     fn window_ends_at(&self, peer: &Peer) -> Moment {
-        let deadtimes = peer.links.keys().map(|link| self.config.times(*link).deadtime);
         // What is heard on a slow link alone is heard in its time only.
-        let deadtime = deadtimes.max().unwrap_or(self.config.cluster.deadtime);
+        let longest = peer.deadtimes(&self.config).max();
+        let deadtime = longest.unwrap_or(self.config.cluster.deadtime);
         self.window_of(peer).after(deadtime)
     }
 

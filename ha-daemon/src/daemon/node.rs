@@ -343,9 +343,9 @@ impl Node {
         keepalives.min().unwrap_or(self.config.cluster.keepalive)
     }
 
-    /// Lateness that counts as a pause of this node: a quarter of the shortest deadtime.
+    /// Lateness that counts as a pause of this node: a quarter of the shortest deadtime that may hold.
     pub(super) fn pause(&self, paths: &[PeerPath]) -> Duration {
-        let deadtimes = paths.iter().map(|path| self.config.times(path.link).deadtime);
+        let deadtimes = paths.iter().map(|path| self.config.times(path.link).deadtime_min());
         deadtimes.min().unwrap_or(self.config.cluster.deadtime) / 4
     }
 

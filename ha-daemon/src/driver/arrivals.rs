@@ -55,10 +55,13 @@ impl Driver {
     pub(super) fn arrival_status(&self, slot: usize) -> Option<ArrivalStatus> {
         let known = arrivals(&self.parts, slot).filter(|it| it.observed_ns != 0)?;
         let path = &self.parts.paths[slot];
-        let deadtime = self.parts.config.times(path.link).deadtime;
+        let times = self.parts.config.times(path.link);
         let keepalive_us = u64::from(record(&self.parts, slot)?.keepalive_us());
-        let times =
-            Times { keepalive_ns: keepalive_us * 1_000, deadtime_ns: deadtime.as_nanos() as u64 };
+        let times = Times {
+            keepalive_ns: keepalive_us * 1_000,
+            deadtime_ns: times.deadtime.as_nanos() as u64,
+            is_auto: times.auto.is_some(),
+        };
         let age_ns = monotonic_ns().saturating_sub(known.longest_gap_at_ns);
         Some(ArrivalStatus {
             observed_s: known.observed_ns / 1_000_000_000,

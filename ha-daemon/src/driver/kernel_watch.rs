@@ -98,20 +98,8 @@ impl Driver {
         self.kernel_watch.timers = vec![Timer::Unwatched; slots];
         let in_kernel =
             |slot: &usize| !matches!(self.parts.receptions[*slot].via, Via::Socket | Via::Serial);
-        let times = |slot: usize| {
-            let times = self.parts.config.times(self.parts.paths[slot].link);
-            WatchTimes {
-                slot: slot as u32,
-                suspect_ns: AskingTimes::of(times).suspicion.as_nanos() as u64,
-                deadtime_ns: times.deadtime.as_nanos() as u64,
-                pause_limit_ns: if self.parts.config.detection.own_pause {
-                    self.parts.pause.as_nanos() as u64
-                } else {
-                    0
-                },
-            }
-        };
-        let watched: Vec<WatchTimes> = (0..slots).filter(in_kernel).map(times).collect();
+        let watched = (0..slots).filter(in_kernel).map(|slot| self.watch_times(slot));
+        let watched: Vec<WatchTimes> = watched.collect();
         let Some(kernel) = &mut self.parts.kernel else { return };
         if let Err(error) = kernel.watch(&watched) {
             self.kernel_watch.refused = format!("none: {error:#}");
@@ -122,6 +110,34 @@ impl Driver {
         }
         self.kernel_watch.to_arm = watched.iter().map(|it| it.slot as usize).collect();
         self.arm_kernel_timers();
+    }
+
+    fn watch_times(&self, slot: usize) -> WatchTimes {
+        let times = self.times(slot);
+        let own_pause = self.parts.config.detection.own_pause;
+        let pause_limit_ns = if own_pause { self.parts.pause.as_nanos() as u64 } else { 0 };
+        WatchTimes {
+            slot: slot as u32,
+            suspect_ns: AskingTimes::of(times).suspicion.as_nanos() as u64,
+            deadtime_ns: times.deadtime.as_nanos() as u64,
+            pause_limit_ns,
+        }
+    }
+
+    /// Has the timers that run judge by the times of now; no window begins anew for that.
+    pub(super) fn renew_watch_times(&self) {
+        let Some(kernel) = &self.parts.kernel else { return };
+        for slot in 0..self.kernel_watch.timers.len() {
+            // One that is not to run has none.
+            if let Some(watch) = kernel.watched(slot as u32).filter(|it| it.suspect_ns() != 0) {
+                self.watch_times(slot).store(watch);
+            }
+        }
+    }
+
+    /// Whether a timer in the kernel tells when that path's heartbeats are stamped late.
+    pub(super) fn is_watched(&self, slot: usize) -> bool {
+        self.kernel_watch.timers.get(slot).is_some_and(|it| matches!(it, Timer::Running { .. }))
     }
 
     /// Arms the timers of paths that are back: those of silent ones tick rarely, and would see the next silence late.

@@ -4,6 +4,7 @@
 
 mod arrivals;
 mod ask;
+mod auto;
 mod carry;
 mod custody;
 mod gates;
@@ -109,7 +110,7 @@ pub struct Parts {
     pub shared: Arc<Shared>,
     /// Interval of the sender's ticks.
     pub beat: Duration,
-    /// Lateness that counts as a pause of this node.
+    /// Lateness that counts as a pause of this node: a quarter of the shortest deadtime that may hold.
     pub pause: Duration,
     /// The keeper.
     pub keeper: Keeper,
@@ -158,6 +159,7 @@ pub struct Driver {
     /// The keeper's datagrams do not echo the newest incarnations.
     obituary_is_due: bool,
     own_pause: OwnPause,
+    auto: auto::Gaps,
     /// How late it woke by its timer.
     late: Lateness,
     /// When the keepalives of the peers are looked at next, and what they were, by slot.
@@ -268,6 +270,7 @@ impl Driver {
             heard_told: vec![0; slots],
             obituary_is_due: false,
             own_pause,
+            auto: auto::Gaps::new(slots),
             late: Lateness::default(),
             arrivals_due_ns: 0,
             arrivals_keepalives_us: vec![0; slots],
@@ -295,6 +298,7 @@ impl Driver {
         self.note_keys();
         self.note_gates();
         self.arm_addresses(None);
+        self.renew_limits();
         self.start_kernel_watch();
         while !self.exit {
             let deadline_ns = self.arm()?;
@@ -361,7 +365,9 @@ impl Driver {
         let near = self.core.verdict_is_near();
         let own = self.own_pause.look(now_ns, lateness_ns, near, &self.parts.shared);
         // Each is asked: what they tell, they tell once.
-        if let Some(length_ns) = own.max(self.kernel_pause(now_ns)) {
+        let softirqs = self.kernel_pause(now_ns);
+        self.auto.note_pause(own, softirqs);
+        if let Some(length_ns) = own.max(softirqs) {
             self.handle(Input::OwnPause { length_ns });
         }
         // Not before: whoever sees the lease renewed finds this node's groups given up, if they are.
@@ -411,6 +417,7 @@ impl Driver {
         self.test_ways(now_ns);
         self.tell_losses(Moment(now_ns));
         self.renew_arrivals(now_ns);
+        self.look_at_gaps(now_ns);
     }
 
     /// Takes datagrams from the sockets: heartbeats into the records, control messages as inputs.
@@ -500,6 +507,7 @@ impl Driver {
             };
             if observation != self.told[slot] && observation.last_seen.0 != 0 {
                 self.told[slot] = observation;
+                self.auto.heard(self.core.peers().get(&path.peer), path.link);
                 sightings.push(Sighting { peer: path.peer, link: path.link, observation });
             }
         }

@@ -54,6 +54,11 @@ impl OwnPause {
         }
     }
 
+    /// What counts from now on.
+    pub(super) fn set_limit(&mut self, limit: Duration) {
+        self.limit_ns = limit.as_nanos() as u64;
+    }
+
     /// Looks at a turn that began at `now_ns`, so late; `near`: a verdict is. Says for how long this
     /// node did not run, if it did not.
     pub(super) fn look(

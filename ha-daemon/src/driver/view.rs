@@ -35,6 +35,7 @@ impl Driver {
             incarnation: parts.incarnation,
             keepalive_us: config.cluster.keepalive.as_micros() as u64,
             deadtime_us: config.cluster.deadtime.as_micros() as u64,
+            deadtime_min_us: config.cluster.auto.map(|auto| auto.min.as_micros() as u64),
             memory: parts.memory.clone(),
             realtime_limits: parts.budget.limits.clone(),
             realtime_warnings: parts.budget.warnings.clone(),
@@ -122,6 +123,8 @@ impl Driver {
             rejected: record.rejected() + self.rejected_behind_kernel(slot),
             sent: words.sent.load(Relaxed),
             send_errors: words.errors.load(Relaxed),
+            deadtime_us: self.times(slot).deadtime.as_micros() as u64,
+            deadtime_auto: self.auto_status(slot),
             arrivals: self.arrival_status(slot),
             serial: self.serial_status(slot),
         })

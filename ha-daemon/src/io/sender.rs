@@ -64,6 +64,8 @@ pub struct Shared {
     pub pause_end_ns: AtomicU64,
     /// Its length.
     pub pause_ns: AtomicU64,
+    /// Lateness that counts as one, if it is more than the sender's own limit.
+    pub pause_limit_ns: AtomicU64,
     /// How late the sender's ticks were.
     pub sender_late: Lateness,
     /// How late the address worker ran, which fills it.
@@ -85,6 +87,7 @@ impl Shared {
             sender_ran_ns: AtomicU64::new(now),
             pause_end_ns: AtomicU64::new(0),
             pause_ns: AtomicU64::new(0),
+            pause_limit_ns: AtomicU64::new(0),
             sender_late: Lateness::default(),
             address_late: Arc::default(),
             paths: (0..paths).map(|_| PathWords::default()).collect(),
@@ -239,7 +242,7 @@ fn run(plan: &Plan, targets: Vec<Target>, shared: &Shared) {
         let now_ns = monotonic_ns();
         let lateness_ns = now_ns.saturating_sub(next_ns);
         shared.sender_late.note(lateness_ns);
-        if lateness_ns > pause_ns {
+        if lateness_ns > pause_ns.max(shared.pause_limit_ns.load(Relaxed)) {
             shared.pause_ns.store(lateness_ns, Relaxed);
             shared.pause_end_ns.store(now_ns, Relaxed);
         }

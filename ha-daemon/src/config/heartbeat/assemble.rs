@@ -76,6 +76,7 @@ pub(super) fn assemble(
             name,
             keepalive: timing.keepalive,
             deadtime: timing.deadtime,
+            auto: timing.auto,
             warntime: timing.warntime,
             initdead: timing.initdead,
             daemon_deadtime: timing.daemon_deadtime,
@@ -145,7 +146,7 @@ fn timing(draft: &Draft, findings: &mut Findings) -> Timing {
         }
     };
     let daemon_deadtime = daemon_deadtime_default(deadtime);
-    Timing { keepalive, warntime, deadtime, initdead, daemon_deadtime }
+    Timing { keepalive, warntime, deadtime, auto: None, initdead, daemon_deadtime }
 }
 
 /// As the original: never shorter than `deadtime`.

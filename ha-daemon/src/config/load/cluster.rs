@@ -8,11 +8,12 @@ use humantime::format_duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::deadtime::DeadtimeKeys;
 use super::reader::{Field, Reader, Span, Table};
 use crate::config::finding::{Finding, Severity};
 use crate::config::time_rules::{
-    Timing, address_lifetime_default, daemon_deadtime_default, daemon_deadtime_finding,
-    deadtime_finding, initdead_finding, warntime_default, warntime_finding,
+    Deadtime, Timing, address_lifetime_default, daemon_deadtime_default, daemon_deadtime_finding,
+    initdead_finding, warntime_default, warntime_finding,
 };
 use crate::config::{
     ADDRESS_LIFETIME_MAX, ADDRESS_LIFETIME_MIN, AnnouncePlan, BURST_MAX, Cluster,
@@ -56,6 +57,7 @@ pub(super) fn read(
         name,
         keepalive: timing.keepalive,
         deadtime: timing.deadtime,
+        auto: timing.auto,
         warntime: timing.warntime,
         initdead: timing.initdead,
         daemon_deadtime: timing.daemon_deadtime,
@@ -86,7 +88,7 @@ fn read_name(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<String> {
 fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing> {
     let any = Duration::ZERO..=DURATION_MAX;
     let keepalive = table.duration(reader, "keepalive", &(KEEPALIVE_MIN..=DURATION_MAX));
-    let deadtime = table.duration(reader, "deadtime", &any);
+    let deadtime = DeadtimeKeys::read(reader, table);
     let warntime = table.duration(reader, "warntime", &any);
     let initdead = table.duration(reader, "initdead", &any);
     let range = DAEMON_DEADTIME_MIN..=DURATION_MAX;
@@ -94,61 +96,53 @@ fn read_timing(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Timing>
     // A wrong pair is shown at the later one of the two that the file has.
     let pair_span = deadtime.span().or(keepalive.span()).unwrap_or(table.span());
     let keepalive = keepalive.or_default(KEEPALIVE_DEFAULT);
-    let deadtime = deadtime.or_default(DEADTIME_DEFAULT);
-    if let (Some(keepalive), Some(deadtime)) = (keepalive, deadtime) {
-        check_deadtime(reader, &pair_span, keepalive, deadtime);
-    }
+    let default = Deadtime { longest: DEADTIME_DEFAULT, auto_min: None };
+    let deadtime = deadtime.hold(reader, &pair_span, keepalive, default);
+    let warntime_follows = matches!(warntime, Field::Absent);
     let warntime = check_warntime(reader, warntime, keepalive, deadtime);
     let initdead = check_initdead(reader, initdead, deadtime);
     let daemon_deadtime = check_daemon_deadtime(reader, daemon_deadtime, deadtime);
+    let deadtime = deadtime?;
     Some(Timing {
         keepalive: keepalive?,
-        deadtime: deadtime?,
+        deadtime: deadtime.longest,
+        auto: deadtime.auto(warntime_follows),
         warntime: warntime?,
         initdead: initdead?,
         daemon_deadtime: daemon_deadtime?,
     })
 }
 
-pub(super) fn check_deadtime(
-    reader: &mut Reader<'_>,
-    span: &Span,
-    keepalive: Duration,
-    deadtime: Duration,
-) {
-    if let Some(finding) = deadtime_finding(keepalive, deadtime) {
-        reader.add_at(span, finding);
-    }
-}
-
 pub(super) fn check_warntime(
     reader: &mut Reader<'_>,
     field: Field<Duration>,
     keepalive: Option<Duration>,
-    deadtime: Option<Duration>,
+    deadtime: Option<Deadtime>,
 ) -> Option<Duration> {
+    let shortest = deadtime?.shortest();
     let (span, warntime) = match field {
-        Field::Absent => return Some(warntime_default(keepalive?, deadtime?)),
+        Field::Absent => return Some(warntime_default(keepalive?, shortest.time)),
         Field::Refused => return None,
         Field::Given(given) => (given.span(), given.into_inner()),
     };
-    judged(reader, &span, warntime, warntime_finding(warntime, keepalive?, deadtime?))
+    judged(reader, &span, warntime, warntime_finding(warntime, keepalive?, shortest))
 }
 
 fn check_initdead(
     reader: &mut Reader<'_>,
     field: Field<Duration>,
-    deadtime: Option<Duration>,
+    deadtime: Option<Deadtime>,
 ) -> Option<Duration> {
+    let longest = deadtime?.longest();
     let (span, initdead) = match field {
         Field::Absent => {
-            let default = deadtime?.saturating_mul(10).max(INITDEAD_DEFAULT_MIN);
+            let default = longest.time.saturating_mul(10).max(INITDEAD_DEFAULT_MIN);
             return Some(default.min(DURATION_MAX));
         }
         Field::Refused => return None,
         Field::Given(given) => (given.span(), given.into_inner()),
     };
-    judged(reader, &span, initdead, initdead_finding(initdead, deadtime?))
+    judged(reader, &span, initdead, initdead_finding(initdead, longest))
 }
 
 /// The time, unless the finding refuses it.
@@ -167,14 +161,15 @@ fn judged(
 fn check_daemon_deadtime(
     reader: &mut Reader<'_>,
     field: Field<Duration>,
-    deadtime: Option<Duration>,
+    deadtime: Option<Deadtime>,
 ) -> Option<Duration> {
+    let longest = deadtime?.longest();
     let (span, given) = match field {
-        Field::Absent => return Some(daemon_deadtime_default(deadtime?)),
+        Field::Absent => return Some(daemon_deadtime_default(longest.time)),
         Field::Refused => return None,
         Field::Given(given) => (given.span(), given.into_inner()),
     };
-    judged(reader, &span, given, daemon_deadtime_finding(given, deadtime?))
+    judged(reader, &span, given, daemon_deadtime_finding(given, longest))
 }
 
 fn read_address_lifetime(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<Duration> {

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::cluster::{check_deadtime, check_warntime};
+use super::cluster::check_warntime;
+use super::deadtime::DeadtimeKeys;
 use super::nodes::read_address;
 use super::reader::{Field, Reader, Span, Table};
 use super::serial;
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, quoted};
+use crate::config::time_rules::Deadtime;
 use crate::config::{
     Cluster, DURATION_MAX, KEEPALIVE_MIN, LINKS_MAX, Link, LinkIdentity, LinkKind, NODES_MAX,
     PORT_DEFAULT, Receive, Times,
@@ -132,18 +134,21 @@ fn read_times(
 ) -> Option<Option<Times>> {
     let any = Duration::ZERO..=DURATION_MAX;
     let keepalive = table.duration(reader, "keepalive", &(KEEPALIVE_MIN..=DURATION_MAX));
-    let deadtime = table.duration(reader, "deadtime", &any);
+    let deadtime = DeadtimeKeys::read(reader, table);
     let warntime = table.duration(reader, "warntime", &any);
     let Some(span) = deadtime.span().or(keepalive.span()).or(warntime.span()) else {
-        let refused = [&keepalive, &deadtime, &warntime].map(|it| matches!(it, Field::Refused));
-        return (!refused.contains(&true)).then_some(None);
+        let refused = [&keepalive, &warntime].map(|it| matches!(it, Field::Refused));
+        let refused = refused.contains(&true) || deadtime.is_refused();
+        return (!refused).then_some(None);
     };
     let cluster = cluster?;
     let keepalive = keepalive.or_default(cluster.keepalive)?;
-    let deadtime = deadtime.or_default(cluster.deadtime)?;
-    check_deadtime(reader, &span, keepalive, deadtime);
+    let auto_min = cluster.auto.map(|auto| auto.min);
+    let inherited = Deadtime { longest: cluster.deadtime, auto_min };
+    let deadtime = deadtime.hold(reader, &span, Some(keepalive), inherited)?;
+    let auto = deadtime.auto(matches!(warntime, Field::Absent));
     let warntime = check_warntime(reader, warntime, Some(keepalive), Some(deadtime))?;
-    Some(Some(Times { keepalive, warntime, deadtime }))
+    Some(Some(Times { keepalive, warntime, deadtime: deadtime.longest, auto }))
 }
 
 /// The kind with what belongs to it; nothing if it was refused.

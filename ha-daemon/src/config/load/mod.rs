@@ -7,6 +7,7 @@
 mod clients;
 mod cluster;
 mod connectivity;
+mod deadtime;
 mod groups;
 mod links;
 mod logging;

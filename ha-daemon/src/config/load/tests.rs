@@ -2,6 +2,7 @@
 
 mod cluster;
 mod connectivity;
+mod deadtime;
 mod groups;
 mod keys;
 mod links;

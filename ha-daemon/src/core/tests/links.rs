@@ -10,7 +10,7 @@ use crate::snapshot::{LinkState, NodeState};
 fn mixed() -> Config {
     let mut config = config(2, 2, 1);
     config.links[1].times =
-        Some(Times { keepalive: ms(100), warntime: ms(250), deadtime: ms(400) });
+        Some(Times { keepalive: ms(100), warntime: ms(250), deadtime: ms(400), auto: None });
     config.cluster.initdead = ms(1_000);
     config
 }

@@ -2,6 +2,7 @@
 //! world does to them. Deterministic: every random choice comes from a seed.
 
 mod asking;
+mod auto;
 mod connectivity;
 mod custody;
 mod deaths;
@@ -85,6 +86,7 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
             id: 1,
             keepalive: KEEPALIVE,
             deadtime: DEADTIME,
+            auto: None,
             warntime: WARNTIME,
             initdead: INITDEAD,
             daemon_deadtime: DAEMON_DEADTIME,

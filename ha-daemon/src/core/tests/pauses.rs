@@ -170,7 +170,8 @@ fn after_a_common_pause_a_slow_link_has_its_full_window() {
     for seed in 0..20 {
         let mut config = config(2, 2, 1);
         let (keepalive, deadtime) = (ms(400), ms(2_000));
-        config.links[1].times = Some(Times { keepalive, warntime: ms(1_000), deadtime });
+        config.links[1].times =
+            Some(Times { keepalive, warntime: ms(1_000), deadtime, auto: None });
         config.cluster.daemon_deadtime = ms(2_000);
         let mut sim = Sim::settled(config, seed);
         sim.run(ms(2_000));

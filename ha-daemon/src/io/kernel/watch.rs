@@ -30,6 +30,15 @@ pub struct WatchTimes {
     pub pause_limit_ns: u64,
 }
 
+impl WatchTimes {
+    /// Stores them; a timer that runs goes by them from its next tick on.
+    pub fn store(&self, watch: Watch<'_>) {
+        watch.set_deadtime_ns(self.deadtime_ns);
+        watch.set_pause_limit_ns(self.pause_limit_ns);
+        watch.set_suspect_ns(self.suspect_ns);
+    }
+}
+
 impl Kernel {
     /// Sets by what exactly these paths are to be watched; [`Kernel::arm`] then begins with each.
     ///
@@ -40,9 +49,7 @@ impl Kernel {
         self.load_watch()?;
         for times in paths {
             let watch = self.watched(times.slot).context("no such slot")?;
-            watch.set_deadtime_ns(times.deadtime_ns);
-            watch.set_pause_limit_ns(times.pause_limit_ns);
-            watch.set_suspect_ns(times.suspect_ns);
+            times.store(watch);
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ fn config(nodes: usize, kind: LinkKind, identity: LinkIdentity) -> Config {
             id: 1,
             keepalive: second,
             deadtime: 4 * second,
+            auto: None,
             warntime: 2 * second,
             initdead: 9 * second,
             daemon_deadtime: 4 * second,

@@ -175,3 +175,10 @@ fn the_manual_says_of_every_directive_what_becomes_of_it() {
         assert!(line.starts_with(expected), "{}: {line}", directive.name);
     }
 }
+
+#[test]
+fn a_deadtime_that_finds_itself_is_for_toml() {
+    let (config, findings) = read(&CLEAN.replace("deadtime 10", "deadtime auto"), RESOURCES);
+    assert!(config.is_none());
+    assert!(findings[0].starts_with("ha.cf:2:10: error: deadtime \"auto\""), "{findings:?}");
+}

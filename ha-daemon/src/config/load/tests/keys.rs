@@ -16,7 +16,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
 #[test]
 fn an_unknown_key_like_no_other_is_refused_with_all_known_ones() {
     let expected = [
-        r#"ha.toml:3:1: error: unknown key "colour" in [cluster]; known keys: name, keepalive, deadtime, warntime, initdead, daemon_deadtime, port, on_doubt, address_lifetime, script_timeout, state_dir, script_directory, auth"#,
+        r#"ha.toml:3:1: error: unknown key "colour" in [cluster]; known keys: name, keepalive, deadtime, deadtime_min, deadtime_max, warntime, initdead, daemon_deadtime, port, on_doubt, address_lifetime, script_timeout, state_dir, script_directory, auth"#,
     ];
     assert_eq!(with_cluster(r#"colour = 1"#), expected);
 }

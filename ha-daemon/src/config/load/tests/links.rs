@@ -127,7 +127,7 @@ fn a_multicast_link_with_an_interface_has_every_node_on_it() {
     assert_eq!(link.kind, LinkKind::Mcast { group, ttl: 2, loopback: true });
     assert_eq!((link.port, link.identity), (700, LinkIdentity::Name));
     let [keepalive, warntime, deadtime] = [200, 500, 1_000].map(Duration::from_millis);
-    assert_eq!(link.times, Some(Times { keepalive, warntime, deadtime }));
+    assert_eq!(link.times, Some(Times { keepalive, warntime, deadtime, auto: None }));
     for node in &config.nodes {
         let interface = "eth2".parse().unwrap();
         let expected = Endpoint::Network { interface, address: None };

@@ -65,7 +65,7 @@ fn what_is_wrong_with_a_line_is_refused() {
         ),
         (
             ("device = \"/dev/ttyS0\"\ninterface = \"eth0\"", "", ""),
-            "ha.toml:17:1: error: unknown key \"interface\" in [links.tty]; known keys: kind, baud, device, identity, keepalive, deadtime, warntime",
+            "ha.toml:17:1: error: unknown key \"interface\" in [links.tty]; known keys: kind, baud, device, identity, keepalive, deadtime, deadtime_min, deadtime_max, warntime",
         ),
         (
             ("", "tty = \"/dev/ttyS0\"", ""),
