@@ -1,11 +1,17 @@
 //! The tasks that run programs of the workspace: demo, bench and tests.
 
+use std::num::NonZero;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use crate::needs;
 use crate::process::{is_root, output, run, workspace};
+
+/// How many tests of a program the harness runs at once.
+const THREADS: &str = "RUST_TEST_THREADS";
+/// By itself it runs one per CPU; but scenarios wait for two thirds of their time.
+const TESTS_PER_CPU: usize = 2;
 
 /// Builds everything optimised and runs a program of the test bed.
 ///
@@ -45,6 +51,10 @@ pub fn tests(options: &[String]) -> Result<()> {
     let mut test = cargo();
     test.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(options);
     test.env("HA_BIN_DIR", workspace().join("target/debug"));
+    if std::env::var_os(THREADS).is_none() {
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        test.env(THREADS, (cpus * TESTS_PER_CPU).to_string());
+    }
     if root {
         if !options.iter().any(|option| option == "--") {
             test.arg("--");
