@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use common::{Far, between_two_namespaces, entry, eventually, ip};
 use ha_daemon::io::clock::{boottime_ns, monotonic_ns};
+use ha_daemon::io::interrupted::uninterrupted;
 use ha_daemon::io::keeper::{
     Custody, DOOR_NAME, Datagram, Held, Inheritance, Keeper, KeeperError, KeeperOptions, Lease,
 };
@@ -31,6 +32,8 @@ const FOUR: &str = "192.0.2.10/24";
 const SIX: &str = "2001:db8::10/64";
 /// How the stand-in ends: `killed` waits to be, `farewell` says it at once.
 const STAND_IN: &str = "KEEPER_TEST_STAND_IN";
+/// The run directory in which another stand-in asks for what a dead daemon left.
+const HEIR: &str = "KEEPER_TEST_HEIR";
 
 fn spawn() -> Keeper {
     Keeper::spawn(KeeperOptions {
@@ -87,7 +90,7 @@ fn addresses() -> [bool; 2] {
 
 fn expect_obituary(socket: &UdpSocket) -> (std::net::SocketAddr, u64) {
     let mut buffer = [0; 100];
-    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    let (length, from) = uninterrupted(|| socket.recv_from(&mut buffer)).unwrap();
     let heard_ns = monotonic_ns();
     assert_eq!(&buffer[..length], b"alpha is dead");
     (from, heard_ns)
@@ -169,7 +172,7 @@ fn after_a_farewell_it_does_nothing() {
         eventually("the keeper is gone", Duration::from_secs(1), || is_gone(keeper));
         assert_eq!(addresses(), [true, true]);
         peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        assert!(peer.recv_from(&mut [0; 100]).is_err());
+        assert!(uninterrupted(|| peer.recv_from(&mut [0; 100])).is_err());
     });
 }
 
@@ -297,7 +300,7 @@ fn the_daemons_port_is_the_source_but_only_after_its_death() {
         keeper.obituary(obituary("192.0.2.1:5694")).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         peer.send_to(b"heartbeat", "192.0.2.1:5694").unwrap();
-        assert_eq!(daemon.recv(&mut [0; 100]).unwrap(), 9);
+        assert_eq!(uninterrupted(|| daemon.recv(&mut [0; 100])).unwrap(), 9);
         drop(daemon);
         drop(keeper);
         assert_eq!(expect_obituary(&peer).0.port(), 5694);
@@ -363,7 +366,7 @@ fn a_daemon_that_does_not_renew_its_lease_loses_its_addresses_and_nobody_is_told
         println!("seen {} us after the end of the lease", late_ns / 1000);
         assert!(lease.renew().is_err(), "the daemon finds out");
         peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        assert!(peer.recv_from(&mut [0; 100]).is_err(), "nobody died");
+        assert!(uninterrupted(|| peer.recv_from(&mut [0; 100])).is_err(), "nobody died");
         // Somebody was stopped within its request.
         ip("addr add 2001:db8::10/64 dev veth0 nodad");
         eventually("it is off again", Duration::from_secs(1), || addresses() == [false, false]);
@@ -428,6 +431,62 @@ fn what_waits_is_given_to_the_next_daemon_or_goes_with_the_lease() {
         assert!(lease.renew().is_err());
         eventually("the second is gone", Duration::from_secs(1), || is_gone(second));
         assert!(!door.exists());
+    });
+}
+
+#[test]
+#[ignore = "runs as a process of its own only"]
+fn an_heir_stand_in() {
+    let Some(directory) = std::env::var_os(HEIR) else {
+        return;
+    };
+    println!("it asks");
+    match Inheritance::ask(directory.as_ref()) {
+        Some(found) => println!("it got {}", String::from_utf8_lossy(&found.estate)),
+        None => println!("it got nothing"),
+    }
+}
+
+/// A daemon that is frozen while it asks what its predecessor left is no reason to bury that.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn who_is_stopped_while_it_asks_gets_what_waits() {
+    between_two_namespaces(|far| {
+        let _peer = network(far);
+        let directory = tempfile::tempdir().unwrap();
+        let door = directory.path().join(DOOR_NAME);
+        let lease = Arc::new(Lease::create(LEASE).unwrap());
+        let mut keeper = spawn_with(&lease, Some(door.clone()));
+        hold(&mut keeper, FOUR).unwrap();
+        let four = Held { address: FOUR.parse().unwrap(), interface: "veth0".parse().unwrap() };
+        keeper.custody(Custody { groups: 1, held: vec![four], ..Custody::default() }).unwrap();
+        keeper.estate(b"what there was".to_vec()).unwrap();
+        let old = pid(keeper.pid());
+        drop(keeper);
+        eventually("its door is open", Duration::from_secs(1), || door.exists());
+
+        kill(old, Signal::SIGSTOP).unwrap();
+        let mut heir = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "an_heir_stand_in", "--include-ignored", "--nocapture"])
+            .env(HEIR, directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(heir.stdout.take().unwrap());
+        let mut lines = output.lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.ends_with("it asks")));
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(50));
+            kill(pid(heir.id()), Signal::SIGSTOP).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+            kill(pid(heir.id()), Signal::SIGCONT).unwrap();
+        }
+        kill(old, Signal::SIGCONT).unwrap();
+        let got = lines.find_map(|line| Some(line.split_once("it got ")?.1.to_owned()));
+        assert_eq!(got.as_deref(), Some("what there was"));
+        heir.wait().unwrap();
+        assert_eq!(addresses(), [true, true]);
+        kill(old, Signal::SIGKILL).unwrap();
     });
 }
 

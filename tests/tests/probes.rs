@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ha_common::wire::{Fixed, Header, Kind, Phase, Way, layers, name_id};
+use ha_daemon::io::interrupted::uninterrupted;
 use ha_tests::bed::{Cluster, Plan, Status, turn_with_others};
 use ha_tests::bpf::{self, BpfFs, ProgramKind};
 use ha_tests::clock::monotonic_ns;
@@ -121,7 +122,9 @@ fn ask(cluster: &Cluster, way: Way, link: &str, v6: bool) -> Result<Option<Heade
     socket.set_read_timeout(Some(ANSWER_MAX))?;
     socket.send_to(&signed(&header, &cluster_key(), &[]), &to)?;
     let mut answer = [0; 200];
-    let Ok((length, source)) = socket.recv_from(&mut answer) else { return Ok(None) };
+    let Ok((length, source)) = uninterrupted(|| socket.recv_from(&mut answer)) else {
+        return Ok(None);
+    };
     ensure!(source.to_string() == to, "answered from {source}");
     ensure!(length == ha_common::wire::FIXED_BYTES, "{length} bytes");
     let fixed = Fixed::read(&answer[..length], 0).context("too short")?;

@@ -73,7 +73,7 @@ impl Core {
     /// Counts the time until this input, before it is handled.
     pub(super) fn count_awake(&mut self, input: &Input, now: Moment) {
         self.awake.pass(now.since(self.handled_at));
-        if let Input::OwnPause { length_ns: paused_ns }
+        if let Input::OwnPause { length_ns: paused_ns, .. }
         | Input::LeaseLost { silent_ns: paused_ns } = input
         {
             self.awake.pause(*paused_ns, now);

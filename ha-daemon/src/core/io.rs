@@ -1,6 +1,8 @@
 //! Everything the core can learn and everything it can ask for: one enum each, so that a run can be
 //! recorded, replayed and simulated.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::command::{Command, Outcome};
@@ -10,6 +12,33 @@ use super::time::Moment;
 use crate::config::{GroupIndex, LinkIndex, NodeIndex};
 use crate::names::InterfaceName;
 use crate::snapshot::Severity;
+
+/// By what a node notices that it did not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PauseSign {
+    /// The driver's thread was late for its own deadline.
+    Driver,
+    /// The sender's thread was late for a heartbeat, or is.
+    Sender,
+    /// CLOCK_BOOTTIME went ahead of CLOCK_MONOTONIC.
+    Suspend,
+    /// Steal in `/proc/stat`.
+    Steal,
+    /// A timer in the kernel was late, or is.
+    Softirqs,
+}
+
+impl fmt::Display for PauseSign {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Driver => "the driver woke late",
+            Self::Sender => "the sender did not run",
+            Self::Suspend => "the machine was suspended",
+            Self::Steal => "the host took the CPUs",
+            Self::Softirqs => "softirqs did not run",
+        })
+    }
+}
 
 /// What the record of a link says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -235,6 +264,8 @@ pub enum Input {
     OwnPause {
         /// How long, nanoseconds.
         length_ns: i64,
+        /// What told so.
+        sign: PauseSign,
     },
     /// This daemon did not run for longer than the holder's lease, and its addresses are off; comes
     /// before anything else.

@@ -46,7 +46,7 @@ use connectivity::Reach;
 use detector::Detector;
 use groups::Groups;
 use interfaces::Interfaces;
-use io::{Action, Input, Note, Observation, Sighting};
+use io::{Action, Input, Note, Observation, PauseSign, Sighting};
 use message::{Message, State};
 use peer::{Peer, RESEND_FIRST};
 use resume::HandOver;
@@ -216,7 +216,7 @@ impl Core {
             Input::ProbeFailed { peer, link, error } => {
                 self.probe_failed(peer, link, &error, now);
             }
-            Input::OwnPause { length_ns } => self.own_pause(length_ns, now),
+            Input::OwnPause { length_ns, sign } => self.own_pause(length_ns, sign, now),
             Input::LeaseLost { silent_ns } => self.lease_lost(silent_ns, now),
             Input::Command { id, command } => self.command(id, command, now),
             Input::HandOver(kept) => self.prepare_hand_over(kept, now),
@@ -472,7 +472,7 @@ impl Core {
         }
     }
 
-    fn own_pause(&mut self, length_ns: i64, now: Moment) {
+    fn own_pause(&mut self, length_ns: i64, sign: PauseSign, now: Moment) {
         self.window_from = now;
         self.reach.distrust(now);
         self.pauses += 1;
@@ -491,8 +491,8 @@ impl Core {
         }
         self.pause_noted = Some(now);
         let text = format!(
-            "this node did not run for {} (pause {} since its start); no verdict before a fresh \
-             window has passed",
+            "own pause of {}: {sign} (pause {} since the daemon's start); no verdict before a \
+             fresh window has passed",
             milliseconds(length_ns),
             self.pauses
         );

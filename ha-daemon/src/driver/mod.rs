@@ -37,7 +37,7 @@ use crate::config::{Config, NodeIndex};
 use crate::control::event_log::EventLog;
 use crate::core::Core;
 use crate::core::adoption::{Estate, Holdings};
-use crate::core::io::{Input, Observation, Sighting};
+use crate::core::io::{Input, Observation, PauseSign, Sighting};
 use crate::core::message::{Message, MessageError};
 use crate::core::time::Moment;
 use crate::io::address::AddressSender;
@@ -366,9 +366,10 @@ impl Driver {
         let own = self.own_pause.look(now_ns, lateness_ns, near, &self.parts.shared);
         // Each is asked: what they tell, they tell once.
         let softirqs = self.kernel_pause(now_ns);
-        self.auto.note_pause(own, softirqs);
-        if let Some(length_ns) = own.max(softirqs) {
-            self.handle(Input::OwnPause { length_ns });
+        self.auto.note_pause(own.map(|it| it.0), softirqs);
+        let signs = [own, softirqs.map(|length_ns| (length_ns, PauseSign::Softirqs))];
+        if let Some((length_ns, sign)) = signs.into_iter().flatten().max_by_key(|it| it.0) {
+            self.handle(Input::OwnPause { length_ns, sign });
         }
         // Not before: whoever sees the lease renewed finds this node's groups given up, if they are.
         if self.own_pause.sender_runs(now_ns, &self.parts.shared) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
 
+use crate::core::io::PauseSign;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::sender::Shared;
 
@@ -60,14 +61,14 @@ impl OwnPause {
     }
 
     /// Looks at a turn that began at `now_ns`, so late; `near`: a verdict is. Says for how long this
-    /// node did not run, if it did not.
+    /// node did not run, if it did not, and what told so.
     pub(super) fn look(
         &mut self,
         now_ns: u64,
         lateness_ns: u64,
         near: bool,
         shared: &Shared,
-    ) -> Option<i64> {
+    ) -> Option<(i64, PauseSign)> {
         let away_ns = now_ns.saturating_sub(std::mem::replace(&mut self.turned_ns, now_ns));
         let slept_ns = self.slept_ns(suspended_ns());
         let stolen_ns = match &mut self.steal {
@@ -85,9 +86,15 @@ impl OwnPause {
         let overdue_ns = self.overdue_ns(now_ns, shared);
         // The clock of lateness stands still in suspend.
         let slept_ns = if slept_ns > 0 { slept_ns + away_ns } else { 0 };
-        let lengths_ns = [lateness_ns, told_ns, overdue_ns, lapsed_ns, slept_ns, stolen_ns];
-        let length_ns = lengths_ns.into_iter().max().unwrap_or(0);
-        (self.enabled && length_ns > self.limit_ns).then_some(length_ns as i64)
+        let (length_ns, sign) = [
+            (lateness_ns.max(lapsed_ns), PauseSign::Driver),
+            (told_ns.max(overdue_ns), PauseSign::Sender),
+            (stolen_ns, PauseSign::Steal),
+            (slept_ns, PauseSign::Suspend),
+        ]
+        .into_iter()
+        .max_by_key(|it| it.0)?;
+        (self.enabled && length_ns > self.limit_ns).then_some((length_ns as i64, sign))
     }
 
     /// How long the machine was suspended since the last turn.
@@ -196,7 +203,8 @@ mod tests {
         let (mut own, shared, now_ns) = scene(true);
         assert_eq!(own.look(now_ns + 1_000, LIMIT_NS, true, &shared), None);
         let length = LIMIT_NS + 1;
-        assert_eq!(own.look(now_ns + 2_000, length, false, &shared), Some(length as i64));
+        let late = Some((length as i64, PauseSign::Driver));
+        assert_eq!(own.look(now_ns + 2_000, length, false, &shared), late);
     }
 
     #[test]
@@ -204,7 +212,8 @@ mod tests {
         let (mut own, shared, now_ns) = scene(true);
         shared.pause_ns.store(90_000_000, Relaxed);
         shared.pause_end_ns.store(now_ns, Relaxed);
-        assert_eq!(own.look(now_ns + 1_000, 0, false, &shared), Some(90_000_000));
+        let told = Some((90_000_000, PauseSign::Sender));
+        assert_eq!(own.look(now_ns + 1_000, 0, false, &shared), told);
         assert_eq!(own.look(now_ns + 2_000, 0, false, &shared), None);
     }
 
@@ -214,7 +223,8 @@ mod tests {
         let later_ns = now_ns + 10_000_000 + LIMIT_NS;
         assert!(own.sender_runs(later_ns, &shared));
         assert!(!own.sender_runs(later_ns + 1, &shared));
-        assert!(own.look(later_ns + 1, 0, false, &shared).is_some());
+        let sign = own.look(later_ns + 1, 0, false, &shared).map(|it| it.1);
+        assert_eq!(sign, Some(PauseSign::Sender));
     }
 
     #[test]
@@ -223,7 +233,7 @@ mod tests {
         shared.sender_ran_ns.store(now_ns + 3_000_000_000, Relaxed);
         assert_eq!(own.look(now_ns + 250_000_000, 0, false, &shared), None);
         let lapsed = own.look(now_ns + 2_250_000_001, 0, false, &shared);
-        assert_eq!(lapsed, Some(2_000_000_001));
+        assert_eq!(lapsed, Some((2_000_000_001, PauseSign::Driver)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod heard;
 pub mod incarnation;
 pub mod interfaces;
+pub mod interrupted;
 pub mod keeper;
 pub mod kernel;
 pub mod keys;

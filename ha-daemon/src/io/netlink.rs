@@ -14,12 +14,12 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily as SocketFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
 
+use crate::io::interrupted::uninterrupted;
 use crate::names::InterfaceName;
 
 /// Longest answer that is read: an error echoes the request, whose size is fixed; a description of
@@ -231,13 +231,7 @@ impl RouteSocket {
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()) {
-                Ok(length) => return Ok(length),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        Ok(uninterrupted(|| recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()))?)
     }
 
     fn answer(&self, request: &[u8]) -> io::Result<NetlinkPayload<RouteNetlinkMessage>> {

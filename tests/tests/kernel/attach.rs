@@ -14,6 +14,7 @@ use aya_obj::programs::XdpAttachType;
 use ha_common::reason::Reason;
 use ha_common::vectors::{INTERFACE, PORT, Packet, SLOT_ALPHA, World, world};
 use ha_daemon::config::Receive;
+use ha_daemon::io::interrupted::uninterrupted;
 use ha_daemon::io::kernel::{Attachment, Kernel};
 use ha_daemon::names::InterfaceName;
 use ha_daemon::snapshot::Via;
@@ -352,7 +353,7 @@ fn what_passes_in_tc_reaches_the_programs_of_others() -> Result<()> {
     let sender = net.bed.netns("alpha")?.run(|| Ok(UdpSocket::bind("192.0.2.1:0")?))?;
     let arrives = || -> Result<bool> {
         sender.send_to(b"x", "192.0.2.2:7000")?;
-        Ok(heard.recv(&mut [0; 8]).is_ok())
+        Ok(uninterrupted(|| heard.recv(&mut [0; 8])).is_ok())
     };
     net.heartbeats_arrive(&kernel, 1, false)?;
     ensure!(arrives()?, "our program drops what is not ours");

@@ -177,6 +177,27 @@ fn a_daemon_is_stale_when_its_heartbeats_are_missing_for_what_was_learnt() {
     }
 }
 
+/// A peer whose driver hangs goes on beating; who did not run itself may have paused with it.
+#[test]
+fn the_window_after_an_own_pause_is_as_long_as_what_was_learnt() {
+    for (gap, deadtime) in [(KEEPALIVE, MIN), (ms(40), ms(80)), (ms(100), MAX)] {
+        let mut config = auto(2);
+        config.cluster.daemon_deadtime = ms(2_000);
+        let mut sim = Sim::settled(config, 19);
+        (0..2).for_each(|link| learn(&mut sim, link, gap));
+        sim.stop(0, Stop::Driver);
+        sim.run(ms(900));
+        sim.stop(1, Stop::Daemon);
+        sim.run(ms(300));
+        let woke = sim.now;
+        sim.resume(1);
+        sim.run(ms(400));
+        let notes = sim.notes(1, "node-stale", woke);
+        assert_eq!(notes.len(), 1);
+        assert_eq!(notes[0].0, woke.after(deadtime));
+    }
+}
+
 #[test]
 fn it_does_not_come_down_while_the_link_is_late() {
     let mut sim = Sim::settled(auto(2), 13);

@@ -5,7 +5,7 @@ use super::starts::holders_since;
 use super::*;
 use crate::config::{GroupIndex, IsolatedOwner, PingTarget, ProbeBeforeTake};
 use crate::core::connectivity::{FREE_ROUNDS, PROBE_PAUSE};
-use crate::core::io::{Action, Input};
+use crate::core::io::{Action, Input, PauseSign};
 use crate::core::time::Moment;
 use crate::snapshot::NodeState;
 
@@ -189,7 +189,7 @@ fn an_own_pause_starts_damping_afresh() {
     sim.ping_after(0, 0, false, Duration::ZERO);
     for _ in 0..10 {
         sim.run(ms(150));
-        sim.letter(0, Input::OwnPause { length_ns: 20_000_000 });
+        sim.letter(0, Input::OwnPause { length_ns: 20_000_000, sign: PauseSign::Driver });
     }
     assert_eq!(sim.since(0, from), []);
     sim.run(MOVE);

@@ -21,7 +21,7 @@ use kernel::{Kernel, header};
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::core::Core;
-use crate::core::io::{Action, Input, Note, Observation, Presence, Sighting};
+use crate::core::io::{Action, Input, Note, Observation, PauseSign, Presence, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
 use crate::driver::WAKE_MAX;

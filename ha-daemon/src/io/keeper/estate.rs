@@ -18,6 +18,7 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use super::lease::Lease;
 use super::message::MESSAGE_BYTES_MAX;
+use crate::io::interrupted::uninterrupted;
 
 /// The socket's name in the run directory.
 pub const DOOR_NAME: &str = "keeper.sock";
@@ -187,7 +188,7 @@ impl Inheritance {
 /// Has the keeper remove everything; every version understands that.
 fn bury(keeper: &OwnedFd) {
     if say(keeper, BURY).is_ok() {
-        let _ = recv(keeper.as_raw_fd(), &mut [0], MsgFlags::empty());
+        let _ = uninterrupted(|| recv(keeper.as_raw_fd(), &mut [0], MsgFlags::empty()));
     }
 }
 
@@ -203,19 +204,20 @@ fn say(keeper: &OwnedFd, word: u8) -> nix::Result<()> {
 fn hear(keeper: &OwnedFd) -> Option<(Vec<u8>, Option<Lease>)> {
     let mut bytes = vec![0; MESSAGE_BYTES_MAX + 2];
     let mut space = nix::cmsg_space!([RawFd; 1]);
-    let (length, fds) = {
+    // Who gave up here would have all that stopped which it could have gone on with.
+    let (length, fds) = uninterrupted(|| {
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message =
-            recvmsg::<()>(keeper.as_raw_fd(), &mut parts, Some(&mut space), flags).ok()?;
+        let message = recvmsg::<()>(keeper.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
         let mut fds: Vec<RawFd> = Vec::new();
-        for part in message.cmsgs().ok()? {
+        for part in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(received) = part {
                 fds.extend(received);
             }
         }
-        (message.bytes, fds)
-    };
+        nix::Result::Ok((message.bytes, fds))
+    })
+    .ok()?;
     bytes.truncate(length);
     let mut owned = fds.into_iter().filter_map(|fd| crate::io::sys::adopt(fd).ok());
     Some((bytes, owned.next().and_then(|memory| Lease::of(memory).ok())))

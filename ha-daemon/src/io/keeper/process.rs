@@ -25,6 +25,7 @@ use super::message::{Custody, Held, MESSAGE_BYTES_MAX, Message};
 use super::obituary::{OBITUARY_ROUNDS, Obituary};
 use super::upkeep::Upkeep;
 use crate::io::clock::{boottime_ns, monotonic_ns};
+use crate::io::interrupted::uninterrupted;
 use crate::io::netlink::{Removal, RouteSocket, delete_address, serialized};
 use crate::io::sys;
 use crate::names::NodeName;
@@ -132,14 +133,11 @@ enum Next {
 
 fn next_message(socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
     // With MSG_TRUNC the length is that of the whole packet, also when it does not fit.
-    let length = loop {
-        match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
-            Ok(length) => break length,
-            Err(Errno::EINTR) => {}
-            // What the daemon had not read when it died: a reset instead of an end.
-            Err(Errno::ECONNRESET) => return Ok(Next::DaemonDied),
-            Err(errno) => return Err(errno).context("cannot read from the daemon"),
-        }
+    let length = match uninterrupted(|| recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC)) {
+        Ok(length) => length,
+        // What the daemon had not read when it died: a reset instead of an end.
+        Err(Errno::ECONNRESET) => return Ok(Next::DaemonDied),
+        Err(errno) => return Err(errno).context("cannot read from the daemon"),
     };
     if length == 0 {
         return Ok(Next::DaemonDied);

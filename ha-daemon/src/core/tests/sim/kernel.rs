@@ -104,7 +104,7 @@ impl Sim {
         }
         let mut inputs = Vec::new();
         if self.config.detection.own_pause {
-            inputs.push(Input::OwnPause { length_ns });
+            inputs.push(Input::OwnPause { length_ns, sign: PauseSign::Driver });
         }
         if let Some(daemon) = &mut self.hosts[node].daemon {
             inputs.append(&mut daemon.waiting);
@@ -117,7 +117,8 @@ impl Sim {
         let daemon = self.hosts[node].daemon.as_ref()?;
         let overdue = daemon.sender_stopped && daemon.paused.is_none();
         let length_ns = self.now.since(daemon.ran);
-        (overdue && self.config.detection.own_pause).then_some(Input::OwnPause { length_ns })
+        (overdue && self.config.detection.own_pause)
+            .then_some(Input::OwnPause { length_ns, sign: PauseSign::Sender })
     }
 
     /// The driver of a node begins a turn. A daemon runs when its sender does, too.
