@@ -245,7 +245,7 @@ fn addresses_flushed_by_hand_are_noticed_and_their_return_heals() -> Result<()> 
 
 #[test]
 #[ignore = "needs root: network namespaces"]
-fn a_floating_address_removed_by_hand_is_missed() -> Result<()> {
+fn a_floating_address_removed_by_hand_is_missed_and_told() -> Result<()> {
     let _turn = turn();
     let cluster = pair()?;
     let alpha = cluster.node("alpha")?;
@@ -259,6 +259,8 @@ fn a_floating_address_removed_by_hand_is_missed() -> Result<()> {
         thread::sleep(Duration::from_millis(50));
     }
     ensure!(alpha.status()?.runs_on(GROUP, "alpha"), "{:?}", alpha.status()?);
+    let events = alpha.events()?;
+    ensure!(events.iter().any(|it| it.kind == "address-restored"), "{events:?}");
     cluster.bed.finish()
 }
 

@@ -260,11 +260,50 @@ impl Driver {
                 );
                 Some(Input::ResourceLost { group, resource, cause })
             }
+            AddressReport::Restored { address, interface, silent_ns, gone_ns } => {
+                self.address_restored((address, &interface), silent_ns, gone_ns);
+                None
+            }
             AddressReport::RenewFailed { address, interface, cause } => {
                 let text = format!("{address} on {interface} is not renewed: {cause}");
                 self.driver_note(Severity::Error, "renew-failed", text);
                 None
             }
+        }
+    }
+
+    /// An address came back that nobody of this program had removed. Routes with it as their source went
+    /// with it.
+    fn address_restored(
+        &mut self,
+        (address, interface): (IpNet, &InterfaceName),
+        silent_ns: u64,
+        gone_ns: Option<u64>,
+    ) {
+        let lifetime = self.parts.config.cluster.address_lifetime;
+        let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
+        let silent = seconds(silent_ns);
+        let cause = if silent >= lifetime.as_secs_f64() {
+            format!("its lifetime was over, for no renewal got through for {silent:.3} s")
+        } else {
+            format!(
+                "taken off by somebody else, or with the primary address of its network \
+                 (promote_secondaries); it was renewed {silent:.3} s before"
+            )
+        };
+        let gone = gone_ns.map_or_else(String::new, |gone_ns| {
+            format!(", {:.3} s after the kernel told", seconds(gone_ns))
+        });
+        let text = format!(
+            "{address} on {interface} was not there any more and has been added again{gone}: {cause}"
+        );
+        self.driver_note(Severity::Warning, "address-restored", text);
+        let Some((group, _)) = self.address_at(address, interface) else { return };
+        let is_source = |it: &Resource| matches!(it, Resource::SourceAddress { address: source } if *source == address.addr());
+        let resources = &self.parts.config.groups[group.0].resources;
+        if let Some(source) = resources.iter().position(is_source) {
+            // Of a group that starts or stops this is no news: the core waits for an answer of its own.
+            let _ = self.order(group, source, Operation::Start);
         }
     }
 

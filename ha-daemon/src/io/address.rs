@@ -17,6 +17,7 @@
 mod inquiry;
 pub(crate) mod link;
 mod packet;
+mod removals;
 mod schedule;
 mod worker;
 
@@ -195,6 +196,19 @@ pub enum AddressReport {
         interface: InterfaceName,
         /// What, on what, remedy.
         cause: String,
+    },
+    /// An address of this node was not there any more, and has been added and announced again.
+    Restored {
+        /// Address and prefix length.
+        address: IpNet,
+        /// The interface.
+        interface: InterfaceName,
+        /// Time since it was renewed last, in nanoseconds, suspend included: longer than its lifetime
+        /// where no renewal got through.
+        silent_ns: u64,
+        /// Time since the kernel told that it was taken off, in nanoseconds; `None`: it did not tell,
+        /// a renewal found out.
+        gone_ns: Option<u64>,
     },
     /// The kernel refused to renew the address for its lifetime, or its interface is gone: the worker
     /// removed it and owns it no more.

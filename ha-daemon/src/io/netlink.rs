@@ -123,6 +123,20 @@ pub fn new_armed_address(
     message
 }
 
+/// An address with its prefix length, as the kernel lists it.
+#[must_use]
+pub fn address_of(message: &AddressMessage) -> Option<IpNet> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(it) = attribute {
+            local = Some(*it);
+        } else if let AddressAttribute::Address(it) = attribute {
+            address = Some(*it);
+        }
+    }
+    IpNet::new(local.or(address)?, message.header.prefix_len).ok()
+}
+
 /// RTM_DELADDR for exactly this address, prefix and interface.
 #[must_use]
 pub fn delete_address(address: IpNet, ifindex: u32) -> AddressMessage {

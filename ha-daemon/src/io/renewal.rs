@@ -16,7 +16,9 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 
-use super::netlink::{AddressDetails, RouteSocket, new_address, new_armed_address, serialized};
+use super::netlink::{
+    AddressDetails, RouteSocket, address_of, new_address, new_armed_address, serialized,
+};
 
 /// With which flags a renewal is sent.
 pub const FLAGS: u16 = NLM_F_REPLACE;
@@ -84,21 +86,15 @@ impl Present {
 
     fn of(message: &RouteNetlinkMessage) -> Option<Self> {
         let RouteNetlinkMessage::NewAddress(message) = message else { return None };
-        let (mut local, mut peer, mut flags) = (None, None, AddressFlags::empty());
-        for attribute in &message.attributes {
-            if let AddressAttribute::Local(it) = attribute {
-                local = Some(*it);
-            } else if let AddressAttribute::Address(it) = attribute {
-                peer = Some(*it);
-            } else if let AddressAttribute::Flags(it) = attribute {
-                flags = *it;
-            }
-        }
+        let flags = message.attributes.iter().find_map(|attribute| {
+            if let AddressAttribute::Flags(it) = attribute { Some(*it) } else { None }
+        });
+        let flags = flags.unwrap_or(AddressFlags::empty());
         if flags.contains(AddressFlags::Permanent) {
             return None;
         }
         Some(Self {
-            address: IpNet::new(local.or(peer)?, message.header.prefix_len).ok()?,
+            address: address_of(message)?,
             ifindex: message.header.index,
             deprecated: flags.contains(AddressFlags::Deprecated),
         })

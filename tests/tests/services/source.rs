@@ -43,6 +43,13 @@ fn what_a_node_sends_comes_from_the_floating_address_while_it_has_the_group() ->
     ensure!(source(cluster.node(BETA)?)? == "198.51.100.2");
     let own = cluster.node(ALPHA)?.netns().ip(&["route", "show", "proto", "94"])?;
     ensure!(own.lines().count() == 2, "{own}");
+    // Somebody takes it off, and the kernel the routes with it.
+    cluster.node(ALPHA)?.netns().ip(&["addr", "del", "198.51.100.20/24", "dev", "eth0"])?;
+    wait_for("the address and the routes with it as their source", || {
+        Ok(cluster.node(ALPHA)?.netns().ip(&["route", "show", "proto", "94"])? == own)
+    })?;
+    let events = cluster.node(ALPHA)?.events()?;
+    ensure!(events.iter().any(|it| it.kind == "address-restored"), "{events:?}");
     cluster.node_mut(ALPHA)?.stop()?;
     ensure!(routes(cluster.node(ALPHA)?)? == before[0], "{:?}", routes(cluster.node(ALPHA)?)?);
     ensure!(source(cluster.node(ALPHA)?)? == "198.51.100.1");
@@ -110,6 +117,10 @@ fn an_ipv6_source_address_comes_and_goes_and_a_start_removes_what_is_left() -> R
     cluster.start()?;
     wait_site(&mut cluster, ALPHA)?;
     ensure!(source(&cluster, ALPHA)? == "2001:db8:1::20", "{}", routes(&cluster, ALPHA)?);
+    cluster.node(ALPHA)?.netns().ip(&["addr", "del", "2001:db8:1::20/64", "dev", "eth0"])?;
+    wait_for("the address, and a route with it as its source", || {
+        Ok(source(&cluster, ALPHA)? == "2001:db8:1::20")
+    })?;
     cluster.node_mut(ALPHA)?.stop()?;
     ensure!(routes(&cluster, ALPHA)? == before, "{}", routes(&cluster, ALPHA)?);
     finish(cluster)

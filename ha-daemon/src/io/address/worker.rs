@@ -25,6 +25,7 @@ use arming::Role;
 use super::inquiry::{Answered, Inquiries, Wanted};
 use super::link::{Link, LinkState, acknowledged, link_named, local_macs};
 use super::packet::{Claim, FrameSender, Heard, Hearing, Listeners};
+use super::removals::Removals;
 use super::schedule::{Agenda, Announcements, Task, nanoseconds};
 use super::{
     AddressCommand, AddressOptions, AddressReport, CONFLICT_WINDOW, DEFEND_INTERVAL, Floating,
@@ -86,6 +87,7 @@ struct Worker {
     netlink: Handle,
     frames: FrameSender,
     listeners: Listeners,
+    removals: Removals,
     owned: BTreeMap<Floating, Owned>,
     agenda: Agenda,
     inquiries: Inquiries,
@@ -105,6 +107,10 @@ struct Owned {
     /// MAC addresses that claimed it in the open window; `None` when no window is open.
     claimants: Option<Vec<Mac>>,
     defended_ns: Option<u64>,
+    /// When the kernel told that it was taken off, until it is there again.
+    removed_ns: Option<u64>,
+    /// When it was last added again at once.
+    restored_ns: Option<u64>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -129,6 +135,7 @@ impl Worker {
             netlink,
             frames: FrameSender::open().map_err(failed("cannot open a packet socket"))?,
             listeners: Listeners::open().map_err(failed("cannot listen for ARP"))?,
+            removals: Removals::open().map_err(failed("cannot watch addresses"))?,
             owned: BTreeMap::new(),
             agenda: Agenda::default(),
             inquiries: Inquiries::default(),
@@ -154,6 +161,7 @@ impl Worker {
                     self.note_lateness(due_ns);
                     self.do_due().await;
                 }
+                (address, ifindex) = self.removals.next() => self.removed(address, ifindex),
                 claims = self.listeners.hear() => self.judge_all(claims).await,
             }
         }
@@ -371,6 +379,8 @@ impl Worker {
             announced,
             claimants: None,
             defended_ns,
+            removed_ns: None,
+            restored_ns: None,
         };
         self.owned.insert(floating, owned);
     }

@@ -1,9 +1,9 @@
 //! Addresses that are here before this node owns them, behind a gate in the kernel.
 
 use futures_util::StreamExt as _;
-use netlink_packet_route::address::AddressAttribute;
 
 use super::*;
+use crate::io::netlink::address_of;
 
 /// How an address is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,8 @@ impl Worker {
             announced: 0,
             claimants: None,
             defended_ns: None,
+            removed_ns: None,
+            restored_ns: None,
         };
         self.owned.insert(floating, owned);
         Ok(())
@@ -142,17 +144,4 @@ impl Worker {
         }
         self.mute_if_idle();
     }
-}
-
-/// An address with its prefix length, as the kernel lists it.
-fn address_of(message: &AddressMessage) -> Option<IpNet> {
-    let (mut local, mut address) = (None, None);
-    for attribute in &message.attributes {
-        if let AddressAttribute::Local(it) = attribute {
-            local = Some(*it);
-        } else if let AddressAttribute::Address(it) = attribute {
-            address = Some(*it);
-        }
-    }
-    IpNet::new(local.or(address)?, message.header.prefix_len).ok()
 }

@@ -7,6 +7,8 @@ use crate::io::renewal::{FLAGS, Renewed, renewal};
 /// An address whose lease leaves no whole second is looked at again after this time: the driver may have
 /// renewed the lease by then.
 const RENEW_AGAIN: Duration = Duration::from_millis(20);
+/// Least time between two times that an address is added again before its renewal is due.
+const RESTORE_PAUSE: Duration = Duration::from_secs(1);
 /// What an address gets that is added, however little of the lease is left.
 const SECONDS_MIN: u64 = 1;
 
@@ -49,6 +51,7 @@ impl Worker {
         if let Some(owned) = self.owned.get_mut(floating) {
             owned.renewed_boot_ns = at_ns;
             owned.renewal = Renewal::Works;
+            owned.removed_ns = None;
         }
     }
 
@@ -84,8 +87,36 @@ impl Worker {
         if Renewed::from_answer(answer)? == Renewed::Renewed || self.lease.is_over().is_some() {
             return Ok(());
         }
-        tracing::warn!("{floating} was not there any more: added again");
-        self.set_address(floating, ifindex, details, role).await
+        self.set_address(floating, ifindex, details, role).await?;
+        self.restored(floating).await;
+        Ok(())
+    }
+
+    /// The kernel took an address off: if it is this node's, it comes back at once, and not with its
+    /// next renewal. Who removes it again and again gets it back once in [`RESTORE_PAUSE`].
+    pub(super) fn removed(&mut self, address: IpNet, ifindex: u32) {
+        let (now_ns, renewal_ns) = (monotonic_ns(), self.next_renewal_ns());
+        let is_it = |(floating, owned): &(&Floating, &mut Owned)| {
+            (floating.address, owned.link.index) == (address, ifindex)
+        };
+        let Some((floating, owned)) = self.owned.iter_mut().find(is_it) else { return };
+        owned.removed_ns.get_or_insert(now_ns);
+        let rested_ns = owned.restored_ns.map_or(0, |at_ns| at_ns + nanoseconds(RESTORE_PAUSE));
+        let due_ns = rested_ns.max(now_ns).min(renewal_ns);
+        self.agenda.set(floating, Task::Renew, Some(due_ns));
+    }
+
+    /// It is there again: tells the driver, and the network, whose caches may have given it up.
+    async fn restored(&mut self, floating: &Floating) {
+        let now_ns = monotonic_ns();
+        let Some(owned) = self.owned.get_mut(floating) else { return };
+        let silent_ns = boottime_ns().saturating_sub(owned.renewed_boot_ns);
+        let gone_ns = owned.removed_ns.take().map(|at_ns| now_ns.saturating_sub(at_ns));
+        owned.restored_ns = Some(now_ns);
+        owned.renewed_boot_ns = boottime_ns();
+        let Floating { address, interface } = floating.clone();
+        (self.report)(AddressReport::Restored { address, interface, silent_ns, gone_ns });
+        self.announce_again(floating).await;
     }
 
     /// Adds the address, or renews one that is there already.

@@ -31,6 +31,8 @@ impl Worker {
             announced: held.announced,
             claimants: None,
             defended_ns: held.defended_ns,
+            removed_ns: None,
+            restored_ns: None,
         };
         self.owned.insert(floating, owned);
     }
