@@ -141,12 +141,17 @@ pub(super) struct Detail {
     pub(super) kinds: BTreeMap<String, u64>,
     /// Each false verdict in words.
     pub(super) verdicts: Vec<String>,
+    /// What became of its address meanwhile.
+    pub(super) addresses: Vec<String>,
     pub(super) longest_gap_ns: u64,
     /// Events that fell out of the daemon's memory before they were fetched.
     pub(super) missed: u64,
     /// Numbers of `status --json` about probes and answers: what they grew by.
     pub(super) probes: BTreeMap<String, u64>,
 }
+
+/// Why an address was missing without a verdict.
+const ADDRESS_KINDS: [&str; 2] = ["address-restored", "renew-failed"];
 
 impl Detail {
     /// Takes an event over, if it fell into a segment. Whether it is a false verdict.
@@ -158,6 +163,9 @@ impl Detail {
         let verdict = VERDICTS.contains(&event.kind.as_str());
         if verdict {
             self.verdicts.push(format!("{node}: {}", event.message));
+        }
+        if ADDRESS_KINDS.contains(&event.kind.as_str()) {
+            self.addresses.push(format!("{node}: {}", event.message));
         }
         verdict
     }

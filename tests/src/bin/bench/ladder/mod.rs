@@ -300,6 +300,10 @@ impl Ladder<'_> {
             detail.verdicts.iter().map(|verdict| format!("{}: {verdict}", step.name()))
         });
         report.notes.extend(verdicts.take(VERDICTS_MAX).map(|it| format!("false verdict, {it}")));
+        let addresses = self.details.iter().flat_map(|(step, detail)| {
+            detail.addresses.iter().map(|told| format!("{}: {told}", step.name()))
+        });
+        report.notes.extend(addresses.take(VERDICTS_MAX));
         let ours = sums.get("ours");
         let wrong = ours.map_or(0, |sum| sum.verdicts);
         report.goal_none(
