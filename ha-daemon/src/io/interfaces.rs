@@ -9,7 +9,7 @@ use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::{MulticastGroup, new_multicast_connection};
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 
 use tokio::task::JoinHandle;
 
@@ -30,28 +30,36 @@ pub async fn watch(interfaces: Vec<InterfaceName>, mailbox: Mailbox) -> Result<(
     tokio::spawn(connection);
     let mut known: BTreeMap<InterfaceName, bool> =
         interfaces.into_iter().map(|interface| (interface, false)).collect();
-    let mut links = handle.link().get().execute();
-    while let Some(link) = links.try_next().await.context("cannot list interfaces")? {
-        if let Some((name, up)) = state(&link)
-            && let Some(entry) = known.get_mut(&name)
-        {
-            *entry = up;
-        }
-    }
-    for (name, up) in &known {
+    let listed = states(&handle).await?;
+    for (name, up) in &mut known {
+        *up = listed.get(name).copied().unwrap_or(false);
         mailbox.post(Letter::Interface { name: name.clone(), up: *up });
     }
     tokio::spawn(async move {
-        // The handle keeps the connection alive.
-        let _handle = handle;
         while let Some((message, _)) = messages.next().await {
-            let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
-            let Some((link, exists)) = link_change(message) else { continue };
-            let Some((name, up)) = state(&link) else { continue };
-            let Some(entry) = known.get_mut(&name) else { continue };
-            let up = up && exists;
-            if *entry != up && mailbox.post(Letter::Interface { name, up }) {
-                *entry = up;
+            let told = match told(message.payload) {
+                Told::Link(link, exists) => {
+                    state(&link).map(|(name, up)| (name, up && exists)).into_iter().collect()
+                }
+                Told::Lost => match states(&handle).await {
+                    // What is not listed is gone.
+                    Ok(listed) => known
+                        .keys()
+                        .map(|name| (name.clone(), listed.get(name).copied().unwrap_or(false)))
+                        .collect(),
+                    Err(error) => {
+                        tracing::error!("changes of interfaces were missed: {error:#}");
+                        continue;
+                    }
+                },
+                Told::Else => continue,
+            };
+            let told: Vec<(InterfaceName, bool)> = told;
+            for (name, up) in told {
+                let Some(entry) = known.get_mut(&name) else { continue };
+                if *entry != up && mailbox.post(Letter::Interface { name, up }) {
+                    *entry = up;
+                }
             }
         }
     });
@@ -68,35 +76,50 @@ pub async fn guard(gate: SharedGate, mailbox: Mailbox) -> Result<JoinHandle<()>>
     let (connection, handle, mut messages) =
         new_multicast_connection(&[MulticastGroup::Link]).context("cannot watch interfaces")?;
     tokio::spawn(connection);
-    let mut links = handle.link().get().execute();
-    while let Some(link) = links.try_next().await.context("cannot list interfaces")? {
+    for link in list(&handle).await? {
         attach(&gate, &link)?;
     }
-    drop(links);
     Ok(tokio::spawn(async move {
-        // The handle keeps the connection alive.
-        let _handle = handle;
         while let Some((message, _)) = messages.next().await {
-            let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
-            match link_change(message) {
-                None => {}
-                Some((link, false)) => {
+            let links = match told(message.payload) {
+                Told::Link(link, true) => vec![link],
+                Told::Link(link, false) => {
                     if let Some(gate) = gate.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
                     {
                         gate.forget(link.header.index);
                     }
+                    continue;
                 }
-                Some((link, true)) => {
-                    let news = match attach(&gate, &link) {
-                        Ok(None) => continue,
-                        Ok(Some(name)) => GateNews::Attached(name),
-                        Err(error) => GateNews::Failed(format!("{error:#}")),
-                    };
-                    mailbox.post(Letter::Gate(news));
-                }
+                // Those that are gone took the gate with them; only its pins are left.
+                Told::Lost => match list(&handle).await {
+                    Ok(links) => links,
+                    Err(error) => {
+                        mailbox.post(Letter::Gate(GateNews::Failed(format!("{error:#}"))));
+                        continue;
+                    }
+                },
+                Told::Else => continue,
+            };
+            for link in links {
+                let news = match attach(&gate, &link) {
+                    Ok(None) => continue,
+                    Ok(Some(name)) => GateNews::Attached(name),
+                    Err(error) => GateNews::Failed(format!("{error:#}")),
+                };
+                mailbox.post(Letter::Gate(news));
             }
         }
     }))
+}
+
+/// All interfaces, as they are now.
+async fn list(handle: &Handle) -> Result<Vec<LinkMessage>> {
+    handle.link().get().execute().try_collect().await.context("cannot list interfaces")
+}
+
+/// Which of them are up.
+async fn states(handle: &Handle) -> Result<BTreeMap<InterfaceName, bool>> {
+    Ok(list(handle).await?.iter().filter_map(state).collect())
 }
 
 /// Attaches the gate to an interface; gives its name if it can be asked for addresses and is up.
@@ -119,13 +142,24 @@ fn state(link: &LinkMessage) -> Option<(InterfaceName, bool)> {
     Some((name, link.header.flags.contains(up)))
 }
 
-/// The link that a message is about, and whether it exists.
-fn link_change(message: RouteNetlinkMessage) -> Option<(LinkMessage, bool)> {
-    if let RouteNetlinkMessage::NewLink(link) = message {
-        Some((link, true))
-    } else if let RouteNetlinkMessage::DelLink(link) = message {
-        Some((link, false))
+/// What the kernel tells.
+enum Told {
+    /// A link, and whether it exists.
+    Link(LinkMessage, bool),
+    /// It had more to tell than the socket holds (`ENOBUFS`, netlink(7)): what is there now counts.
+    Lost,
+    /// Nothing of interest.
+    Else,
+}
+
+fn told(payload: NetlinkPayload<RouteNetlinkMessage>) -> Told {
+    if let NetlinkPayload::Overrun(_) = payload {
+        Told::Lost
+    } else if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = payload {
+        Told::Link(link, true)
+    } else if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) = payload {
+        Told::Link(link, false)
     } else {
-        None
+        Told::Else
     }
 }

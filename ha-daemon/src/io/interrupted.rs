@@ -26,6 +26,12 @@ impl MayBeInterruption for io::Error {
     }
 }
 
+impl MayBeInterruption for anyhow::Error {
+    fn is_interruption(&self) -> bool {
+        self.chain().filter_map(|cause| cause.downcast_ref()).any(io::Error::is_interruption)
+    }
+}
+
 /// Makes a call until it is not interrupted. A timeout of the call begins anew each time.
 ///
 /// # Errors
@@ -52,5 +58,7 @@ mod tests {
         let mut errors = [Errno::EINTR, Errno::EAGAIN].map(io::Error::from).into_iter();
         let refusal = uninterrupted(|| Err::<(), _>(errors.next().unwrap())).unwrap_err();
         assert_eq!(refusal.kind(), io::ErrorKind::WouldBlock);
+        let deep = |errno: Errno| anyhow::Error::new(io::Error::from(errno)).context("cannot run");
+        assert!(deep(Errno::EINTR).is_interruption() && !deep(Errno::EPERM).is_interruption());
     }
 }

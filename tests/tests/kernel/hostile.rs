@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use ha_common::maps::LinkRecord;
 use ha_common::reason::Reason;
 use ha_common::vectors::{Packet, Vector, before_configuration, vectors, world};
+use ha_daemon::io::interrupted::uninterrupted;
 use ha_tests::bpf;
 
 use crate::world::{Both, Hook, expected_action, is_runnable, moved, passes};
 
+/// Frames of each kind. The kernel gives up such a run when the process is frozen meanwhile, without
+/// saying how many it had: then the test begins anew.
 const FLOOD: u32 = 100_000;
 
 /// The vectors up to the first restart: alpha's incarnation 20 is believed after them.
@@ -105,18 +108,22 @@ fn flood(hook: Hook) -> Result<()> {
 #[test]
 #[ignore = "needs root: loads BPF programs"]
 fn a_flood_of_any_refused_kind_moves_exact_counters_only_xdp() -> Result<()> {
-    flood(Hook::Xdp)
+    uninterrupted(|| flood(Hook::Xdp))
 }
 
 #[test]
 #[ignore = "needs root: loads BPF programs"]
 fn a_flood_of_any_refused_kind_moves_exact_counters_only_tc() -> Result<()> {
-    flood(Hook::Tc)
+    uninterrupted(|| flood(Hook::Tc))
 }
 
 #[test]
 #[ignore = "needs root: loads BPF programs"]
 fn counters_are_exact_when_a_flood_comes_on_all_cpus_at_once() -> Result<()> {
+    uninterrupted(flood_on_all_cpus)
+}
+
+fn flood_on_all_cpus() -> Result<()> {
     let mut both = settled()?;
     let mut forged = Packet::heartbeat(1);
     (forged.header.incarnation, forged.key) = (24, ha_common::vectors::key(3));
@@ -126,7 +133,9 @@ fn counters_are_exact_when_a_flood_comes_on_all_cpus_at_once() -> Result<()> {
     std::thread::scope(|scope| {
         let run = || bpf::run(program, &frame, FLOOD).map(drop);
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        running.into_iter().try_for_each(|thread| thread.join().unwrap())
+        running.into_iter().try_for_each(|thread| {
+            Ok::<_, anyhow::Error>(thread.join().map_err(|_| anyhow!("a thread panicked"))??)
+        })
     })?;
     let all = u64::from(FLOOD) * threads;
     ensure!(moved(&counters, &both.kernel.counters()) == [(Reason::BadTag, all)]);
@@ -158,6 +167,10 @@ fn a_full_ring_buffer_loses_wake_ups_and_nothing_else() -> Result<()> {
 #[test]
 #[ignore = "needs root: loads BPF programs"]
 fn an_unconfigured_program_refuses_a_flood() -> Result<()> {
+    uninterrupted(flood_before_configuration)
+}
+
+fn flood_before_configuration() -> Result<()> {
     let mut nobody = world();
     nobody.identity.incarnation = 0;
     let mut both = Both::new(nobody)?;

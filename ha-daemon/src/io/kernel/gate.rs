@@ -79,7 +79,8 @@ impl GateKernel {
             Self { ebpf, directory: directory.to_path_buf(), words, held: BTreeMap::new() };
         for half in &HALVES {
             let program = gate.program(half.program)?;
-            program.load().with_context(|| format!("the kernel refused {}", half.program))?;
+            super::load(|| program.load())
+                .with_context(|| format!("the kernel refused {}", half.program))?;
         }
         Ok(gate)
     }

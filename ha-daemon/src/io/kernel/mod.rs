@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::links::PinnedLink;
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use ha_common::arrivals::Arrivals;
 use ha_common::auth::{KEY_ENTRIES, KEYS_MAX, Key};
@@ -43,6 +43,8 @@ const XDP_PROGRAM: &str = "ha_xdp";
 const TC_PROGRAM: &str = "ha_tc";
 /// Name of the TC program beside XDP in the object.
 const TC_ANSWER_PROGRAM: &str = "ha_tc_answer";
+/// How often a program is loaded while signals interrupt that; libbpf does so five times.
+const LOAD_ATTEMPTS: u32 = 10;
 /// Maps that are pinned by their names.
 const PINNED_MAPS: &[&str] = &[
     "node",
@@ -186,15 +188,15 @@ impl Kernel {
     fn load_programs(&mut self) -> Result<()> {
         let place = self.directory.join(XDP_PROGRAM);
         let xdp = self.xdp()?;
-        xdp.load().context("the kernel refused the XDP program")?;
+        load(|| xdp.load()).context("the kernel refused the XDP program")?;
         pins::replace(&place, |path| Ok(xdp.pin(path)?))?;
         let place = self.directory.join(TC_PROGRAM);
         let tc = self.tc()?;
-        tc.load().context("the kernel refused the TC program")?;
+        load(|| tc.load()).context("the kernel refused the TC program")?;
         pins::replace(&place, |path| Ok(tc.pin(path)?))?;
         let place = self.directory.join(TC_ANSWER_PROGRAM);
         let answer = self.tc_answer()?;
-        answer.load().context("the kernel refused the TC program that answers probes")?;
+        load(|| answer.load()).context("the kernel refused the TC program that answers probes")?;
         pins::replace(&place, |path| Ok(answer.pin(path)?))
     }
 
@@ -366,6 +368,20 @@ impl Kernel {
         );
         failures
     }
+}
+
+/// Loads a program. Looking at ours takes the verifier a tenth of a second, and it gives up (`EAGAIN`)
+/// when a signal waits for this thread, of which a process that is stopped and goes on, or frozen with
+/// its control group, has one as well.
+fn load(mut attempt: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match attempt() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    attempt()
 }
 
 fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a MapData> {

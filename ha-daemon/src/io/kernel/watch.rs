@@ -65,7 +65,8 @@ impl Kernel {
         let program = self.ebpf.program_mut(WATCH_PROGRAM).context("no such program")?;
         let program: &mut Xdp = program.try_into()?;
         if program.fd().is_err() {
-            program.load().context("the kernel refused the program with the timers")?;
+            super::load(|| program.load())
+                .context("the kernel refused the program with the timers")?;
         }
         Ok(())
     }
