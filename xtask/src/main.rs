@@ -53,7 +53,7 @@ enum Task {
         /// Which targets; all unless named
         targets: Vec<String>,
     },
-    /// Suspend, pause and migrate a node in a virtual machine (emulated; about a quarter of an hour)
+    /// Suspend, pause and migrate a node in a virtual machine (emulated; about eight minutes)
     Vm {
         /// Debian's package of the guest's kernel
         #[arg(long, default_value = vm::KERNEL)]
