@@ -8,7 +8,7 @@ mod packet;
 mod verdict;
 mod watch;
 
-use aya_ebpf::bindings::TC_ACT_UNSPEC;
+use aya_ebpf::bindings::{TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use ha_common::wire::Way;
@@ -23,6 +23,13 @@ pub fn ha_xdp(context: XdpContext) -> u32 {
         Way::Xdp,
     );
     verdict::xdp_action(reason)
+}
+
+/// Passes everything: stands in for a moment where [`ha_xdp`] is to be attached once more, since the kernel
+/// takes it for nothing to do while the same program is there.
+#[xdp]
+pub fn ha_pass(_context: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 /// TC ingress entry, where XDP cannot be attached.

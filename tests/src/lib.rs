@@ -9,6 +9,7 @@
 //! - [`figures`] tells what a process costs.
 //! - [`bpf`] loads the kernel side on a bpffs of its own and runs it packet by packet.
 //! - [`crowd`] is a thousand peers for it.
+//! - [`vm`] is a node in a virtual machine.
 //! - [`distribution`] turns many runs into percentiles.
 //!
 //! Everything needs root and touches nothing outside of namespaces of its own, apart from names
@@ -26,4 +27,5 @@ pub mod observe;
 pub mod rogue;
 pub mod spinners;
 mod sys;
+pub mod vm;
 pub mod web;

@@ -25,6 +25,18 @@ pub(crate) fn enter_namespace_on_exec(command: &mut Command, namespace: OwnedFd)
     unsafe { command.pre_exec(enter) };
 }
 
+/// Makes the program of `command` end with the thread that starts it.
+pub(crate) fn die_with_starter(command: &mut Command) {
+    let bind = || {
+        // SAFETY: prctl takes numbers here and touches no memory of ours.
+        let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec the closure only makes one async-signal-safe system call and
+    // reads errno: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(bind) };
+}
+
 /// Gives the calling thread `SCHED_FIFO` with `priority` (1..=99).
 pub(crate) fn set_fifo(priority: u8) -> Result<(), Errno> {
     set_fifo_of(0, priority)

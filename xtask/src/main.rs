@@ -5,6 +5,7 @@ mod fuzz;
 mod needs;
 mod process;
 mod run;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -52,6 +53,14 @@ enum Task {
         /// Which targets; all unless named
         targets: Vec<String>,
     },
+    /// Suspend, pause and migrate a node in a virtual machine (emulated; about eight minutes)
+    Vm {
+        /// Debian's package of the guest's kernel
+        #[arg(long, default_value = vm::KERNEL)]
+        kernel: String,
+        /// Parts of the names of the trials; all unless named
+        names: Vec<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -60,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo { options } => run::program("demo", &options),
         Task::Bench { options } => run::program("bench", &options),
         Task::Test { options } => run::tests(&options),
+        Task::Vm { kernel, names } => vm::trials(&kernel, &names),
         Task::Fuzz { runs, seconds, targets } => {
             fuzz::fuzz(&targets, fuzz::Effort { runs, seconds })
         }

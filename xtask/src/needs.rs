@@ -33,6 +33,14 @@ pub fn provide_cxx() -> Result<()> {
     provide_all(&[("c++", "--version", "g++")])
 }
 
+/// Makes sure that there is an emulator, for nodes in virtual machines.
+///
+/// # Errors
+/// As [`provide`].
+pub fn provide_qemu() -> Result<()> {
+    provide_all(&[("qemu-system-x86_64", "--version", "qemu-system-x86")])
+}
+
 fn provide_all(needs: &[Need]) -> Result<()> {
     let packages = missing(needs);
     if packages.is_empty() {

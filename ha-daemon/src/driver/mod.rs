@@ -364,6 +364,7 @@ impl Driver {
         }
         let near = self.core.verdict_is_near();
         let own = self.own_pause.look(now_ns, lateness_ns, near, &self.parts.shared);
+        self.attach_again();
         // Each is asked: what they tell, they tell once.
         let softirqs = self.kernel_pause(now_ns);
         self.auto.note_pause(own.map(|it| it.0), softirqs);

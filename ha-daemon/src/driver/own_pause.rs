@@ -1,7 +1,8 @@
 //! Whether this node did not run itself: who could not see, and could not ask, may not judge.
 //!
 //! Noticed by its own lateness (driver, sender), by the clock that goes on in suspend, and, when a
-//! verdict is near, by the time that the host took from this machine's CPUs. What was noticed begins
+//! verdict is near, by the kernel's count of suspends and the time that the host took from this
+//! machine's CPUs. What was noticed begins
 //! a fresh window ([`crate::core::io::Input::OwnPause`]).
 
 use std::fs::File;
@@ -11,14 +12,18 @@ use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::Driver;
 use crate::core::io::PauseSign;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::sender::Shared;
+use crate::snapshot::Severity;
 
 /// Most of `/proc/stat` that is read: the lines of about 200 CPUs.
 const STAT_BYTES_MAX: usize = 16 * 1024;
 /// Field of a CPU's line with the time that the host took (proc(5): steal), behind its name.
 const STEAL_FIELD: usize = 8;
+/// How often the machine was suspended since it was started.
+const SUSPENDS: &str = "/sys/power/suspend_stats/success";
 /// A reading is compared with the one before if that is no older than so many pauses (which are a
 /// quarter of deadtime): what the host takes now and then adds up to anything.
 const COMPARED_PAUSES: u64 = 4;
@@ -36,7 +41,10 @@ pub(super) struct OwnPause {
     turned_ns: u64,
     /// What CLOCK_BOOTTIME was ahead of CLOCK_MONOTONIC at the last turn.
     suspended_ns: u64,
+    /// The machine was suspended before the last look.
+    suspended: bool,
     steal: Option<Steal>,
+    suspends: Option<Suspends>,
 }
 
 impl OwnPause {
@@ -50,8 +58,10 @@ impl OwnPause {
             handled_ns: 0,
             turned_ns: monotonic_ns(),
             suspended_ns: suspended_ns(),
+            suspended: false,
             // Without it the other signs remain.
             steal: Steal::open().filter(|_| enabled),
+            suspends: File::open(SUSPENDS).ok().and_then(Suspends::new),
         }
     }
 
@@ -84,8 +94,11 @@ impl OwnPause {
         // Its wish to sleep is no pause, but the lease counts from turn to turn.
         let lapsed_ns = if away_ns > self.lease_ns { away_ns } else { 0 };
         let overdue_ns = self.overdue_ns(now_ns, shared);
+        // It counts whole seconds on many machines: a short suspend is none for it.
+        let counted = near && self.suspends.as_mut().is_some_and(Suspends::has_grown);
+        self.suspended = slept_ns > 0 || counted;
         // The clock of lateness stands still in suspend.
-        let slept_ns = if slept_ns > 0 { slept_ns + away_ns } else { 0 };
+        let slept_ns = if self.suspended { (slept_ns + away_ns).max(self.limit_ns + 1) } else { 0 };
         let (length_ns, sign) = [
             (lateness_ns.max(lapsed_ns), PauseSign::Driver),
             (told_ns.max(overdue_ns), PauseSign::Sender),
@@ -94,6 +107,8 @@ impl OwnPause {
         ]
         .into_iter()
         .max_by_key(|it| it.0)?;
+        // What is late after a suspend is late because of it.
+        let sign = if self.suspended { PauseSign::Suspend } else { sign };
         (self.enabled && length_ns > self.limit_ns).then_some((length_ns as i64, sign))
     }
 
@@ -115,10 +130,52 @@ impl OwnPause {
     }
 }
 
+impl Driver {
+    /// After a suspend: a program that its driver has lost would leave this node deaf.
+    pub(super) fn attach_again(&mut self) {
+        let Some(kernel) = self.parts.kernel.as_mut().filter(|_| self.own_pause.suspended) else {
+            return;
+        };
+        if let Err(error) = kernel.attach_again() {
+            let text = format!(
+                "the programs could not be attached again after the machine was suspended; \
+                 heartbeats may not arrive, `hactl reexec` helps: {error:#}"
+            );
+            self.driver_note(Severity::Warning, "reception", text);
+        }
+    }
+}
+
 /// For how long the machine was suspended since it was started.
 fn suspended_ns() -> u64 {
     let monotonic_ns = monotonic_ns();
     boottime_ns().saturating_sub(monotonic_ns)
+}
+
+/// The kernel's count of suspends.
+#[derive(Debug)]
+struct Suspends {
+    file: File,
+    count: u64,
+}
+
+impl Suspends {
+    fn new(file: File) -> Option<Self> {
+        let count = Self::read(&file)?;
+        Some(Self { file, count })
+    }
+
+    fn read(file: &File) -> Option<u64> {
+        let mut text = [0; 24];
+        let length = file.read_at(&mut text, 0).ok()?;
+        std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
+    }
+
+    /// Whether there was one since the last reading.
+    fn has_grown(&mut self) -> bool {
+        let count = Self::read(&self.file).unwrap_or(self.count);
+        std::mem::replace(&mut self.count, count) != count
+    }
 }
 
 /// The time that the host of a virtual machine took from its CPUs.
@@ -192,6 +249,7 @@ mod tests {
         let mut own = OwnPause::new(enabled, LIMIT, LEASE, Duration::from_millis(10));
         let shared = Shared::new(0);
         own.steal = None;
+        own.suspends = None;
         let now_ns = monotonic_ns();
         shared.sender_ran_ns.store(now_ns, Relaxed);
         own.turned_ns = now_ns;
@@ -243,6 +301,22 @@ mod tests {
         assert_eq!(slept_ns, 5_000_000_000);
         assert_eq!(own.slept_ns(own.suspended_ns + LIMIT_NS), 0, "clocks are read one by one");
         assert_eq!(own.look(now_ns + 1_000, 0, false, &shared), None);
+    }
+
+    #[test]
+    fn a_suspend_that_no_clock_shows_is_a_pause_once_a_verdict_is_near() {
+        let (mut own, shared, now_ns) = scene(true);
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&path, "3\n").unwrap();
+        own.suspends = Suspends::new(File::open(&path).unwrap());
+        assert_eq!(own.look(now_ns + 1_000, 0, true, &shared), None);
+        std::fs::write(&path, "4\n").unwrap();
+        assert_eq!(own.look(now_ns + 2_000, 0, false, &shared), None, "nothing is at stake");
+        let pause = own.look(now_ns + 3_000, 0, true, &shared);
+        let told = Some((LIMIT_NS as i64 + 1, PauseSign::Suspend));
+        assert_eq!((pause, own.suspended), (told, true));
+        assert_eq!(own.look(now_ns + 4_000, 0, true, &shared), None);
+        assert!(!own.suspended);
     }
 
     #[test]

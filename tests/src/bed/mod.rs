@@ -254,6 +254,20 @@ impl Bed {
         Ok(())
     }
 
+    /// Makes a tap device in the namespace of the bridges, a port of one of them: the cable of a virtual
+    /// machine that runs in that namespace.
+    ///
+    /// # Errors
+    /// No such bridge, or the name is taken or too long.
+    pub fn tap(&mut self, name: &str, bridge: &str) -> Result<()> {
+        check_interface_name(name)?;
+        self.world.make(|| {
+            self.switch.ip(&["tuntap", "add", "dev", name, "mode", "tap"])?;
+            self.switch.ip(&["link", "set", name, "master", bridge, "up"])?;
+            Ok(())
+        })
+    }
+
     /// The MAC address of an interface of a host, lower case.
     ///
     /// # Errors

@@ -171,6 +171,24 @@ fn a_veth_is_taken_native_and_let_go() -> Result<()> {
     net.finish()
 }
 
+/// The same program, and not the one that stands in for a moment.
+#[test]
+#[ignore = "needs root: network namespaces, loads BPF programs"]
+fn a_native_program_that_is_attached_again_receives_and_is_let_go() -> Result<()> {
+    let net = Net::new()?;
+    let mut kernel = net.load()?;
+    net.attach(&mut kernel, "eth0", Receive::Auto)?;
+    let before = net.shown("eth0")?;
+    for first in [1, 11, 21] {
+        kernel.attach_again()?;
+        ensure!(net.shown("eth0")? == before, "{before} became {}", net.shown("eth0")?);
+        net.heartbeats_arrive(&kernel, first, false)?;
+    }
+    torn_down(&net, kernel)?;
+    ensure!(!net.shown("eth0")?.contains("xdp"), "{}", net.shown("eth0")?);
+    net.finish()
+}
+
 #[test]
 #[ignore = "needs root: network namespaces, loads BPF programs"]
 fn every_explicit_way_receives_heartbeats_whole_or_in_pages() -> Result<()> {

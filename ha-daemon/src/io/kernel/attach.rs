@@ -9,12 +9,12 @@ use aya::programs::loaded_programs;
 use aya::programs::tc::{
     SchedClassifierLink, TcAttachType, qdisc_add_clsact, qdisc_detach_program,
 };
-use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::xdp::{Xdp, XdpLink, XdpMode};
 use aya::util::KernelVersion;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
-use super::{Kernel, TC_PROGRAM, pins};
+use super::{Kernel, PASS_PROGRAM, TC_PROGRAM, pins};
 use crate::config::Receive;
 use crate::io::netlink::{RouteSocket, serialized};
 use crate::names::InterfaceName;
@@ -110,6 +110,31 @@ impl Kernel {
         Ok(attachment)
     }
 
+    /// Puts native XDP programs into their attachments once more, for when the machine was suspended:
+    /// virtio_net (Linux 6.1, 6.12) makes its queues anew then and leaves the program out, while the
+    /// kernel calls it attached. The kernel does nothing for the program that is there already, so
+    /// another one passes everything on for a moment.
+    ///
+    /// # Errors
+    /// The kernel refuses; attachments behind that one are left as they are.
+    pub fn attach_again(&mut self) -> Result<()> {
+        let native = self.attachments.iter().filter(|it| it.via == Via::XdpNative);
+        let pins: Vec<PathBuf> = native.filter_map(|it| it.pin.clone()).collect();
+        for pin in pins {
+            // Removed by hand: its descriptor is held, but does not tell which one it is.
+            let Some(left) = left_by_earlier_instance(&pin)? else { continue };
+            let pass: &mut Xdp =
+                self.ebpf.program_mut(PASS_PROGRAM).context("no such program")?.try_into()?;
+            let id = pass.attach_to_link(XdpLink::try_from(left)?)?;
+            let link = pass.take_link(id)?;
+            let program = self.xdp()?;
+            let id = program.attach_to_link(link)?;
+            let link = FdLink::try_from(program.take_link(id)?)?;
+            self.hold(Some(link), &pin)?;
+        }
+        Ok(())
+    }
+
     fn pin_path(&self, index: u32, via: Via) -> PathBuf {
         // Names on a bpf file system have no dots, those of interfaces may.
         self.directory.join(format!("{}{index}-{}", pins::LINK_PREFIX, via))
@@ -194,7 +219,7 @@ impl Kernel {
     pub(super) fn hold(&mut self, link: Option<FdLink>, pin: &Path) -> Result<Option<PathBuf>> {
         let Some(link) = link else { return Ok(None) };
         let held = link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
-        self.held.push(held);
+        self.held.insert(pin.to_path_buf(), held);
         Ok(Some(pin.to_path_buf()))
     }
 }

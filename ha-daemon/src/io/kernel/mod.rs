@@ -39,6 +39,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/ha-ebpf.o");
 
 /// Name of the XDP program in the object.
 const XDP_PROGRAM: &str = "ha_xdp";
+/// Name of the XDP program that passes everything.
+const PASS_PROGRAM: &str = "ha_pass";
 /// Name of the TC program in the object.
 const TC_PROGRAM: &str = "ha_tc";
 /// Name of the TC program beside XDP in the object.
@@ -76,8 +78,8 @@ pub struct Kernel {
     changes: RingBuf<MapData>,
     attachments: Vec<Attachment>,
     answerers: Vec<answer::Answerer>,
-    /// The attachments' own descriptors.
-    held: Vec<PinnedLink>,
+    /// The attachments' own descriptors, by pin.
+    held: BTreeMap<PathBuf, PinnedLink>,
 }
 
 /// What user space writes into the maps.
@@ -161,7 +163,7 @@ impl Kernel {
             changes,
             attachments: Vec::new(),
             answerers: Vec::new(),
-            held: Vec::new(),
+            held: BTreeMap::new(),
         };
         kernel.load_programs()?;
         Ok(kernel)
@@ -190,6 +192,11 @@ impl Kernel {
         let xdp = self.xdp()?;
         load(|| xdp.load()).context("the kernel refused the XDP program")?;
         pins::replace(&place, |path| Ok(xdp.pin(path)?))?;
+        // Not pinned: what it stands in for is there again before anybody could look.
+        let pass: &mut Xdp =
+            self.ebpf.program_mut(PASS_PROGRAM).context("no such program")?.try_into()?;
+        load(|| pass.load())
+            .context("the kernel refused the XDP program that passes everything")?;
         let place = self.directory.join(TC_PROGRAM);
         let tc = self.tc()?;
         load(|| tc.load()).context("the kernel refused the TC program")?;
