@@ -41,21 +41,24 @@ fn what_the_kernel_could_not_tell_is_looked_up() {
         assert_eq!(names.each_ref().map(|name| known[name]), [true; 3]);
 
         // Nobody reads meanwhile: this thread is the one that would.
-        let mut batch = String::new();
+        // What was told before the loss is older than what is looked up after it.
+        let mut batch = "link set veth0 down\n".to_owned();
         for number in 0..CHANGES {
             writeln!(batch, "link set lo alias number-{number}").unwrap();
         }
-        batch.push_str("link set veth0 down\nlink del gone0\n");
+        batch.push_str("link set veth0 up\nlink del gone0\n");
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), batch).unwrap();
         let mut changes = Command::new("ip");
         changes.arg("-batch").arg(file.path()).stdin(Stdio::null());
         assert!(changes.status().unwrap().success());
 
-        eventually("it is told", Duration::from_secs(5), || {
-            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
+        let mut look = |pause| {
+            runtime.block_on(async { tokio::time::sleep(pause).await });
             take(&mut inbox, &mut known);
-            names.each_ref().map(|name| known[name]) == [false, false, true]
-        });
+            names.each_ref().map(|name| known[name]) == [true, false, true]
+        };
+        eventually("it is told", Duration::from_secs(5), || look(Duration::from_millis(5)));
+        assert!(look(Duration::from_millis(500)), "and stays so");
     });
 }

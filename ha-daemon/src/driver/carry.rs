@@ -21,7 +21,7 @@ use crate::io::paths::{Carrier, Network};
 use crate::io::service::Operation;
 use crate::io::socket::scoped;
 use crate::names::InterfaceName;
-use crate::snapshot::Severity;
+use crate::snapshot::{ResourceState, Severity};
 
 /// A resource's number in commands to the address worker.
 pub(super) fn token(group: GroupIndex, resource: usize) -> u64 {
@@ -301,9 +301,11 @@ impl Driver {
         let Some((group, _)) = self.address_at(address, interface) else { return };
         let is_source = |it: &Resource| matches!(it, Resource::SourceAddress { address: source } if *source == address.addr());
         let resources = &self.parts.config.groups[group.0].resources;
-        if let Some(source) = resources.iter().position(is_source) {
-            // Of a group that starts or stops this is no news: the core waits for an answer of its own.
-            let _ = self.order(group, source, Operation::Start);
+        let states = self.core.group(group).resources;
+        if let Some(source) = resources.iter().position(is_source)
+            && states.get(source) == Some(&ResourceState::Started)
+        {
+            self.start_again(group, source);
         }
     }
 

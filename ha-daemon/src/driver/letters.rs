@@ -16,8 +16,9 @@ impl Driver {
         match letter {
             Letter::Address(report) => self.address_report(report),
             Letter::Service(report) => {
-                let input = self.service_report(report);
-                self.handle(input);
+                if let Some(input) = self.service_report(report) {
+                    self.handle(input);
+                }
             }
             Letter::ConnectionClosed { peer, incarnation } => {
                 self.handle(Input::ConnectionClosed { peer, incarnation });

@@ -364,7 +364,6 @@ impl Driver {
         }
         let near = self.core.verdict_is_near();
         let own = self.own_pause.look(now_ns, lateness_ns, near, &self.parts.shared);
-        self.attach_again();
         // Each is asked: what they tell, they tell once.
         let softirqs = self.kernel_pause(now_ns);
         self.auto.note_pause(own.map(|it| it.0), softirqs);
@@ -381,6 +380,8 @@ impl Driver {
             self.parts.shared.driver_ran_ns.store(ran_ns, Relaxed);
             self.renew_lease(ran_ns);
         }
+        // Not before: network cards that wake may keep the kernel's lock for long.
+        self.attach_again();
         if sources.contains(&Source::Changes)
             && let Some(kernel) = &mut self.parts.kernel
         {

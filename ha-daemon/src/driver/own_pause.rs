@@ -24,6 +24,8 @@ const STAT_BYTES_MAX: usize = 16 * 1024;
 const STEAL_FIELD: usize = 8;
 /// How often the machine was suspended since it was started.
 const SUSPENDS: &str = "/sys/power/suspend_stats/success";
+/// Between two readings of it while nothing is wrong.
+const COUNTED_INTERVAL_NS: u64 = 1_000_000_000;
 /// A reading is compared with the one before if that is no older than so many pauses (which are a
 /// quarter of deadtime): what the host takes now and then adds up to anything.
 const COMPARED_PAUSES: u64 = 4;
@@ -95,7 +97,8 @@ impl OwnPause {
         let lapsed_ns = if away_ns > self.lease_ns { away_ns } else { 0 };
         let overdue_ns = self.overdue_ns(now_ns, shared);
         // It counts whole seconds on many machines: a short suspend is none for it.
-        let counted = near && self.suspends.as_mut().is_some_and(Suspends::has_grown);
+        let look = near || slept_ns > 0;
+        let counted = self.suspends.as_mut().is_some_and(|it| it.has_grown(now_ns, look));
         self.suspended = slept_ns > 0 || counted;
         // The clock of lateness stands still in suspend.
         let slept_ns = if self.suspended { (slept_ns + away_ns).max(self.limit_ns + 1) } else { 0 };
@@ -157,12 +160,13 @@ fn suspended_ns() -> u64 {
 struct Suspends {
     file: File,
     count: u64,
+    read_ns: u64,
 }
 
 impl Suspends {
     fn new(file: File) -> Option<Self> {
         let count = Self::read(&file)?;
-        Some(Self { file, count })
+        Some(Self { file, count, read_ns: monotonic_ns() })
     }
 
     fn read(file: &File) -> Option<u64> {
@@ -171,8 +175,13 @@ impl Suspends {
         std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
     }
 
-    /// Whether there was one since the last reading.
-    fn has_grown(&mut self) -> bool {
+    /// Whether there was one since the last reading, which is no older than [`COUNTED_INTERVAL_NS`] of time
+    /// awake: what grew long ago is no pause of now. Read earlier if there is a reason to `look`.
+    fn has_grown(&mut self, now_ns: u64, look: bool) -> bool {
+        if !look && now_ns < self.read_ns.saturating_add(COUNTED_INTERVAL_NS) {
+            return false;
+        }
+        self.read_ns = now_ns;
         let count = Self::read(&self.file).unwrap_or(self.count);
         std::mem::replace(&mut self.count, count) != count
     }
@@ -304,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspend_that_no_clock_shows_is_a_pause_once_a_verdict_is_near() {
+    fn a_suspend_that_no_clock_shows_is_a_pause_once_a_verdict_is_near_or_a_second_later() {
         let (mut own, shared, now_ns) = scene(true);
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&path, "3\n").unwrap();
@@ -317,6 +326,12 @@ mod tests {
         assert_eq!((pause, own.suspended), (told, true));
         assert_eq!(own.look(now_ns + 4_000, 0, true, &shared), None);
         assert!(!own.suspended);
+        std::fs::write(&path, "5\n").unwrap();
+        let later_ns = now_ns + 4_000 + COUNTED_INTERVAL_NS;
+        shared.sender_ran_ns.store(later_ns, Relaxed);
+        own.turned_ns = later_ns;
+        let sign = own.look(later_ns + 1_000, 0, false, &shared).map(|it| it.1);
+        assert_eq!((sign, own.suspended), (Some(PauseSign::Suspend), true));
     }
 
     #[test]

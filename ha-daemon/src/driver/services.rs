@@ -6,6 +6,10 @@ use crate::config::{GroupIndex, Resource};
 use crate::core::io::{Input, Presence};
 use crate::io::clock::monotonic_ns;
 use crate::io::service::{Operation, Order, Outcome, ServiceReport};
+use crate::snapshot::Severity;
+
+/// In the token of an order that is not the core's.
+const AGAIN: u64 = 1 << 63;
 
 impl Driver {
     /// Has something done with a service; what is refused at once comes back as the core's next
@@ -29,11 +33,32 @@ impl Driver {
         })
     }
 
+    /// Starts a service once more that the core knows to have been started, and something else ended with
+    /// what it needs. The core does not hear of it.
+    pub(super) fn start_again(&self, group: GroupIndex, resource: usize) {
+        let found = self.parts.config.groups[group.0].resources[resource].clone();
+        let operation = Operation::Start;
+        let order = Order { token: token(group, resource) | AGAIN, operation, resource: found };
+        if let Err(error) = self.parts.services.send(order) {
+            self.not_started_again(&error);
+        }
+    }
+
+    fn not_started_again(&self, error: &str) {
+        self.driver_note(Severity::Error, "not-started-again", error.to_owned());
+    }
+
     /// What came of an order, as an input of the core; noted on the way.
-    pub(super) fn service_report(&self, report: ServiceReport) -> Input {
+    pub(super) fn service_report(&self, report: ServiceReport) -> Option<Input> {
+        if report.token & AGAIN != 0 {
+            if let Outcome::Started(Err(error)) = &report.outcome {
+                self.not_started_again(error);
+            }
+            return None;
+        }
         let (group, resource) = of_token(report.token);
         let seconds = report.duration.as_secs_f64();
-        match report.outcome {
+        Some(match report.outcome {
             Outcome::Probed(presence) => Input::ResourceProbed { group, resource, presence },
             Outcome::Started(outcome) => {
                 if outcome.is_ok() {
@@ -47,7 +72,7 @@ impl Driver {
                 }
                 Input::ResourceStopped { group, resource, error: outcome.err() }
             }
-        }
+        })
     }
 
     fn note_service(&self, group: GroupIndex, resource: usize, kind: &str, seconds: f64) {

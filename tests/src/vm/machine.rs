@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::{Agent, Image, Qmp};
@@ -24,6 +24,8 @@ const BOOT_TIME_MAX: Duration = Duration::from_secs(180);
 /// How long a command in the guest may take.
 const COMMAND_TIME_MAX: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long QEMU may take to end.
+const END_TIME_MAX: Duration = Duration::from_secs(20);
 /// Lines of the console and of the daemon's log that a failure shows.
 const LINES_SHOWN: usize = 30;
 
@@ -204,7 +206,11 @@ impl Machine {
     pub fn end(mut self) -> Result<()> {
         // The answer may be lost with the socket.
         let _ = self.qmp.execute("quit", json!({}));
-        self.child.wait()?;
+        let deadline = Instant::now() + END_TIME_MAX;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "QEMU does not end within {END_TIME_MAX:?}");
+            thread::sleep(POLL_INTERVAL / 5);
+        }
         Ok(())
     }
 }

@@ -116,22 +116,35 @@ impl Kernel {
     /// another one passes everything on for a moment.
     ///
     /// # Errors
-    /// The kernel refuses; attachments behind that one are left as they are.
+    /// The kernel refuses, on which of them; the others are in their place.
     pub fn attach_again(&mut self) -> Result<()> {
         let native = self.attachments.iter().filter(|it| it.via == Via::XdpNative);
         let pins: Vec<PathBuf> = native.filter_map(|it| it.pin.clone()).collect();
+        let mut failures = Vec::new();
         for pin in pins {
-            // Removed by hand: its descriptor is held, but does not tell which one it is.
-            let Some(left) = left_by_earlier_instance(&pin)? else { continue };
-            let pass: &mut Xdp =
-                self.ebpf.program_mut(PASS_PROGRAM).context("no such program")?.try_into()?;
-            let id = pass.attach_to_link(XdpLink::try_from(left)?)?;
-            let link = pass.take_link(id)?;
-            let program = self.xdp()?;
-            let id = program.attach_to_link(link)?;
-            let link = FdLink::try_from(program.take_link(id)?)?;
-            self.hold(Some(link), &pin)?;
+            // Half of it done would be worse than nothing.
+            let outcome = self.swap(&pin).or_else(|_| self.swap(&pin));
+            if let Err(error) = outcome {
+                failures.push(format!("{}: {error:#}", pin.display()));
+            }
         }
+        if failures.is_empty() { Ok(()) } else { bail!(failures.join("; ")) }
+    }
+
+    /// Another program and ours again in an attachment; its pin and the descriptor that is held stay.
+    fn swap(&mut self, pin: &Path) -> Result<()> {
+        let open = || -> Result<XdpLink> {
+            let link =
+                PinnedLink::from_pin(pin).context("the attachment is not pinned any more")?;
+            Ok(XdpLink::try_from(FdLink::from(link))?)
+        };
+        let pass: &mut Xdp =
+            self.ebpf.program_mut(PASS_PROGRAM).context("no such program")?.try_into()?;
+        let id = pass.attach_to_link(open()?)?;
+        pass.take_link(id)?;
+        let program = self.xdp()?;
+        let id = program.attach_to_link(open()?)?;
+        program.take_link(id)?;
         Ok(())
     }
 

@@ -155,9 +155,11 @@ impl GateKernel {
         Ok(true)
     }
 
-    /// The interface is gone, and what was attached to it.
-    pub fn forget(&mut self, index: u32) {
-        if self.held.remove(&index).is_some() {
+    /// The other interfaces are gone, and what was attached to them.
+    pub fn keep_only(&mut self, is_there: impl Fn(u32) -> bool) {
+        let gone: Vec<u32> = self.held.keys().copied().filter(|index| !is_there(*index)).collect();
+        for index in gone {
+            self.held.remove(&index);
             for half in &HALVES {
                 let pin = self.directory.join(format!("{PIN_PREFIX}{index}-{}", half.way));
                 if let Err(error) = pins::remove(&pin) {

@@ -40,7 +40,9 @@ impl Worker {
             return None; // the renewal that is due will find out whether it is there
         }
         let link = link_named(&self.netlink, &floating.interface).await.ok()?;
-        let same = owned.link.index == link.index && link.state == LinkState::Up;
+        // Stopped meanwhile beyond its lease, this node would draw what is another's by now.
+        let ours = self.lease.is_over().is_none();
+        let same = ours && owned.link.index == link.index && link.state == LinkState::Up;
         same.then(|| {
             if let Some(owned) = self.owned.get_mut(floating) {
                 owned.link = link;

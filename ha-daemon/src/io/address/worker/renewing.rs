@@ -87,8 +87,11 @@ impl Worker {
         if Renewed::from_answer(answer)? == Renewed::Renewed || self.lease.is_over().is_some() {
             return Ok(());
         }
+        let before_ns = boottime_ns();
         self.set_address(floating, ifindex, details, role).await?;
-        self.restored(floating).await;
+        if self.lease.is_over().is_none() {
+            self.restored(floating, before_ns).await;
+        }
         Ok(())
     }
 
@@ -107,13 +110,13 @@ impl Worker {
     }
 
     /// It is there again: tells the driver, and the network, whose caches may have given it up.
-    async fn restored(&mut self, floating: &Floating) {
+    async fn restored(&mut self, floating: &Floating, before_ns: u64) {
         let now_ns = monotonic_ns();
         let Some(owned) = self.owned.get_mut(floating) else { return };
         let silent_ns = boottime_ns().saturating_sub(owned.renewed_boot_ns);
         let gone_ns = owned.removed_ns.take().map(|at_ns| now_ns.saturating_sub(at_ns));
         owned.restored_ns = Some(now_ns);
-        owned.renewed_boot_ns = boottime_ns();
+        owned.renewed_boot_ns = before_ns;
         let Floating { address, interface } = floating.clone();
         (self.report)(AddressReport::Restored { address, interface, silent_ns, gone_ns });
         self.announce_again(floating).await;
