@@ -99,6 +99,9 @@ impl OwnPause {
         // It counts whole seconds on many machines: a short suspend is none for it.
         let look = near || slept_ns > 0;
         let counted = self.suspends.as_mut().is_some_and(|it| it.has_grown(now_ns, look));
+        if let Some(suspends) = self.suspends.as_mut().filter(|_| slept_ns > 0 && !counted) {
+            suspends.told_until_ns = now_ns + COUNTED_INTERVAL_NS * 2;
+        }
         self.suspended = slept_ns > 0 || counted;
         // The clock of lateness stands still in suspend.
         let slept_ns = if self.suspended { (slept_ns + away_ns).max(self.limit_ns + 1) } else { 0 };
@@ -161,12 +164,14 @@ struct Suspends {
     file: File,
     count: u64,
     read_ns: u64,
+    /// Until then one more is that of which the clock has told: the kernel counts it when all run again.
+    told_until_ns: u64,
 }
 
 impl Suspends {
     fn new(file: File) -> Option<Self> {
         let count = Self::read(&file)?;
-        Some(Self { file, count, read_ns: monotonic_ns() })
+        Some(Self { file, count, read_ns: monotonic_ns(), told_until_ns: 0 })
     }
 
     fn read(file: &File) -> Option<u64> {
@@ -183,7 +188,12 @@ impl Suspends {
         }
         self.read_ns = now_ns;
         let count = Self::read(&self.file).unwrap_or(self.count);
-        std::mem::replace(&mut self.count, count) != count
+        let before = std::mem::replace(&mut self.count, count);
+        if now_ns < self.told_until_ns && count == before + 1 {
+            self.told_until_ns = 0;
+            return false;
+        }
+        count != before
     }
 }
 
@@ -332,6 +342,12 @@ mod tests {
         own.turned_ns = later_ns;
         let sign = own.look(later_ns + 1_000, 0, false, &shared).map(|it| it.1);
         assert_eq!((sign, own.suspended), (Some(PauseSign::Suspend), true));
+        // Told by the clock, counted a little later.
+        own.suspends.as_mut().unwrap().told_until_ns = later_ns + 5_000;
+        std::fs::write(&path, "6\n").unwrap();
+        assert_eq!(own.look(later_ns + 3_000, 0, true, &shared), None);
+        std::fs::write(&path, "7\n").unwrap();
+        assert!(own.look(later_ns + 4_000, 0, true, &shared).is_some());
     }
 
     #[test]
