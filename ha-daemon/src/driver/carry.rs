@@ -299,7 +299,7 @@ impl Driver {
         );
         self.driver_note(Severity::Warning, "address-restored", text);
         let Some((group, _)) = self.address_at(address, interface) else { return };
-        let is_source = |it: &Resource| matches!(it, Resource::SourceAddress { address: source } if *source == address.addr());
+        let is_source = |it: &Resource| matches!(it, Resource::SourceAddress { address: own } if *own == address.addr());
         let resources = &self.parts.config.groups[group.0].resources;
         let states = self.core.group(group).resources;
         if let Some(source) = resources.iter().position(is_source)

@@ -232,7 +232,7 @@ impl Kernel {
     pub(super) fn hold(&mut self, link: Option<FdLink>, pin: &Path) -> Result<Option<PathBuf>> {
         let Some(link) = link else { return Ok(None) };
         let held = link.pin(pin).with_context(|| format!("cannot pin {}", pin.display()))?;
-        self.held.insert(pin.to_path_buf(), held);
+        self.held.push(held);
         Ok(Some(pin.to_path_buf()))
     }
 }

@@ -78,8 +78,8 @@ pub struct Kernel {
     changes: RingBuf<MapData>,
     attachments: Vec<Attachment>,
     answerers: Vec<answer::Answerer>,
-    /// The attachments' own descriptors, by pin.
-    held: BTreeMap<PathBuf, PinnedLink>,
+    /// The attachments' own descriptors.
+    held: Vec<PinnedLink>,
 }
 
 /// What user space writes into the maps.
@@ -163,7 +163,7 @@ impl Kernel {
             changes,
             attachments: Vec::new(),
             answerers: Vec::new(),
-            held: BTreeMap::new(),
+            held: Vec::new(),
         };
         kernel.load_programs()?;
         Ok(kernel)
