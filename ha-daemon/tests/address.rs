@@ -26,7 +26,7 @@ use ha_daemon::io::frames::{
 use ha_daemon::io::sys;
 use worker::{
     FAR_MAC, NEAR_MAC, capture, failure, far_capture, frames_until_quiet, is_ndp_of_ours, quiet,
-    start, succeeded,
+    start, start_for, succeeded,
 };
 
 const STAND_IN: &str = "ADDRESS_TEST_STAND_IN";
@@ -312,6 +312,22 @@ fn an_address_that_somebody_takes_off_is_back_at_once_and_is_announced_again() {
             // One of those when it was added may come late.
             assert!((3..=6).contains(&frames.len()), "{}", frames.len());
         }
+    });
+}
+
+/// Whoever woke up beyond its lease would draw to itself what another node has by now.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn beyond_the_lease_nothing_is_announced() {
+    between_two_namespaces(|far| {
+        let running = start_for(Duration::from_secs(2), quiet(), 10);
+        succeeded(&running.add(FOUR, "veth0"));
+        eventually("it is over", Duration::from_secs(4), || running.lease.is_over().is_some());
+        let capture = far_capture(far, ETHERTYPE_ARP);
+        let (address, interface) = (FOUR.parse().unwrap(), "veth0".parse().unwrap());
+        running.sender.send(AddressCommand::Announce { address, interface }).unwrap();
+        let frames = frames_until_quiet(&capture, Duration::from_millis(300), |_| true);
+        assert_eq!(frames, Vec::<Vec<u8>>::new());
     });
 }
 

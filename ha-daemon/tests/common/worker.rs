@@ -34,10 +34,15 @@ pub fn quiet() -> AnnouncePlan {
 }
 
 pub fn start(plan: AnnouncePlan, lifetime_s: u64) -> Running {
+    // Nobody renews it here: longer than any test.
+    start_for(Duration::from_secs(600), plan, lifetime_s)
+}
+
+/// The same with a lease that nobody renews.
+pub fn start_for(lease: Duration, plan: AnnouncePlan, lifetime_s: u64) -> Running {
     let (reported, reports) = channel();
     let reported = Mutex::new(reported);
-    // Nobody renews it here: longer than any test.
-    let lease = Arc::new(Lease::create(Duration::from_secs(600)).unwrap());
+    let lease = Arc::new(Lease::create(lease).unwrap());
     let worker = AddressWorker::start(AddressOptions {
         plan,
         address_lifetime: Duration::from_secs(lifetime_s),
