@@ -300,27 +300,12 @@ impl Node {
         time_max: Duration,
         predicate: impl Fn(&Status) -> bool,
     ) -> Result<Status> {
-        let deadline = Instant::now() + time_max;
-        loop {
-            let answer = self.status();
-            if let Ok(status) = &answer
-                && predicate(status)
-            {
-                return answer;
-            }
-            if Instant::now() > deadline {
-                let last = answer.map_or_else(
-                    |error| format!("{error:#}"),
-                    |status| format!("{:#}", status.raw),
-                );
-                bail!(
-                    "{}: waited {time_max:?} for {what} in vain; last status: {last}\nits log ends:\n{}",
-                    self.name,
-                    self.log_tail(LOG_LINES_SHOWN)
-                );
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
+        let found =
+            Status::wait_until(what, (time_max, POLL_INTERVAL), || self.status(), predicate);
+        found.map_err(|error| {
+            let log = self.log_tail(LOG_LINES_SHOWN);
+            anyhow!("{}: {error}\nits log ends:\n{log}", self.name)
+        })
     }
 
     /// Waits for an event of that kind, no older than `after_ns`.

@@ -1,6 +1,10 @@
 //! What `hactl --json` prints, as tests want to ask it. Read by name from the contract, not through
 //! the daemon's own types: a renamed field must fail here.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -83,6 +87,36 @@ pub struct GroupView {
 }
 
 impl Status {
+    /// Asks in that interval until `predicate` holds, and returns that status. `what` ends the sentence
+    /// "waited 5s for ...".
+    ///
+    /// # Errors
+    /// It did not hold in time; with the last status.
+    pub(crate) fn wait_until(
+        what: &str,
+        (time_max, interval): (Duration, Duration),
+        mut ask: impl FnMut() -> Result<Self>,
+        predicate: impl Fn(&Self) -> bool,
+    ) -> Result<Self> {
+        let deadline = Instant::now() + time_max;
+        loop {
+            let answer = ask();
+            if let Ok(status) = &answer
+                && predicate(status)
+            {
+                return answer;
+            }
+            if Instant::now() > deadline {
+                let last = answer.map_or_else(
+                    |error| format!("{error:#}"),
+                    |status| format!("{:#}", status.raw),
+                );
+                bail!("waited {time_max:?} for {what} in vain; last status: {last}");
+            }
+            thread::sleep(interval);
+        }
+    }
+
     /// Reads what `hactl status --json` printed.
     ///
     /// # Errors

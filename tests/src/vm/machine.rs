@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 
 use super::{Agent, Image, Qmp};
@@ -170,25 +170,12 @@ impl Machine {
         time_max: Duration,
         predicate: impl Fn(&Status) -> bool,
     ) -> Result<Status> {
-        let deadline = Instant::now() + time_max;
-        loop {
-            let answer = self.status();
-            if let Ok(status) = &answer
-                && predicate(status)
-            {
-                return answer;
-            }
-            if Instant::now() > deadline {
-                let last = answer.map_or_else(
-                    |error| format!("{error:#}"),
-                    |status| format!("{:#}", status.raw),
-                );
-                let log = self.log_tail();
-                let name = &self.name;
-                bail!("{name}: waited {time_max:?} for {what} in vain; last status: {last}\n{log}");
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
+        let found =
+            Status::wait_until(what, (time_max, POLL_INTERVAL), || self.status(), predicate);
+        found.map_err(|error| {
+            let log = self.log_tail();
+            anyhow!("{}: {error}\n{log}", self.name)
+        })
     }
 
     /// The end of its daemon's log and of its console, for a failure.

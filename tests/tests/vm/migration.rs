@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ha_tests::bed::{FLOATING, Plan};
-use ha_tests::clock::{as_ns, monotonic_ns, ms};
-use ha_tests::observe::expect_only;
+use ha_tests::bed::Plan;
+use ha_tests::clock::{monotonic_ns, ms};
 
-use crate::support::{ALPHA, BETA, CALM, answers, has, kinds, plan, silence_ms, started};
+use crate::support::{ALPHA, BETA, expect_replaced, has, kinds, plan, silence_ms, started};
 
 /// Longer than any blackout that QEMU keeps its promise about.
 const PATIENT: Duration = Duration::from_secs(2);
@@ -75,20 +74,7 @@ fn a_standby_judges_nobody_after_a_blackout_longer_than_deadtime() -> Result<()>
 fn an_owner_gives_up_after_a_blackout_longer_than_deadtime() -> Result<()> {
     let Some((_turn, mut pair)) = started(&plan())? else { return Ok(()) };
     let mark = pair.mark()?;
-    let (stopped_ns, resumed_ns) = pair.migrate(DOWNTIME_LONG, SLOW)?;
-    pair.settle(BETA)?;
-    let end_ns = monotonic_ns();
-    let taken_ns = pair.beta_addresses.first_added(FLOATING.parse()?, mark.at_ns);
-    println!(
-        "blackout {} ms; beta took it after {:?} ms; alpha's kernel since then: {}",
-        ms(resumed_ns - stopped_ns),
-        taken_ns.map(|it| ms(it.saturating_sub(stopped_ns))),
-        answers(&pair, resumed_ns)
-    );
-    println!("  alpha: {}", kinds(&pair.alpha_events(&mark)?));
-    println!("  beta: {}", kinds(&pair.beta_events(&mark)?));
-    pair.expect_no_verdict(&mark)?;
-    ensure!(!pair.alpha_holds()?, "alpha has it still");
-    expect_only(&pair.asker, pair.beta_mac()?, end_ns - as_ns(CALM))?;
+    let blackout = pair.migrate(DOWNTIME_LONG, SLOW)?;
+    expect_replaced(&mut pair, &mark, blackout)?;
     pair.finish()
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use ha_tests::bed::{Event, Plan, Turn, turn};
-use ha_tests::clock::{as_ns, ms};
+use anyhow::{Result, ensure};
+use ha_tests::bed::{Event, FLOATING, Plan, Turn, turn};
+use ha_tests::clock::{as_ns, monotonic_ns, ms};
+use ha_tests::observe::expect_only;
 use ha_tests::vm::{Image, Mark, Pair};
 
 pub const ALPHA: &str = "alpha";
@@ -14,6 +15,9 @@ pub const DEADTIME: Duration = Duration::from_millis(500);
 pub const WAKE_TIME_MAX: Duration = Duration::from_secs(60);
 /// For how long only one node may have answered at the end of a story.
 pub const CALM: Duration = Duration::from_secs(1);
+/// For how long an owner that stood still may answer beside its successor: what waited in its network
+/// card, and until its peer has told it.
+const ANSWERS_MAX: Duration = Duration::from_secs(2);
 /// The product's default.
 pub const DAEMON_DEADTIME: Duration = Duration::from_secs(3);
 
@@ -57,6 +61,33 @@ pub fn answered_for_ns(pair: &Pair, from_ns: u64) -> u64 {
         (Some(first), Some(last)) => last.at_ns - first.at_ns,
         _ => 0,
     }
+}
+
+/// Its peer takes what alpha had while it stood still, rightly; alpha judges nobody, and gives up when its
+/// peer has told it.
+pub fn expect_replaced(
+    pair: &mut Pair,
+    mark: &Mark,
+    (stopped_ns, on_ns): (u64, u64),
+) -> Result<()> {
+    pair.settle(BETA)?;
+    let end_ns = monotonic_ns();
+    let taken_ns = pair.beta_addresses.first_added(FLOATING.parse()?, mark.at_ns);
+    println!(
+        "stood still for {} ms; beta took it after {:?} ms; alpha's kernel since then: {}",
+        ms(on_ns - stopped_ns),
+        taken_ns.map(|it| ms(it.saturating_sub(stopped_ns))),
+        answers(pair, on_ns)
+    );
+    let (alpha, beta) = (pair.alpha_events(mark)?, pair.beta_events(mark)?);
+    println!("  alpha: {}\n  beta: {}", kinds(&alpha), kinds(&beta));
+    ensure!(taken_ns.is_some_and(|it| it < on_ns), "beta did not take it meanwhile");
+    ensure!(has(&beta, "node-dead"), "beta did not notice");
+    pair.expect_no_verdict(mark)?;
+    ensure!(!pair.alpha_holds()?, "alpha has it still");
+    let answered_ns = answered_for_ns(pair, on_ns);
+    ensure!(answered_ns < as_ns(ANSWERS_MAX), "its kernel answered for {} ms", ms(answered_ns));
+    expect_only(&pair.asker, pair.beta_mac()?, end_ns - as_ns(CALM))
 }
 
 /// Alpha's longest silence on the wire since then, milliseconds; all links together count.
