@@ -160,6 +160,13 @@ impl AddressMonitor {
         held
     }
 
+    /// The times that the address came or went between `from_ns` and `to_ns`, oldest first; that its
+    /// lifetime was renewed is no change.
+    #[must_use]
+    pub fn changes(&self, address: IpAddr, from_ns: u64, to_ns: u64) -> Vec<AddressEvent> {
+        locked(&self.records).changes(address, from_ns, to_ns)
+    }
+
     /// Changes that were lost because the kernel's or this observer's buffer was full; anything
     /// but 0 makes a measurement void.
     #[must_use]
@@ -245,6 +252,15 @@ fn listen(link: &Rtnetlink, records: &Mutex<Records>, stop: &AtomicBool) {
 }
 
 impl Records {
+    fn changes(&self, address: IpAddr, from_ns: u64, to_ns: u64) -> Vec<AddressEvent> {
+        let is = |event: &&AddressEvent| {
+            event.address == address
+                && event.change != AddressChange::Renewed
+                && (from_ns..to_ns).contains(&event.at_ns)
+        };
+        self.events.iter().filter(is).copied().collect()
+    }
+
     fn note(&mut self, at_ns: u64, kind: u16, address: IpAddr) {
         let change = match kind {
             RTM_NEWADDR if self.present.insert(address) => AddressChange::Added,
@@ -350,6 +366,9 @@ mod tests {
         let changes: Vec<AddressChange> = records.events.iter().map(|event| event.change).collect();
         use AddressChange::{Added, Removed, Renewed};
         assert_eq!(changes, [Added, Renewed, Removed, Added]);
+        let counted = records.changes(address, 1, 4);
+        assert_eq!(counted.iter().map(|event| event.at_ns).collect::<Vec<_>>(), [1, 3]);
+        assert!(records.changes([192, 0, 2, 2].into(), 0, u64::MAX).is_empty());
     }
 
     #[test]

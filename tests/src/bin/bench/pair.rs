@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use ha_tests::bed::{Cluster, Cut, Event, FLOATING, Plan, program};
 use ha_tests::clock::{as_ns, monotonic_ns, sleep_until_ns};
-use ha_tests::observe::{AddressMonitor, Sniffer, urgently};
+use ha_tests::observe::{AddressEvent, AddressMonitor, Sniffer, both_held_ns, urgently};
 
 use crate::fault::Fault;
 
@@ -215,6 +215,17 @@ impl Pair {
     pub(crate) fn announced_ns(&self, at_ns: u64) -> Result<Option<u64>> {
         let mac = self.cluster.bed.mac(SURVIVOR, "eth0")?;
         Ok(self.sniffer.first(self.floating, mac, at_ns).map(|seen| seen.at_ns))
+    }
+
+    /// How long both nodes had the address between two moments, in total.
+    pub(crate) fn both_held_ns(&self, from_ns: u64, to_ns: u64) -> u64 {
+        both_held_ns(&self.owner, &self.survivor, self.floating, from_ns, to_ns)
+    }
+
+    /// The times that the address came to a node or went off one between two moments.
+    pub(crate) fn address_changes(&self, from_ns: u64, to_ns: u64) -> Vec<AddressEvent> {
+        let of = |monitor: &AddressMonitor| monitor.changes(self.floating, from_ns, to_ns);
+        [of(&self.owner), of(&self.survivor)].concat()
     }
 
     /// Removes the pair.

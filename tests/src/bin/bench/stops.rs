@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use ha_tests::bed::Event;
 use ha_tests::bed::processes::send;
 use ha_tests::clock::{as_ns, monotonic_ns, ms, sleep_until_ns};
-use ha_tests::observe::{AddressChange, AddressMonitor, StallRecorder, both_held_ns, urgently};
+use ha_tests::observe::{StallRecorder, urgently};
 use nix::sys::signal::Signal;
 
 use crate::pair::{OWNER, Pair, SURVIVOR, Timing, VERDICTS};
@@ -208,21 +208,12 @@ fn stop(
     }
     tally.wrong += u64::from(!wrong.is_empty());
     tally.verdicts.extend(wrong);
-    let moves = changes(&pair.owner, pair, from_ns) + changes(&pair.survivor, pair, from_ns);
+    let moves = pair.address_changes(from_ns, u64::MAX).len() as u64;
     tally.moves += moves;
     tally.moved += u64::from(moves > 0);
-    tally.both_ns += both_held_ns(&pair.owner, &pair.survivor, pair.floating, from_ns, to_ns);
+    tally.both_ns += pair.both_held_ns(from_ns, to_ns);
     tally.disturbed += u64::from(!stalls.stalls_in(from_ns, to_ns, STOP_NS).is_empty());
     Ok(())
-}
-
-fn changes(monitor: &AddressMonitor, pair: &Pair, from_ns: u64) -> u64 {
-    let changed = monitor.events().into_iter().filter(|event| {
-        event.at_ns >= from_ns
-            && event.address == pair.floating
-            && event.change != AddressChange::Renewed
-    });
-    changed.count() as u64
 }
 
 /// Waits until both see each other and the group is where it belongs; no longer than that, since

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use ha_tests::bed::Event;
 use ha_tests::clock::{as_ns, ms};
-use ha_tests::observe::{
-    AddressChange, HeartbeatWatch, StallRecorder, both_held_ns, neither_held_ns,
-};
+use ha_tests::observe::{AddressChange, HeartbeatWatch, StallRecorder, neither_held_ns};
 use serde_json::Value;
 
 use crate::pair::{Pair, VERDICTS};
@@ -63,16 +61,12 @@ impl Count {
         if !moves_address {
             return;
         }
-        let came = [&pair.owner, &pair.survivor].into_iter().flat_map(|monitor| monitor.events());
-        let came = came.filter(|event| {
-            event.change == AddressChange::Added
-                && event.address == pair.floating
-                && segment.holds(event.at_ns)
-        });
+        let changes = pair.address_changes(from_ns, to_ns);
+        let came = changes.iter().filter(|event| event.change == AddressChange::Added);
         *self.moves.get_or_insert(0) += came.count() as u64;
-        let (one, other) = (&pair.owner, &pair.survivor);
-        self.both_ns += both_held_ns(one, other, pair.floating, from_ns, to_ns);
-        self.neither_ns += neither_held_ns(one, other, pair.floating, from_ns, to_ns);
+        self.both_ns += pair.both_held_ns(from_ns, to_ns);
+        self.neither_ns +=
+            neither_held_ns(&pair.owner, &pair.survivor, pair.floating, from_ns, to_ns);
     }
 
     /// Adds another step's.
