@@ -23,10 +23,39 @@ pub(crate) struct Figures {
     pub(crate) rows: Vec<(String, Vec<String>)>,
 }
 
-/// A goal and what came of it, by the runs without a stop.
+/// Which value of a distribution a goal is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Rank {
+    P50,
+    P99,
+    Max,
+}
+
+impl Rank {
+    fn name(self) -> &'static str {
+        match self {
+            Self::P50 => "p50",
+            Self::P99 => "p99",
+            Self::Max => "max",
+        }
+    }
+
+    fn of(self, distribution: &Distribution) -> Option<u64> {
+        distribution.percentile_ns(match self {
+            Self::P50 => 50,
+            Self::P99 => 99,
+            Self::Max => 100,
+        })
+    }
+}
+
+/// A goal and what came of it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Goal {
     what: String,
+    /// `None`: what was measured is a count.
+    rank: Option<Rank>,
     limit_ns: u64,
     measured_ns: Option<u64>,
     runs: usize,
@@ -100,15 +129,35 @@ impl Report {
 
     /// Checks the 99th percentile of quiet runs against a limit.
     pub(crate) fn goal(&mut self, what: String, limit_ns: u64, quiet: &Distribution) {
-        let measured_ns = quiet.percentile_ns(99);
+        self.goal_at(Rank::P99, what, limit_ns, quiet);
+    }
+
+    /// Checks one value of a distribution against a limit.
+    pub(crate) fn goal_at(
+        &mut self,
+        rank: Rank,
+        what: String,
+        limit_ns: u64,
+        values: &Distribution,
+    ) {
+        let measured_ns = rank.of(values);
         let met = measured_ns.is_some_and(|measured_ns| measured_ns <= limit_ns);
-        self.goals.push(Goal { what, limit_ns, measured_ns, runs: quiet.runs(), met });
+        let runs = values.runs();
+        self.goals.push(Goal { what, rank: Some(rank), limit_ns, measured_ns, runs, met });
     }
 
     /// Checks a count that must be zero.
     pub(crate) fn goal_none(&mut self, what: String, count: usize) {
-        let measured_ns = Some(count as u64);
-        self.goals.push(Goal { what, limit_ns: 0, measured_ns, runs: 0, met: count == 0 });
+        let (measured_ns, met) = (Some(count as u64), count == 0);
+        self.goals.push(Goal { what, rank: None, limit_ns: 0, measured_ns, runs: 0, met });
+    }
+
+    /// Adds rows to both tables in which the cases that `wanted` accepts are one.
+    pub(crate) fn pool(&mut self, name: &str, wanted: impl Fn(&str) -> bool) {
+        let wanted = self.samples.iter().filter(|sample| wanted(&sample.case));
+        let pooled: Vec<Sample> =
+            wanted.map(|sample| Sample { case: name.to_owned(), ..sample.clone() }).collect();
+        self.rows.extend(rows(&pooled));
     }
 
     /// Lists quiet runs whose metric is above a limit.
@@ -152,13 +201,14 @@ impl Report {
         if self.goals.is_empty() {
             return;
         }
-        text.push_str("\nGoals (p99 of the second table)\n");
+        text.push_str("\nGoals (of the second table where nothing else is said)\n");
         for goal in &self.goals {
-            let measured = match (goal.measured_ns, goal.limit_ns) {
+            let measured = match (goal.measured_ns, goal.rank) {
                 (None, _) => "no such run".to_owned(),
-                (Some(count), 0) => count.to_string(),
-                (Some(measured_ns), limit_ns) => {
-                    format!("{} of {} ms, {} runs", ms(measured_ns), ms(limit_ns), goal.runs)
+                (Some(count), None) => count.to_string(),
+                (Some(measured_ns), Some(rank)) => {
+                    let (measured, limit) = (ms(measured_ns), ms(goal.limit_ns));
+                    format!("{} {measured} of {limit} ms, {} runs", rank.name(), goal.runs)
                 }
             };
             let word = if goal.met { "PASS" } else { "FAIL" };
@@ -249,7 +299,7 @@ mod tests {
         report.goal("gap, strictly".to_owned(), 1_000_000, &quiet);
         report.list_outliers("gap", 1_000_000);
         let text = report.text();
-        assert!(text.contains("PASS  gap: 2.000 of 5.000 ms, 1 runs"), "{text}");
+        assert!(text.contains("PASS  gap: p99 2.000 of 5.000 ms, 1 runs"), "{text}");
         assert!(text.contains("FAIL  gap, strictly"), "{text}");
         assert!(text.contains("cut run 1: gap 2.000"), "{text}");
         assert!(!text.contains("gap 9.000"), "{text}");
@@ -258,6 +308,31 @@ mod tests {
         assert!(report.failures.is_empty());
         report.require("cut", "answer");
         assert_eq!(report.failures.len(), 2);
+    }
+
+    #[test]
+    fn a_goal_of_all_runs_is_about_the_value_that_it_names() {
+        let mut report = Report::new("test");
+        let values: Distribution = [1_000_000, 2_000_000, 9_000_000].into_iter().collect();
+        report.goal_at(Rank::P50, "gap (all runs)".to_owned(), 2_000_000, &values);
+        report.goal_at(Rank::Max, "gap (all runs)".to_owned(), 2_000_000, &values);
+        report.goal_at(Rank::Max, "both".to_owned(), 0, &[0, 0].into_iter().collect());
+        report.goal_none("moves".to_owned(), 3);
+        let text = report.text();
+        assert!(text.contains("PASS  gap (all runs): p50 2.000 of 2.000 ms, 3 runs"), "{text}");
+        assert!(text.contains("FAIL  gap (all runs): max 9.000 of 2.000 ms, 3 runs"), "{text}");
+        assert!(text.contains("PASS  both: max 0.000 of 0.000 ms, 2 runs"), "{text}");
+        assert!(text.contains("FAIL  moves: 3"), "{text}");
+        assert_eq!(serde_json::to_value(&report).unwrap()["goals"][0]["rank"], "p50");
+    }
+
+    #[test]
+    fn pooled_cases_are_rows_of_their_own() {
+        let mut report = Report::new("test");
+        report.finish(vec![sample("a", 1, 0), sample("b", 2, 3_000_000), sample("c", 3, 0)]);
+        report.pool("a and b", |case| case != "c");
+        let row = report.rows.iter().find(|row| row.label == "a and b: gap").unwrap();
+        assert_eq!((row.all.values_ns(), row.quiet.values_ns()), (&[1, 2][..], &[1][..]));
     }
 
     #[test]

@@ -115,6 +115,16 @@ pub(crate) fn rows(samples: &[Sample]) -> Vec<Row> {
     rows.into_iter().map(|(.., row)| row).collect()
 }
 
+/// All values of one metric over the cases that `wanted` accepts.
+pub(crate) fn all_values(
+    samples: &[Sample],
+    metric: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> Distribution {
+    let wanted = samples.iter().filter(|sample| wanted(&sample.case));
+    wanted.filter_map(|sample| sample.value(metric)).collect()
+}
+
 /// The quiet values of one metric over the cases that `wanted` accepts.
 pub(crate) fn quiet_values(
     samples: &[Sample],
@@ -155,6 +165,7 @@ pub(crate) mod tests {
         assert_eq!(rows[0].quiet.values_ns(), [1]);
         assert_eq!(rows[1].all.runs(), 0);
         assert_eq!(quiet_values(&samples, "gap", |case| case == "a").values_ns(), [1]);
+        assert_eq!(all_values(&samples, "gap", |case| case == "a").values_ns(), [1, 3]);
     }
 
     #[test]

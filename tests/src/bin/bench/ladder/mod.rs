@@ -3,6 +3,7 @@
 //! move. In between the owner may really die, and that has to be noticed all the same.
 
 mod count;
+mod deaths;
 mod load;
 mod ours;
 mod step;
@@ -277,8 +278,9 @@ impl Ladder<'_> {
         let mut all = rows(&|_| true);
         all.extend(sums.iter().map(|(who, sum)| (format!("whole ladder: {who}"), sum.cells())));
         report.figures.push(Figures {
-            title: "Mistakes while every node lives (bound: T_MR >= N/3 at 95 % when none)"
-                .to_owned(),
+            title:
+                "Mistakes while every node lives (every: >= N/3 at 95 % when there was none in N s)"
+                    .to_owned(),
             columns: Count::COLUMNS.to_vec(),
             rows: all,
         });
@@ -316,7 +318,8 @@ impl Ladder<'_> {
             usize::try_from(moved).unwrap_or(usize::MAX),
         );
         if !self.deaths.is_empty() {
-            report.finish(std::mem::take(&mut self.deaths));
+            let samples = std::mem::take(&mut self.deaths);
+            deaths::tell(samples, self.options.timing.deadtime, report);
         }
     }
 

@@ -15,6 +15,7 @@ use ha_tests::observe::{Asker, HeartbeatWatch, LockRecorder, StallRecorder, at_p
 use ha_tests::rogue::{Frame, Network, Rogue, Tap, signed, wrong_key};
 
 use super::count::{Count, Detail, Segment, known_gap_ns, probe_numbers};
+use super::deaths::{ADDRESS, AFTER_LAST, ANSWERED, SILENCE, VERDICT};
 use super::load::{Frames, Loads, Target};
 use super::step::{SPINNER_PRIORITY, Step};
 use crate::fault::Fault;
@@ -46,12 +47,6 @@ const DEATH_PAUSE: Duration = Duration::from_secs(1);
 const SEQUENCES_AHEAD: u64 = 1 << 40;
 const HEARTBEAT_TIME_MAX: Duration = Duration::from_secs(10);
 const FLOATING: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
-
-const VERDICT: &str = "fault to verdict";
-const AFTER_LAST: &str = "last heartbeat to verdict";
-const ADDRESS: &str = "verdict to address";
-const ANSWERED: &str = "verdict to address answered";
-const SILENCE: &str = "fault to address answered";
 
 /// Our pair.
 pub(super) struct Ours {
