@@ -228,6 +228,11 @@ impl Pair {
         [of(&self.owner), of(&self.survivor)].concat()
     }
 
+    /// Changes of addresses that the observers lost.
+    pub(crate) fn changes_missed(&self) -> u64 {
+        self.owner.missed() + self.survivor.missed()
+    }
+
     /// Removes the pair.
     pub(crate) fn finish(self) -> Result<()> {
         let Cluster { nodes, webs, bed, .. } = self.cluster;

@@ -152,6 +152,13 @@ impl Report {
         self.goals.push(Goal { what, rank: None, limit_ns: 0, measured_ns, runs: 0, met });
     }
 
+    /// A failure when the observers of somebody's addresses lost changes: then nothing is known of them.
+    pub(crate) fn require_seen(&mut self, whose: &str, missed: u64) {
+        if missed > 0 {
+            self.failures.push(format!("{whose}: {missed} changes of addresses were not observed"));
+        }
+    }
+
     /// Adds rows to both tables in which the cases that `wanted` accepts are one.
     pub(crate) fn pool(&mut self, name: &str, wanted: impl Fn(&str) -> bool) {
         let wanted = self.samples.iter().filter(|sample| wanted(&sample.case));

@@ -12,8 +12,8 @@ use crate::fault::Fault;
 use crate::pair::{OWNER, Pair, STEP_TIME_MAX, SURVIVOR, Series, Strike, Timing};
 use crate::peers::{Keepalived, Peer, Subject};
 use crate::random::Random;
-use crate::report::{Figures, Report};
-use crate::sample::{Sample, quiet_values};
+use crate::report::{Figures, Rank, Report};
+use crate::sample::{Sample, all_values, quiet_values};
 
 /// A client's silence at a clean stop.
 const STOP_GAP_MAX_NS: u64 = 5 * MS_NS;
@@ -28,6 +28,11 @@ const SILENCE: &str = "client silent";
 const ANSWER: &str = "first answer of the new node";
 const ADDRESS: &str = "address on the new node";
 const ANNOUNCEMENT: &str = "first announcement";
+/// From just before the fault until the run ends.
+const BOTH: &str = "address on both nodes";
+/// Cases of ours in which somebody takes the address off the old node before the new one has it.
+const HANDED_OVER: [&str; 5] =
+    ["ha: clean stop", "ha: relocate", "ha: standby", "ha: daemon kill -9", "ha: failback"];
 /// Remark of a run after which the address was on both nodes.
 const KEPT: &str = "the old node keeps the address";
 
@@ -54,7 +59,7 @@ enum Kind {
     Standby,
     /// The three planned moves: stop, relocate, standby; keepalived's SIGTERM beside them
     Planned,
-    /// kill -9 of the daemon alone (keepalived: does not exist there)
+    /// kill -9 of the daemon alone; keepalived, which has no keeper: of parent and child
     Daemon,
     /// kill -9 of everything: daemon and keeper, keepalived's parent and child
     Both,
@@ -120,10 +125,31 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         report.goal("clean stop: client silent".to_owned(), STOP_GAP_MAX_NS, &stop);
         report.list_outliers_of("ha: clean stop", SILENCE, STOP_GAP_MAX_NS);
     }
+    tell_both(&mut report);
     for subject in subjects {
+        report.require_seen(subject.name(), subject.pair().changes_missed());
         subject.finish()?;
     }
     Ok(report)
+}
+
+/// Whether the address was ever on two nodes. All runs count; a stop of a CPU, which may have made an
+/// observer's stamp late, is told with the run.
+fn tell_both(report: &mut Report) {
+    for case in HANDED_OVER {
+        let both = all_values(&report.samples, BOTH, |it| it == case);
+        if both.runs() > 0 {
+            report.goal_at(Rank::Max, format!("{case}: {BOTH} (all runs)"), 0, &both);
+        }
+        let two = report.samples.iter().filter(|it| it.case == case && it.value(BOTH) > Some(0));
+        let told: Vec<String> = two.map(|it| format!("{BOTH}: {}", it.text())).collect();
+        report.notes.extend(told);
+    }
+    report.notes.push(format!(
+        "\"{BOTH}\" counts from just before the fault until {AFTERMATH:?} after the first answer. Not \
+         of a cut: who is cut off keeps its address by design. When all is killed, nobody takes the \
+         address off before its lifetime in the kernel ends, which is later than that"
+    ));
 }
 
 /// In how many runs the old owner kept the address beside the new one.
@@ -208,7 +234,7 @@ impl Bench<'_> {
         thread::sleep(ASK_BEFORE);
         let locks = LockRecorder::start(&pair.cluster.bed.switch())?;
         let strike = self.subject.strike(fault, phase)?;
-        let mut samples = vec![self.takeover(name, strike, &client, &locks)?];
+        let mut samples = vec![self.takeover((name, fault), strike, &client, &locks)?];
         let repaired_ns = monotonic_ns();
         self.subject.bring_back(fault)?;
         if failback && fault == Fault::Stop {
@@ -230,7 +256,7 @@ impl Bench<'_> {
 
     fn takeover(
         &self,
-        name: &str,
+        (name, fault): (&str, Fault),
         strike: Strike,
         client: &Client,
         locks: &LockRecorder,
@@ -248,19 +274,25 @@ impl Bench<'_> {
             remarks.push(KEPT.to_owned());
         }
         let answered_ns = answer.ok().map(|answer| answer.answered_ns);
-        let gap = client.gap_in(at_ns, monotonic_ns());
+        let end_ns = monotonic_ns();
+        let gap = client.gap_in(at_ns, end_ns);
         let since = |moment: Option<u64>| moment?.checked_sub(at_ns);
+        let mut values = vec![
+            (SILENCE, Some(gap.length_ns())),
+            (ANSWER, since(answered_ns)),
+            (ADDRESS, since(pair.survivor.first_added(pair.floating, at_ns))),
+            (ANNOUNCEMENT, since(pair.announced_ns(at_ns)?)),
+        ];
+        // Nobody could take it off a node that is cut off, and that node cannot know.
+        if fault != Fault::Cut {
+            values.push((BOTH, Some(pair.both_held_ns(at_ns, end_ns))));
+        }
         let mut sample = Sample {
             case: format!("{}: {name}", self.subject.name()),
             run: 0,
             at_ns,
             fault_ns,
-            values: vec![
-                (SILENCE, Some(gap.length_ns())),
-                (ANSWER, since(answered_ns)),
-                (ADDRESS, since(pair.survivor.first_added(pair.floating, at_ns))),
-                (ANNOUNCEMENT, since(pair.announced_ns(at_ns)?)),
-            ],
+            values,
             stalls: Vec::new(),
             lock_waits: Vec::new(),
             remarks,
@@ -285,7 +317,8 @@ impl Bench<'_> {
         let Some(at_ns) = added_ns.into_iter().chain(removed_ns).min() else { return Ok(None) };
         let answered_ns =
             client.wait_answer(OWNER, at_ns, STEP_TIME_MAX).map(|it| it.answered_ns)?;
-        let gap = client.gap_in(at_ns, answered_ns.max(at_ns + as_ns(AFTERMATH)));
+        let end_ns = answered_ns.max(at_ns + as_ns(AFTERMATH));
+        let gap = client.gap_in(at_ns, end_ns);
         let since = |moment: Option<u64>| moment?.checked_sub(at_ns);
         let mut sample = Sample {
             case: format!("{}: failback", self.subject.name()),
@@ -296,6 +329,7 @@ impl Bench<'_> {
                 (SILENCE, Some(gap.length_ns())),
                 (ANSWER, since(Some(answered_ns))),
                 (ADDRESS, since(added_ns)),
+                (BOTH, Some(pair.both_held_ns(after_ns, end_ns))),
             ],
             stalls: Vec::new(),
             lock_waits: Vec::new(),
@@ -318,5 +352,33 @@ mod tests {
         let planned = [Fault::Stop, Fault::Relocate, Fault::Standby];
         assert_eq!(Kind::Planned.faults().iter().map(|(_, it)| *it).collect::<Vec<_>>(), planned);
         assert!(is_failback("ha: failback") && !is_failback("ha: clean stop"));
+    }
+
+    #[test]
+    fn a_goal_is_about_cases_that_there_are_and_counts_every_run() {
+        let faults = Kind::All.faults();
+        let known = |case: &str| {
+            is_failback(case) || faults.iter().any(|(name, _)| case == format!("ha: {name}"))
+        };
+        assert!(HANDED_OVER.iter().all(|case| known(case)));
+        let sample = |case: &str, both_ns| Sample {
+            values: vec![(BOTH, Some(both_ns))],
+            ..crate::sample::tests::sample(case, 0, 0)
+        };
+        let mut report = Report::new("test");
+        report.finish(vec![
+            sample("ha: clean stop", 0),
+            sample("ha: relocate", 0),
+            sample("ha: relocate", 40_000),
+            sample("keepalived: clean stop", 9_000_000),
+        ]);
+        tell_both(&mut report);
+        let text = report.text();
+        let both = |it: &str| format!("{it}: address on both nodes (all runs): max");
+        let told = |line: String| assert!(text.contains(&line), "no {line:?} in {text}");
+        told(format!("PASS  {} 0.000 of 0.000 ms, 1 runs", both("ha: clean stop")));
+        told(format!("FAIL  {} 0.040 of 0.000 ms, 2 runs", both("ha: relocate")));
+        told("note: address on both nodes: ha: relocate run 1: address on both nodes 0.040".into());
+        assert!(!text.contains("PASS  ha: failback"), "{text}");
     }
 }

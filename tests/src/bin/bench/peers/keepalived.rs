@@ -129,7 +129,7 @@ impl Subject for Keepalived {
     }
 
     fn knows(&self, fault: Fault) -> bool {
-        matches!(fault, Fault::Stop | Fault::Both | Fault::Cut)
+        matches!(fault, Fault::Stop | Fault::Daemon | Fault::Both | Fault::Cut)
     }
 
     fn strike(&self, fault: Fault, phase: Duration) -> Result<Strike> {
@@ -138,6 +138,7 @@ impl Subject for Keepalived {
         at_random(phase, || match fault {
             Fault::Stop => send(pids[0], Signal::SIGTERM),
             Fault::Relocate | Fault::Standby => bail!("keepalived has no such command"),
+            // It has no keeper that would be left.
             Fault::Daemon | Fault::Both => kill_together(&pids),
             Fault::Cut => bed.cut_all(OWNER, Cut::Middle),
             Fault::Power => {
