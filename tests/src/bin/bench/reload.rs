@@ -1,16 +1,17 @@
 //! `bench reload`: for how long a node is silent that takes a changed configuration, a changed key or
 //! another program over, or is restarted with a word before it, and what its peer makes of it.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ha_tests::bed::{AUTHKEYS, Event, Node};
-use ha_tests::clock::{as_ns, ms};
+use ha_tests::clock::{as_ns, monotonic_ns, ms};
 use ha_tests::observe::{StallRecorder, Tap};
 use nix::sys::signal::Signal;
 
-use crate::pair::{OWNER, Pair, STEP_TIME_MAX, SURVIVOR, Timing};
+use crate::pair::{OWNER, Pair, STEP_TIME_MAX, SURVIVOR, Timing, VERDICTS};
 use crate::report::{Figures, Report};
 use crate::sample::Sample;
 
@@ -18,39 +19,21 @@ use crate::sample::Sample;
 const GAP: &str = "longest time between heartbeats";
 /// From the request until the daemon says that it is done.
 const DONE: &str = "request to done";
-/// The peer's events that are a transition, or nearly one.
-const TRANSITIONS: [&str; 7] = [
-    "node-dead",
-    "daemon-gone",
-    "node-left",
-    "node-late",
-    "link-dead",
-    "takeover",
-    "connection-closed",
+/// What the peer's events say, each in a column of its own. What none of these kinds is (a new start
+/// that is heard, links that come up) is told by kind.
+const COLUMNS: [(&str, &[&str]); 6] = [
+    ("dead", &["node-dead", "node-left"]),
+    ("moves", &MOVES),
+    ("link dead", &["link-dead"]),
+    ("late", &["node-late"]),
+    ("daemon gone", &["daemon-gone"]),
+    ("closed", &["connection-closed"]),
 ];
-/// Those that are one.
-const DEAD: [&str; 9] = [
-    "node-dead",
-    "daemon-gone",
-    "node-left",
-    "takeover",
-    "give-back",
-    "group-started",
-    "group-stopped",
-    "custody-ended",
-    "double-owner",
-];
-/// The same, of a restart.
-const MOVES: [&str; 8] = [
-    "node-dead",
-    "node-left",
-    "takeover",
-    "give-back",
-    "group-started",
-    "group-stopped",
-    "custody-ended",
-    "double-owner",
-];
+/// The address, or a group, goes from one node to the other, or may.
+const MOVES: [&str; 6] =
+    ["takeover", "give-back", "group-started", "group-stopped", "custody-ended", "double-owner"];
+/// So ends the word of a keeper whose daemon has announced that it comes back.
+const ANNOUNCED: &str = " ended and is to come back: ";
 /// Quiet time between two changes, in which the peers settle keys and the next one is not refused.
 const REST_TIME: Duration = Duration::from_millis(600);
 /// For how long heartbeats are still counted when the change is done.
@@ -82,6 +65,14 @@ enum Change {
     Restart,
 }
 
+impl Options {
+    /// The kinds that were asked for.
+    fn changes(&self) -> impl Iterator<Item = Change> {
+        let wanted = |change: &Change| self.kinds.is_empty() || self.kinds.contains(change);
+        Change::ALL.into_iter().filter(wanted)
+    }
+}
+
 impl Change {
     const ALL: [Self; 4] = [Self::Reload, Self::Reexec, Self::Key, Self::Restart];
 
@@ -94,12 +85,10 @@ impl Change {
         }
     }
 
-    /// Events at the peer that are a transition, or nearly one. That another daemon comes is none.
-    fn transitions(self) -> &'static [&'static str] {
-        match self {
-            Self::Reload | Self::Reexec | Self::Key => &TRANSITIONS,
-            Self::Restart => &MOVES,
-        }
+    /// Whether the peer says that by design. A daemon that ends closes its connections, and its keeper
+    /// tells that it comes back.
+    fn expects(self, event: &Event) -> bool {
+        self == Self::Restart && (event.kind == "connection-closed" || is_announced(event))
     }
 
     fn signal(self) -> Signal {
@@ -127,58 +116,142 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     report.settings.push(("timing", options.timing.text()));
     report.settings.extend(pair.settings()?);
     let mut samples = Vec::new();
-    let mut transitions: Vec<(&str, String, Event)> = Vec::new();
+    let mut tallies: Vec<(Change, Tally)> =
+        options.changes().map(|it| (it, Tally::default())).collect();
     let mut key = 0;
+    let mut from_ns = monotonic_ns();
     for run in 1..=options.runs {
-        for change in Change::ALL {
-            if !options.kinds.is_empty() && !options.kinds.contains(&change) {
-                continue;
-            }
-            if matches!(change, Change::Key) {
+        for (change, tally) in &mut tallies {
+            if *change == Change::Key {
                 key += 1;
             }
             // The standby first, as an operator would.
             for (node, peer) in [(SURVIVOR, OWNER), (OWNER, SURVIVOR)] {
                 let before = pair.cluster.node(peer)?.status()?.events;
-                let mut sample = take_over(&mut pair, node, change, key)?;
+                let mut sample = take_over(&mut pair, node, *change, key)?;
                 sample.run = run;
-                let to_ns = sample.at_ns + sample.value(DONE).unwrap_or_default();
-                sample.observe_stalls(&stalls, sample.at_ns, to_ns);
+                let done_ns = sample.at_ns + sample.value(DONE).unwrap_or_default();
+                sample.observe_stalls(&stalls, sample.at_ns, done_ns);
                 let events = pair.cluster.node(peer)?.events()?;
-                let new = events.into_iter().filter(|event| event.id > before);
-                let bad = new.filter(|event| change.transitions().contains(&event.kind.as_str()));
-                for event in bad {
-                    sample.remarks.push(format!("{peer} says {}: {}", event.kind, event.message));
-                    transitions.push((change.name(), peer.to_owned(), event));
-                }
+                let told = events.into_iter().filter(|event| event.id > before);
+                // Without a pause between two windows.
+                let to_ns = monotonic_ns();
+                let addresses = pair.address_changes(from_ns, to_ns).len();
+                from_ns = to_ns;
+                sample.remarks.extend(tally.note(*change, peer, told, addresses));
                 eprintln!("{}", sample.text());
                 samples.push(sample);
             }
         }
     }
-    let title = format!("of {} changes of each kind: events at the peer", options.runs * 2);
-    let rows = Change::ALL.map(|change| {
-        let of = |kinds: &[&str]| {
-            let of_change = transitions.iter().filter(|(name, ..)| *name == change.name());
-            of_change.filter(|(.., event)| kinds.contains(&event.kind.as_str())).count().to_string()
-        };
-        let dead = of(&DEAD);
-        (change.name().to_owned(), vec![dead, of(&["link-dead"]), of(&["node-late"])])
-    });
-    let columns = vec!["dead or taken over", "link dead", "late"];
-    report.figures.push(Figures { title, columns, rows: rows.to_vec() });
     let whole = pair.whole();
     report.finish(samples);
+    tell(&tallies, &mut report);
     report.list_outliers(GAP, as_ns(options.timing.deadtime));
     if !whole {
         report.failures.push("the group is not where it was".to_owned());
     }
+    report.require_seen("ha", pair.changes_missed());
     report.notes.push(format!(
         "the gap contains one keepalive; a deadline is missed when it is longer than {}",
         ms(as_ns(options.timing.deadtime))
     ));
     pair.finish()?;
     Ok(report)
+}
+
+fn is_announced(event: &Event) -> bool {
+    event.kind == "daemon-gone" && event.message.contains(ANNOUNCED)
+}
+
+/// What changes of one kind came to.
+#[derive(Debug, Default)]
+struct Tally {
+    changes: usize,
+    /// Events of the peer by kind.
+    kinds: BTreeMap<String, usize>,
+    /// Of them, words of a keeper that its daemon comes back, where it does.
+    announced: usize,
+    /// Times that the address came to a node or went off one.
+    addresses: usize,
+}
+
+impl Tally {
+    /// Counts one change. Returns what is not by design, in words.
+    fn note(
+        &mut self,
+        change: Change,
+        peer: &str,
+        told: impl Iterator<Item = Event>,
+        addresses: usize,
+    ) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for event in told {
+            let known = COLUMNS.iter().any(|(_, kinds)| kinds.contains(&event.kind.as_str()));
+            let expected = change.expects(&event);
+            if known && !expected {
+                remarks.push(format!("{peer} says {}: {}", event.kind, event.message));
+            }
+            self.announced += usize::from(expected && is_announced(&event));
+            *self.kinds.entry(event.kind).or_default() += 1;
+        }
+        if addresses > 0 {
+            remarks.push(format!("the address came or went {addresses} times"));
+        }
+        self.changes += 1;
+        self.addresses += addresses;
+        remarks
+    }
+
+    fn count(&self, kinds: &[&str]) -> usize {
+        kinds.iter().filter_map(|kind| self.kinds.get(*kind)).sum()
+    }
+
+    /// Verdicts on the node; that its daemon comes back is none.
+    fn verdicts(&self) -> usize {
+        self.count(&VERDICTS) - self.announced
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let columns = COLUMNS.iter().map(|(_, kinds)| self.count(kinds));
+        let all = [self.changes].into_iter().chain(columns).chain([self.announced, self.addresses]);
+        all.map(|count| count.to_string()).collect()
+    }
+}
+
+fn tell(tallies: &[(Change, Tally)], report: &mut Report) {
+    let columns = COLUMNS.iter().map(|(name, _)| *name);
+    report.figures.push(Figures {
+        title:
+            "Events at the peer, and changes of the address (announced: those of \"daemon gone\" \
+                with which a keeper tells that its daemon comes back)"
+                .to_owned(),
+        columns: ["changes"].into_iter().chain(columns).chain(["announced", "address"]).collect(),
+        rows: tallies
+            .iter()
+            .map(|(change, tally)| (change.name().to_owned(), tally.cells()))
+            .collect(),
+    });
+    for (change, tally) in tallies {
+        let rows = tally.kinds.iter().map(|(kind, count)| (kind.clone(), vec![count.to_string()]));
+        report.figures.push(Figures {
+            title: format!("{}: events at the peer by kind", change.name()),
+            columns: vec!["count"],
+            rows: rows.collect(),
+        });
+        let name = change.name();
+        report.goal_none(format!("{name}: node judged dead or daemon gone"), tally.verdicts());
+        report.goal_none(format!("{name}: groups that moved"), tally.count(&MOVES));
+        report.goal_none(format!("{name}: changes of the address"), tally.addresses);
+    }
+    if tallies.iter().any(|(change, _)| *change == Change::Restart) {
+        report.notes.push(
+            "an announced restart is seen by the peer by design: its connections close, its keeper tells \
+             that the daemon comes back (daemon-gone, announced), a new start is heard; its links are \
+             forgotten meanwhile, so that they are neither late nor dead"
+                .to_owned(),
+        );
+    }
 }
 
 fn take_over(pair: &mut Pair, name: &str, change: Change, key: u32) -> Result<Sample> {
@@ -258,4 +331,56 @@ fn longest_gap_ns(pair: &Pair, node: &Node, tap: &Tap) -> Result<Option<u64>> {
         last.context("no heartbeat was seen")?;
     }
     Ok(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: &str, message: &str) -> Event {
+        Event {
+            id: 1,
+            monotonic_ns: 1,
+            kind: kind.to_owned(),
+            node: Some(OWNER.to_owned()),
+            link: None,
+            group: None,
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_restart_that_was_announced_is_no_death_and_one_that_was_not_is() {
+        let announced = event(
+            "daemon-gone",
+            "the daemon of alpha ended and is to come back: 1 of its groups go on without it for \
+             3000.000 ms at most",
+        );
+        let gone = event("daemon-gone", "the daemon of alpha is gone: its connection closed");
+        let mut tally = Tally::default();
+        let told = [event("connection-closed", "m"), announced.clone(), event("link-up", "m")];
+        let remarks = tally.note(Change::Restart, SURVIVOR, told.into_iter(), 0);
+        assert!(remarks.is_empty(), "{remarks:?}");
+        assert_eq!((tally.verdicts(), tally.count(&MOVES)), (0, 0));
+        let told = [gone, event("node-late", "m"), event("takeover", "m")];
+        let remarks = tally.note(Change::Restart, SURVIVOR, told.into_iter(), 2);
+        assert_eq!(remarks.len(), 4, "{remarks:?}");
+        assert_eq!((tally.verdicts(), tally.count(&MOVES)), (1, 1));
+        // changes, dead, moves, link dead, late, daemon gone, closed, announced, address
+        assert_eq!(tally.cells(), ["2", "0", "1", "0", "1", "2", "1", "1", "2"]);
+        let mut tally = Tally::default();
+        let remarks = tally.note(Change::Reexec, SURVIVOR, [announced].into_iter(), 0);
+        assert_eq!((remarks.len(), tally.verdicts()), (1, 1), "an upgrade announces nothing");
+    }
+
+    #[test]
+    fn every_column_has_a_cell_and_every_verdict_a_column() {
+        let tally = Tally::default();
+        let mut report = Report::new("test");
+        tell(&[(Change::Restart, tally)], &mut report);
+        let figures = &report.figures[0];
+        assert_eq!(figures.rows[0].1.len(), figures.columns.len());
+        let known = |kind: &str| COLUMNS.iter().any(|(_, kinds)| kinds.contains(&kind));
+        assert!(VERDICTS.iter().all(|kind| known(kind)));
+    }
 }
