@@ -1,5 +1,5 @@
-//! A daemon dies, or is restarted, and the services of its node go on: until the next daemon adopts
-//! them, or the holder's lease is over.
+//! A daemon dies, is restarted, or is replaced in place, and the services of its node go on: until the
+//! next daemon adopts them, or the holder's lease is over.
 
 use std::net::IpAddr;
 use std::thread;
@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use ha_tests::bed::{Cluster, Event, FLOATING, GROUP, turn_with_others};
 use ha_tests::clock::{as_ns, monotonic_ns, ms};
 use ha_tests::observe::{AddressMonitor, Client};
+use nix::sys::signal::Signal;
 
 use crate::support::{
     ADDRESS, ALPHA, BETA, SITE, STEP, client, finish, lives, misbehave, moves, pair, pid_in, site,
@@ -24,7 +25,7 @@ const WAITED: Duration = Duration::from_millis(2_500);
 /// The service went on: far above what a loaded machine adds, far below a failover after
 /// `daemon_deadtime`.
 const GAP_MAX: Duration = Duration::from_secs(1);
-/// How often a restart is announced.
+/// How often a restart is announced, and how often each node's program is replaced.
 const RESTARTS: usize = 20;
 
 /// A pair with nginx on alpha, and those who watch.
@@ -81,7 +82,8 @@ impl Scene {
         for node in [ALPHA, BETA] {
             ensure!(term(&self.cluster, node)? == self.term, "{node} has another term");
         }
-        ensure!(lives(self.nginx), "nginx was stopped");
+        let nginx = pid_in(&site(self.cluster.node(ALPHA)?).join("nginx.pid"))?;
+        ensure!(lives(self.nginx) && nginx == self.nginx, "nginx was stopped");
         let calls = moves(self.cluster.node(ALPHA)?).split_off(self.calls);
         ensure!(calls.is_empty(), "services were touched: {calls:?}");
         ensure!(self.alpha.first_removed(address()?, since_ns).is_none(), "the address was off");
@@ -90,6 +92,14 @@ impl Scene {
         ensure!(trouble.is_empty(), "beta: {trouble:?}");
         let gap = self.client.gap_in(since_ns, monotonic_ns());
         ensure!(gap.length_ns() < as_ns(GAP_MAX), "no page for {} ms", ms(gap.length_ns()));
+        Ok(())
+    }
+
+    /// Nor to the group of an address alone, which waits for no daemon that dies without a word.
+    fn expect_floating_untouched(&self, since_ns: u64) -> Result<()> {
+        let floating: IpAddr = FLOATING.parse()?;
+        ensure!(self.alpha.first_removed(floating, since_ns).is_none(), "it left alpha");
+        ensure!(self.beta.first_added(floating, 0).is_none(), "it came to beta");
         Ok(())
     }
 }
@@ -164,10 +174,7 @@ fn what_is_not_whole_is_not_adopted() -> Result<()> {
     let _turn = turn_with_others();
     let mut scene = Scene::start(|_| {})?;
     let at_ns = scene.kill()?;
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(scene.nginx),
-        nix::sys::signal::Signal::SIGTERM,
-    )?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(scene.nginx), Signal::SIGTERM)?;
     wait_for("nginx to end", || Ok(!lives(scene.nginx)))?;
     scene.cluster.node_mut(ALPHA)?.start()?;
     let node = scene.cluster.node(ALPHA)?;
@@ -211,7 +218,6 @@ fn announced_restarts_are_no_transition() -> Result<()> {
         plan.deadtime = Duration::from_millis(30);
     })?;
     let from_ns = monotonic_ns();
-    let floating: IpAddr = FLOATING.parse()?;
     for number in 0..RESTARTS {
         let at_ns = monotonic_ns();
         scene.cluster.node(ALPHA)?.hactl_done(&["detach"])?;
@@ -220,9 +226,45 @@ fn announced_restarts_are_no_transition() -> Result<()> {
         println!("{number}: back after {} ms", ms(monotonic_ns() - at_ns));
     }
     scene.expect_untouched(from_ns)?;
-    // That of addresses stays too, when it is announced.
-    ensure!(scene.alpha.first_removed(floating, from_ns).is_none(), "it left alpha");
-    ensure!(scene.beta.first_added(floating, 0).is_none(), "it came to beta");
+    scene.expect_floating_untouched(from_ns)?;
+    finish(scene.cluster)
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn upgrades_in_place_are_no_transition_and_touch_no_service() -> Result<()> {
+    /// What a peer says that has seen one.
+    const SEEN: [&str; 6] = [
+        "daemon-gone",
+        "node-left",
+        "node-restarted",
+        "node-returned",
+        "link-dead",
+        "connection-closed",
+    ];
+    let _turn = turn_with_others();
+    let mut scene = Scene::start(|_| {})?;
+    let from_ns = monotonic_ns();
+    let (daemon, _) = scene.cluster.node(ALPHA)?.pids()?;
+    for number in 0..RESTARTS {
+        for name in [ALPHA, BETA] {
+            let node = scene.cluster.node(name)?;
+            let at_ns = node.signal(Signal::SIGUSR2)?;
+            let event = node.wait_event("reexecuted", at_ns, STEP)?;
+            println!("{number} {name}: {}", event.message);
+        }
+    }
+    scene.expect_untouched(from_ns)?;
+    scene.expect_floating_untouched(from_ns)?;
+    ensure!(scene.cluster.node(ALPHA)?.pids()?.0 == daemon, "it is another process");
+    for name in [ALPHA, BETA] {
+        let node = scene.cluster.node(name)?;
+        let mut seen = node.events()?;
+        seen.retain(|it| it.monotonic_ns >= from_ns && SEEN.contains(&it.kind.as_str()));
+        ensure!(seen.is_empty(), "{name}: {seen:?}");
+    }
+    let calls = moves(scene.cluster.node(BETA)?);
+    ensure!(calls.is_empty(), "beta's services were touched: {calls:?}");
     finish(scene.cluster)
 }
 
@@ -231,7 +273,7 @@ fn announced_restarts_are_no_transition() -> Result<()> {
 fn an_announced_restart_that_never_ends_is_a_death() -> Result<()> {
     let _turn = turn_with_others();
     let mut scene = Scene::start(|_| {})?;
-    let at_ns = scene.cluster.node(ALPHA)?.signal(nix::sys::signal::Signal::SIGUSR1)?;
+    let at_ns = scene.cluster.node(ALPHA)?.signal(Signal::SIGUSR1)?;
     scene.cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
     scene.client.wait_answer(BETA, at_ns, STEP)?;
     for address in [address()?, FLOATING.parse()?] {
