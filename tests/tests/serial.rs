@@ -117,6 +117,61 @@ fn a_cluster_with_no_network_path_fails_over_and_back() -> Result<()> {
     cluster.finish()
 }
 
+/// The times of the line, where the cluster has others: those of a fast network that it has not.
+const OWN_KEEPALIVE: Duration = Duration::from_secs(1);
+const OWN_DEADTIME: Duration = Duration::from_secs(3);
+/// How long nothing happens on the line but heartbeats.
+const IDLE: Duration = Duration::from_secs(8);
+/// Pauses of the sender in that time that a loaded machine may have; one that is taken for paused between
+/// its heartbeats is so once a second.
+const SENDER_PAUSES_MAX: usize = 2;
+/// A verdict that waits for a window without a pause comes much later, if at all.
+const VERDICT_WITHIN: Duration = Duration::from_secs(15);
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn on_a_line_with_times_of_its_own_nobody_is_paused_and_a_death_is_judged_by_them() -> Result<()> {
+    let _turn = turn_with_others();
+    let times = [("keepalive", OWN_KEEPALIVE), ("deadtime", OWN_DEADTIME)];
+    let times = times.map(|(key, time)| format!("{key} = \"{}ms\"", time.as_millis()));
+    let plan = Plan {
+        keepalive: Duration::from_millis(50),
+        deadtime: Duration::from_millis(200),
+        cluster_lines: vec!["initdead = \"6s\"".to_owned()],
+        link_lines: times.to_vec(),
+        ..alone()
+    };
+    let mut cluster = Cluster::started(plan)?;
+    let idle_ns = monotonic_ns();
+    thread::sleep(IDLE);
+    for node in [ALPHA, BETA] {
+        let events = cluster.node(node)?.events()?;
+        let paused = events.iter().filter(|event| {
+            event.kind == "own-pause"
+                && event.monotonic_ns >= idle_ns
+                && event.message.contains("the sender did not run")
+        });
+        ensure!(paused.count() <= SENDER_PAUSES_MAX, "{node}: {events:?}");
+    }
+    expect_no_verdict(&cluster, idle_ns)?;
+
+    let processes = cluster.node(ALPHA)?.processes()?;
+    cluster.bed.cut_all(ALPHA, Cut::Middle)?;
+    let at_ns = processes.kill_both()?;
+    cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    let dead = cluster.node(BETA)?.wait_event("node-dead", at_ns, VERDICT_WITHIN)?;
+    let after_ns = dead.monotonic_ns - at_ns;
+    // Its last heartbeat may have left a keepalive before.
+    ensure!(after_ns + as_ns(OWN_KEEPALIVE) * 2 > as_ns(OWN_DEADTIME), "after {} ms", ms(after_ns));
+    cluster.node(BETA)?.wait_until("group on beta", STEP, |it| it.runs_on(GROUP, BETA))?;
+    // The next start clears up what a killed one leaves.
+    cluster.bed.heal_all(ALPHA)?;
+    cluster.node_mut(ALPHA)?.start()?;
+    cluster.node_mut(ALPHA)?.wait_ready(STEP)?;
+    cluster.wait_settled(ALPHA)?;
+    cluster.finish()
+}
+
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_keeper_tells_the_death_of_its_daemon_on_the_line() -> Result<()> {

@@ -338,8 +338,7 @@ impl Node {
 
     /// Interval of the sender's ticks: the shortest keepalive of what it sends.
     pub(super) fn beat(&self, paths: &[PeerPath]) -> Duration {
-        let networks = paths.iter().filter(|path| path.network().is_some());
-        let keepalives = networks.map(|path| self.config.times(path.link).keepalive);
+        let keepalives = paths.iter().map(|path| self.config.times(path.link).keepalive);
         keepalives.min().unwrap_or(self.config.cluster.keepalive)
     }
 
@@ -490,7 +489,44 @@ fn brief(reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    /// Of `alpha`, with those links to `beta`.
+    fn node(links: &str) -> (Node, Vec<PeerPath>) {
+        let place = tempfile::tempdir().unwrap();
+        let key_file = place.path().join("authkeys");
+        std::fs::write(&key_file, "auth 1\n1 siphash a-word-that-is-long-enough\n").unwrap();
+        std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let text = format!(
+            "[cluster]\nname = \"shop\"\nkeepalive = \"50ms\"\ndeadtime = \"200ms\"\n\
+             auth = {{ file = \"authkeys\" }}\n{links}[nodes.alpha]\n[nodes.beta]\n"
+        );
+        let config = Arc::new(crate::config::parse(&text, &place.path().join("ha.toml")).unwrap());
+        let own = NodeIndex(0);
+        let paths = crate::io::paths::of(&config, own).unwrap();
+        let keys = Arc::new(Keys::new(&config.keys).unwrap());
+        let (known, arrivals) = (BTreeMap::new(), BTreeMap::new());
+        (Node { config, own, incarnation: 1, keys, known, arrivals }, paths)
+    }
+
+    fn line(name: &str, times: &str) -> String {
+        format!("[links.{name}]\nkind = \"serial\"\ndevice = \"/dev/{name}\"\n{times}\n")
+    }
+
+    #[test]
+    fn the_sender_beats_as_often_as_the_fastest_of_its_lines() {
+        let slow = line("ttyS0", "keepalive = \"4s\"\ndeadtime = \"16s\"");
+        let (alone, paths) = node(&slow);
+        assert_eq!(alone.beat(&paths), Duration::from_secs(4), "it is on no network");
+        assert_eq!(alone.pause(&paths), Duration::from_secs(4));
+        let fast = line("ttyS1", "keepalive = \"1s\"\ndeadtime = \"3s\"");
+        let (both, paths) = node(&(slow + &fast));
+        assert_eq!(both.beat(&paths), Duration::from_secs(1));
+        assert_eq!(both.pause(&paths), Duration::from_millis(750));
+        assert_eq!(both.beat(&[]), Duration::from_millis(50), "as the cluster");
+    }
 
     #[test]
     fn a_long_reason_keeps_its_two_ends() {

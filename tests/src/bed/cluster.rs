@@ -318,6 +318,7 @@ impl Plan {
         }
         if let Some(baud) = self.serial_baud {
             push(&mut text, format_args!("\n[links.tty]\nkind = \"serial\"\nbaud = {baud}\n"));
+            push_lines(&mut text, &self.link_lines);
         }
         // The directories of all nodes are beside each other.
         let directories = authkeys.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
