@@ -84,7 +84,6 @@ impl Node {
         mailbox: &Mailbox,
         wanted: &[Wanted],
     ) -> Result<(Gates, GateSide)> {
-        let lease = self.config.cluster.holder_lease();
         let mut kernel = GateKernel::load(directory)?;
         let mut keys = Vec::new();
         for it in wanted {
@@ -102,7 +101,7 @@ impl Node {
         };
         side.guard = Some(interfaces::guard(Arc::clone(&side.kernel), mailbox.clone()).await?);
         let wanted = wanted.iter().cloned().zip(entries).collect();
-        Ok((Gates::new(words, lease, wanted, before.held), side))
+        Ok((Gates::new(words, wanted, before.held), side))
     }
 }
 

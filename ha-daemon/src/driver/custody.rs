@@ -68,10 +68,16 @@ impl Driver {
         self.handle(Input::LeaseLost { silent_ns: over.silent_ns.cast_signed() });
     }
 
-    /// The daemon runs as a whole.
+    /// The daemon runs as a whole: it keeps what it has, and the gates of that open. While the lease is a
+    /// dead daemon's they end with it, as peers count on.
     pub(super) fn renew_holding(&mut self) {
-        if self.holding == Holding::Own && self.parts.keeper.lease().renew().is_err() {
-            self.check_lease();
+        if self.holding != Holding::Own {
+            return;
+        }
+        let lease = self.parts.keeper.lease();
+        match lease.renew() {
+            Ok(()) => self.parts.gates.renew(lease),
+            Err(_) => self.check_lease(),
         }
     }
 

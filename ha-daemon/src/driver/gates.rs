@@ -7,7 +7,7 @@ use crate::config::GroupIndex;
 use crate::core::io::{Input, Note};
 use crate::core::time::Moment;
 use crate::io::address::AddressCommand;
-use crate::io::clock::{boottime_ns, monotonic_ns};
+use crate::io::clock::monotonic_ns;
 use crate::io::gate::{ARM_AGAIN, Done};
 use crate::io::keeper::KeeperError;
 use crate::io::mailbox::GateNews;
@@ -83,7 +83,7 @@ impl Driver {
 
     /// Opens the gate of a resource, if that is its start. The announcement is the worker's.
     pub(super) fn open_gate(&mut self, group: GroupIndex, resource: usize) -> Option<Input> {
-        if self.parts.gates.open(group, resource, boottime_ns()) == Done::Nothing {
+        if self.parts.gates.open(group, resource, self.parts.keeper.lease()) == Done::Nothing {
             return None;
         }
         let at = Moment(monotonic_ns());
@@ -120,25 +120,6 @@ impl Driver {
         if let Err(error) = self.parts.addresses.send(AddressCommand::Close { address, interface })
         {
             tracing::warn!("{error}");
-        }
-    }
-
-    /// Keeps open gates open, first of all in a turn. What ran out while this daemon did not run stays closed.
-    /// While the lease is a dead daemon's the gates end with it, as peers count on.
-    pub(super) fn renew_gates(&mut self) -> Vec<(GroupIndex, usize)> {
-        if self.holding != Holding::Own {
-            return Vec::new();
-        }
-        let now_ns = boottime_ns();
-        self.parts.gates.renew(now_ns)
-    }
-
-    /// Tells what ran out; after what there is to see, so that the core decides by that.
-    pub(super) fn gates_ran_out(&mut self, lost: Vec<(GroupIndex, usize)>) {
-        for (group, resource) in lost {
-            self.tell_closed(group, resource);
-            let cause = "its lease ran out while this daemon did not run".to_owned();
-            self.handle(Input::ResourceLost { group, resource, cause });
         }
     }
 

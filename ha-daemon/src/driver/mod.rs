@@ -355,7 +355,6 @@ impl Driver {
         let now_ns = monotonic_ns();
         // Whoever wakes after its lease is over must not act on what it had.
         self.check_lease();
-        let ran_out = self.renew_gates();
         let lateness_ns = now_ns.saturating_sub(deadline_ns);
         if sources.contains(&Source::Timer) {
             self.late.note(lateness_ns);
@@ -395,7 +394,6 @@ impl Driver {
             self.receive_serial(&mut messages);
         }
         self.observe();
-        self.gates_ran_out(ran_out);
         for input in messages {
             self.handle(input);
         }

@@ -1,8 +1,8 @@
 //! The gates of this node's pre-armed addresses, as the driver opens, renews and closes them.
 //!
 //! An address of a pre-armed group is configured on every candidate, behind a gate in the kernel
-//! (`io/kernel/gate.rs`). A takeover is one store; an open gate that is not renewed closes by itself when the
-//! holder's lease has run out: that is what the kernel does for a node that hangs. Where a gate cannot
+//! (`io/kernel/gate.rs`). A takeover is one store; an open gate closes by itself at the end of the holder's
+//! lease, never later: that is what the kernel does for a node that hangs. Where a gate cannot
 //! be had, the address goes the ordinary way, and who asks is told why.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::config::{Config, GroupIndex, NodeIndex, Resource};
 use crate::io::address::HeldAddress;
+use crate::io::keeper::Lease;
 use crate::io::kernel::gate::GateWords;
 use crate::names::InterfaceName;
 
@@ -58,7 +59,6 @@ pub enum Done {
 pub struct Gates {
     words: Option<Arc<GateWords>>,
     gates: Vec<Gate>,
-    lease_ns: u64,
     /// The programs are not on every interface: nothing is armed any more.
     given_up: bool,
 }
@@ -98,12 +98,7 @@ pub fn wanted(config: &Config, own: NodeIndex) -> Vec<Wanted> {
 impl Gates {
     /// Gates for `wanted`, with their entries; `held` is what the worker goes on with.
     #[must_use]
-    pub fn new(
-        words: Arc<GateWords>,
-        lease: Duration,
-        wanted: Vec<(Wanted, u32)>,
-        held: &[HeldAddress],
-    ) -> Self {
+    pub fn new(words: Arc<GateWords>, wanted: Vec<(Wanted, u32)>, held: &[HeldAddress]) -> Self {
         let gate = |(it, entry): (Wanted, u32)| {
             let text = it.address.to_string();
             let held =
@@ -120,7 +115,7 @@ impl Gates {
             Gate { group, resource, address, interface, entry, standing, open, at_once }
         };
         let gates = wanted.into_iter().map(gate).collect();
-        Self { words: Some(words), gates, lease_ns: lease.as_nanos() as u64, given_up: false }
+        Self { words: Some(words), gates, given_up: false }
     }
 
     /// No gates: everything goes the ordinary way, for this reason.
@@ -175,13 +170,13 @@ impl Gates {
         self.gates.iter_mut().find(|it| it.group == group && it.resource == resource)
     }
 
-    /// Opens the gate of a resource. One that is not armed is opened too: its address comes afterwards.
-    /// `now_ns` is `CLOCK_BOOTTIME`.
-    pub fn open(&mut self, group: GroupIndex, resource: usize, now_ns: u64) -> Done {
-        let (words, lease_ns) = (self.words.clone(), self.lease_ns);
+    /// Opens the gate of a resource until the lease ends. One that is not armed is opened too: its address
+    /// comes afterwards.
+    pub fn open(&mut self, group: GroupIndex, resource: usize, lease: &Lease) -> Done {
+        let words = self.words.clone();
         let Some(gate) = self.gate(group, resource) else { return Done::Nothing };
         let (Some(words), Some(entry)) = (words, gate.entry) else { return Done::Nothing };
-        words.open(entry, now_ns.saturating_add(lease_ns));
+        words.open(entry, lease.ends_at_ns().unwrap_or(0));
         gate.open = true;
         gate.at_once = !matches!(gate.standing, Standing::Not(_));
         if gate.at_once { Done::AtOnce } else { Done::Nothing }
@@ -203,25 +198,12 @@ impl Gates {
         self.gates.iter().any(|it| it.group == group && it.resource == resource && it.at_once)
     }
 
-    /// Keeps open gates open. `now_ns` (`CLOCK_BOOTTIME`) is read *before*: whoever is stopped in between
-    /// renews into the past. Gives the resources whose lease had run out: their gates stay closed, since by
-    /// now another node may own them.
-    pub fn renew(&mut self, now_ns: u64) -> Vec<(GroupIndex, usize)> {
-        let Some(words) = &self.words else { return Vec::new() };
-        let mut lost = Vec::new();
-        for gate in self.gates.iter_mut().filter(|gate| gate.open) {
-            let Some(entry) = gate.entry else { continue };
-            // One that is there in the ordinary way has the ordinary lease, its lifetime.
-            if gate.at_once && words.until_ns(entry) <= now_ns {
-                words.close(entry);
-                gate.open = false;
-                gate.at_once = false;
-                lost.push((gate.group, gate.resource));
-            } else {
-                words.open(entry, now_ns.saturating_add(self.lease_ns));
-            }
+    /// Keeps open gates open until the lease ends, which was just renewed.
+    pub fn renew(&self, lease: &Lease) {
+        let (Some(words), Some(until_ns)) = (&self.words, lease.ends_at_ns()) else { return };
+        for entry in self.gates.iter().filter(|gate| gate.open).filter_map(|gate| gate.entry) {
+            words.open(entry, until_ns);
         }
-        lost
     }
 
     /// The addresses that are to be configured now: of one interface, or all.
@@ -300,10 +282,12 @@ impl Gates {
 mod tests {
     use super::*;
 
-    const LEASE: Duration = Duration::from_nanos(1_000);
+    const LONG: Duration = Duration::from_secs(3_600);
+    const SHORT: Duration = Duration::from_millis(5);
     const GROUP: GroupIndex = GroupIndex(0);
 
-    fn gates() -> (Gates, Arc<GateWords>) {
+    /// Gates of two addresses, their words, and a lease that does not end.
+    fn gates() -> (Gates, Arc<GateWords>, Lease) {
         let words = Arc::new(GateWords::alone());
         let wanted = |resource: usize| Wanted {
             group: GROUP,
@@ -312,82 +296,105 @@ mod tests {
             interface: "eth0".parse().unwrap(),
         };
         let wanted = vec![(wanted(0), 7), (wanted(1), 8)];
-        (Gates::new(Arc::clone(&words), LEASE, wanted, &[]), words)
+        (Gates::new(Arc::clone(&words), wanted, &[]), words, Lease::create(LONG).unwrap())
     }
 
     #[test]
     fn opening_and_closing_a_gate_is_all_that_an_armed_address_takes() {
-        let (mut gates, words) = gates();
+        let (mut gates, words, lease) = gates();
         assert!(gates.set_armed(GROUP, 0, Ok(())));
-        assert_eq!(gates.open(GROUP, 0, 5_000), Done::AtOnce);
-        assert_eq!((words.until_ns(7), words.until_ns(8)), (6_000, 0));
+        assert_eq!(gates.open(GROUP, 0, &lease), Done::AtOnce);
+        assert_eq!((words.until_ns(7), words.until_ns(8)), (lease.ends_at_ns().unwrap(), 0));
         assert_eq!(gates.close(GROUP, 0), Done::AtOnce);
         assert_eq!(words.until_ns(7), 0);
-        assert_eq!(gates.open(GroupIndex(1), 0, 5_000), Done::Nothing);
+        assert_eq!(gates.open(GroupIndex(1), 0, &lease), Done::Nothing);
+    }
+
+    #[test]
+    fn no_gate_is_open_for_longer_than_the_lease() {
+        let (mut gates, words, lease) = gates();
+        for resource in [0, 1] {
+            gates.set_armed(GROUP, resource, Ok(()));
+        }
+        gates.open(GROUP, 0, &lease);
+        // The driver runs on while its sender hangs: nobody renews the lease.
+        let ends_ns = lease.ends_at_ns().unwrap();
+        std::thread::sleep(SHORT);
+        gates.renew(&lease);
+        gates.open(GROUP, 1, &lease);
+        assert_eq!((words.until_ns(7), words.until_ns(8)), (ends_ns, ends_ns));
+        lease.renew().unwrap();
+        gates.renew(&lease);
+        let ends_ns = lease.ends_at_ns().unwrap();
+        assert_eq!((words.until_ns(7), words.until_ns(8)), (ends_ns, ends_ns));
+    }
+
+    #[test]
+    fn a_lease_that_has_ended_opens_nothing_and_keeps_nothing_open() {
+        let (mut gates, words, lease) = gates();
+        gates.set_armed(GROUP, 0, Ok(()));
+        gates.open(GROUP, 0, &lease);
+        let ends_ns = words.until_ns(7);
+        lease.set_length(SHORT);
+        std::thread::sleep(2 * SHORT);
+        assert!(lease.end());
+        gates.renew(&lease);
+        assert_eq!(words.until_ns(7), ends_ns);
+        gates.close(GROUP, 0);
+        gates.open(GROUP, 0, &lease);
+        assert_eq!(words.until_ns(7), 0);
     }
 
     #[test]
     fn after_the_holders_lease_all_are_closed_and_configured_anew() {
-        let (mut gates, words) = gates();
+        let (mut gates, words, lease) = gates();
         gates.set_armed(GROUP, 0, Ok(()));
-        gates.open(GROUP, 0, 5_000);
+        gates.open(GROUP, 0, &lease);
         gates.lapse();
         assert_eq!(words.until_ns(7), 0);
         assert_eq!(gates.to_arm(None).len(), 2);
         assert_eq!(gates.close(GROUP, 0), Done::Nothing, "its end is that of an ordinary one");
-        assert_eq!(gates.renew(5_001), Vec::new());
-        assert_eq!(gates.open(GROUP, 0, 5_002), Done::Nothing, "the keeper is not told of it yet");
+        gates.renew(&lease);
+        assert_eq!(words.until_ns(7), 0, "it stays closed");
+        assert_eq!(gates.open(GROUP, 0, &lease), Done::Nothing, "the keeper is not told of it yet");
         gates.close(GROUP, 0);
         gates.set_armed(GROUP, 0, Ok(()));
-        assert_eq!(gates.open(GROUP, 0, 5_003), Done::AtOnce);
+        assert_eq!(gates.open(GROUP, 0, &lease), Done::AtOnce);
     }
 
     #[test]
     fn what_was_given_up_stays_so_after_the_holders_lease() {
-        let (mut gates, _) = gates();
+        let (mut gates, _, lease) = gates();
         gates.set_armed(GROUP, 0, Ok(()));
         gates.give_up("no");
         gates.lapse();
         assert_eq!(gates.armed(GROUP, 0), Some(Err("no")));
-        assert_eq!(gates.open(GROUP, 0, 5_000), Done::Nothing);
+        assert_eq!(gates.open(GROUP, 0, &lease), Done::Nothing);
         assert!(gates.to_arm(None).is_empty());
     }
 
     #[test]
-    fn a_lease_that_has_run_out_is_never_renewed() {
-        let (mut gates, words) = gates();
-        gates.set_armed(GROUP, 0, Ok(()));
-        gates.open(GROUP, 0, 5_000);
-        assert!(gates.renew(5_999).is_empty());
-        assert_eq!(words.until_ns(7), 6_999);
-        assert_eq!(gates.renew(6_999), [(GROUP, 0)]);
-        assert_eq!(words.until_ns(7), 0);
-        assert!(gates.renew(6_999).is_empty(), "it was lost once");
-        assert_eq!(gates.close(GROUP, 0), Done::Nothing);
-    }
-
-    #[test]
     fn what_is_not_armed_goes_the_ordinary_way_through_an_open_gate() {
-        let (mut gates, words) = gates();
+        let (mut gates, words, lease) = gates();
         gates.set_armed(GROUP, 0, Err("no".to_owned()));
         assert_eq!(gates.armed(GROUP, 0), Some(Err("no")));
         assert!(gates.wait());
-        assert_eq!(gates.open(GROUP, 0, 5_000), Done::Nothing);
-        assert_eq!(words.until_ns(7), 6_000);
-        // Its lifetime is its lease.
-        assert!(gates.renew(9_000).is_empty());
-        assert_eq!(words.until_ns(7), 10_000);
+        assert_eq!(gates.open(GROUP, 0, &lease), Done::Nothing);
+        assert_eq!(words.until_ns(7), lease.ends_at_ns().unwrap());
+        lease.renew().unwrap();
+        gates.renew(&lease);
+        assert_eq!(words.until_ns(7), lease.ends_at_ns().unwrap());
         assert_eq!(gates.close(GROUP, 0), Done::Nothing);
         assert_eq!(words.until_ns(7), 0);
     }
 
     #[test]
     fn a_gate_that_is_given_up_leaves_no_armed_address_behind() {
-        let (mut gates, _) = gates();
+        let (mut gates, _, lease) = gates();
         for resource in [0, 1] {
             gates.set_armed(GROUP, resource, Ok(()));
         }
-        gates.open(GROUP, 0, 5_000);
+        gates.open(GROUP, 0, &lease);
         let closed = gates.give_up("no");
         assert_eq!(closed, [("198.51.100.11/24".parse().unwrap(), "eth0".parse().unwrap())]);
         assert_eq!(gates.close(GROUP, 0), Done::Nothing, "it is removed as any");

@@ -36,7 +36,7 @@ const WORKER_HANGS_FOR: Duration = Duration::from_secs(6);
 const SENDER_MISSED_WITHIN: Duration = Duration::from_millis(100);
 
 /// A thread of the daemon, or whole processes, do not run until this is dropped.
-enum Stopped {
+pub(crate) enum Stopped {
     Processes(Vec<Pid>),
     Thread(Pid),
 }
@@ -48,7 +48,7 @@ impl Stopped {
     }
 
     /// As a control group is frozen.
-    fn daemon_and_keeper(cluster: &Cluster) -> Result<Self> {
+    pub(crate) fn daemon_and_keeper(cluster: &Cluster) -> Result<Self> {
         let processes = cluster.node(ALPHA)?.processes()?;
         Self::processes([processes.daemon, processes.keeper.context("no keeper")?])
     }
@@ -66,7 +66,7 @@ impl Stopped {
     }
 
     /// Only the thread that sends heartbeats.
-    fn sender(cluster: &Cluster) -> Result<Self> {
+    pub(crate) fn sender(cluster: &Cluster) -> Result<Self> {
         Self::thread(cluster, "ha-sender")
     }
 
