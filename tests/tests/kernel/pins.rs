@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use ha_common::arrivals::Arrivals;
-use ha_common::maps::LinkRecord;
+use ha_common::maps::{ENDPOINTS_MAX, Endpoint, LinkRecord};
 use ha_common::reason::Reason;
 use ha_common::vectors::{Packet, SLOT_ALPHA, SLOT_GAMMA, contents, world};
 use ha_daemon::io::kernel::Kernel;
@@ -224,6 +224,28 @@ fn a_slot_that_goes_to_another_path_starts_empty_and_others_keep_theirs() -> Res
     ensure!(record(&kernel, SLOT_GAMMA)? == kept);
     heartbeat(&mut kernel, 2)?;
     ensure!(kernel.counters().get(&Reason::UnknownPeer) == Some(&1), "{:?}", kernel.counters());
+    Ok(())
+}
+
+/// A reload may change all of them, and then there are too many of old and new ones together.
+#[test]
+#[ignore = "needs root: loads BPF programs; needs bpftool"]
+fn endpoints_that_are_all_others_find_room() -> Result<()> {
+    const MORE: u32 = 100;
+    let place = BpfFs::mount()?;
+    let mut kernel = bpf::load(&place, &world())?;
+    for (sequence, first_port) in [(1, 10_000), (2, 20_000), (3, 10_000)] {
+        let mut tables = bpf::tables(&world());
+        let (endpoint, site) = *tables.endpoints.first().context("no endpoint")?;
+        let ports = first_port..first_port + MORE;
+        tables.endpoints.extend(ports.map(|port| (Endpoint { port, ..endpoint }, site)));
+        ensure!(tables.endpoints.len() <= ENDPOINTS_MAX && 2 * MORE as usize > ENDPOINTS_MAX);
+        kernel.configure(&tables)?;
+        let held = dump(&place.directory(), "endpoints")?.matches("\"port\"").count();
+        ensure!(held == tables.endpoints.len(), "{held} of {}", tables.endpoints.len());
+        heartbeat(&mut kernel, sequence)?;
+        ensure!(record(&kernel, SLOT_ALPHA)?.received == sequence, "it hears nothing");
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{HashMap, MapData};
+use aya::maps::HashMap;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::{ProgramError, SchedClassifier};
@@ -17,7 +17,7 @@ use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use ha_common::gate::{GATES_MAX, GateKey};
 
-use super::{map, pins, replace_entries};
+use super::{hash_map, map, pins, replace_entries};
 use crate::names::InterfaceName;
 pub use mapped::GateWords;
 
@@ -125,8 +125,7 @@ impl GateKernel {
     }
 
     fn entries(&mut self) -> Result<BTreeMap<GateKey, u32>> {
-        let map = self.ebpf.map_mut("gates").context("no map gates in the object")?;
-        let map: HashMap<&mut MapData, super::Plain<GateKey>, u32> = HashMap::try_from(map)?;
+        let map: HashMap<_, super::Plain<GateKey>, u32> = hash_map(&mut self.ebpf, "gates")?;
         Ok(map.iter().filter_map(Result::ok).map(|(key, entry)| (key.0, entry)).collect())
     }
 

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::links::PinnedLink;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -405,7 +405,19 @@ fn array<'a, T: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Result<Array<&'a mu
     Array::try_from(map).with_context(|| format!("map {name} is not what it should be"))
 }
 
-/// Makes a hash map hold exactly these entries, without an unneeded gap for those that stay.
+fn hash_map<'a, K, V: aya::Pod>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> Result<HashMap<&'a mut MapData, Plain<K>, V>>
+where
+    Plain<K>: aya::Pod,
+{
+    let map = ebpf.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
+    HashMap::try_from(map).with_context(|| format!("map {name} is not what it should be"))
+}
+
+/// Makes a hash map hold exactly these entries, without an unneeded gap for those that stay. One that has no
+/// room for what goes beside what comes loses that first.
 fn replace_entries<K: Copy + PartialEq, V: aya::Pod + PartialEq>(
     ebpf: &mut Ebpf,
     name: &str,
@@ -414,12 +426,26 @@ fn replace_entries<K: Copy + PartialEq, V: aya::Pod + PartialEq>(
 where
     Plain<K>: aya::Pod,
 {
-    let map = ebpf.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
-    let mut map: HashMap<&mut MapData, Plain<K>, V> = HashMap::try_from(map)?;
-    for (key, value) in entries {
-        map.insert(Plain(*key), value, 0).with_context(|| format!("cannot write map {name}"))?;
+    let insert = |ebpf: &mut Ebpf| -> Result<()> {
+        let mut map: HashMap<_, Plain<K>, V> = hash_map(ebpf, name)?;
+        for (key, value) in entries {
+            map.insert(Plain(*key), value, 0)
+                .with_context(|| format!("cannot write map {name}"))?;
+        }
+        Ok(())
+    };
+    match insert(ebpf) {
+        Err(error) if is_full(&error) => {
+            retain_entries(ebpf, name, entries)?;
+            insert(ebpf)
+        }
+        inserted => inserted.and_then(|()| retain_entries(ebpf, name, entries)),
     }
-    retain_entries(ebpf, name, entries)
+}
+
+fn is_full(error: &anyhow::Error) -> bool {
+    let Some(MapError::SyscallError(refused)) = error.downcast_ref() else { return false };
+    refused.io_error.raw_os_error() == Some(libc::E2BIG)
 }
 
 /// Removes the entries of a hash map that are not exactly one of these.
@@ -431,8 +457,7 @@ fn retain_entries<K: Copy + PartialEq, V: aya::Pod + PartialEq>(
 where
     Plain<K>: aya::Pod,
 {
-    let map = ebpf.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
-    let mut map: HashMap<&mut MapData, Plain<K>, V> = HashMap::try_from(map)?;
+    let mut map: HashMap<_, Plain<K>, V> = hash_map(ebpf, name)?;
     let stale: Vec<_> = map
         .iter()
         .filter_map(Result::ok)
