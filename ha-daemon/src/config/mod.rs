@@ -21,6 +21,7 @@ pub mod convert;
 mod file;
 mod finding;
 pub mod heartbeat;
+mod holder;
 mod keys;
 mod link_rules;
 mod load;
@@ -30,6 +31,7 @@ mod times;
 
 pub use connectivity::{Connectivity, IsolatedOwner, PingTarget, ProbeBeforeTake};
 pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
+pub use holder::{HolderMemory, HolderTimes};
 pub use keys::{AuthKey, AuthMethod, KeyRing};
 pub use link_rules::{LinkFinding, link_findings};
 pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
@@ -235,6 +237,9 @@ pub struct Cluster {
     /// Where the incarnation survives a reboot. `None`: `/var/lib/ha`, or the run directory when
     /// that is not the default one.
     pub state_dir: Option<PathBuf>,
+    /// What other nodes may go by that do not have this configuration yet. Never read: it comes from
+    /// the program before.
+    pub earlier: Option<HolderTimes>,
 }
 
 impl Cluster {
@@ -243,15 +248,6 @@ impl Cluster {
     pub fn times(&self) -> Times {
         let Self { keepalive, warntime, deadtime, auto, .. } = *self;
         Times { keepalive, warntime, deadtime, auto }
-    }
-
-    /// How long an owner whose daemon does not run keeps its addresses: shorter than
-    /// `daemon_deadtime`, after which others take them, by deadtime, but a quarter at most, and by
-    /// 250 ms at least.
-    #[must_use]
-    pub fn holder_lease(&self) -> Duration {
-        let margin = self.deadtime.min(self.daemon_deadtime / 4).max(LEASE_MARGIN_MIN);
-        self.daemon_deadtime.saturating_sub(margin)
     }
 }
 

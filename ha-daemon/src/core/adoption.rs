@@ -16,7 +16,9 @@ use super::message::{ClaimState, Wish};
 use super::ownership::Goal;
 use super::resume::identity;
 use super::time::Moment;
-use crate::config::{GroupIndex, NodeIndex, OnDaemonDeath, Resource};
+use crate::config::{
+    Cluster, GroupIndex, HolderMemory, HolderTimes, NodeIndex, OnDaemonDeath, Resource,
+};
 use crate::names::{GroupName, NodeName};
 use crate::snapshot::{ResourceState, Severity};
 
@@ -33,6 +35,9 @@ pub struct Estate {
     standby: bool,
     /// Peers that were heard.
     heard: BTreeSet<NodeName>,
+    /// Earlier versions did not tell.
+    #[serde(default)]
+    times: Option<HolderMemory>,
     groups: BTreeMap<GroupName, Bequest>,
 }
 
@@ -101,6 +106,7 @@ impl Core {
             incarnation: self.incarnation,
             standby: self.standby,
             heard: holdings.heard.iter().map(name).collect(),
+            times: Some(HolderMemory::of(&self.config.cluster)),
             groups: holdings.owned.iter().filter_map(runs).collect(),
         }
     }
@@ -120,6 +126,12 @@ impl Estate {
     /// for which `stays` holds.
     pub fn keep(&mut self, all: bool, stays: impl Fn(&GroupName) -> bool) {
         self.groups.retain(|name, bequest| (all || bequest.waits) && stays(name));
+    }
+
+    /// [`Cluster::earlier`] of this start's configuration.
+    #[must_use]
+    pub fn earlier_than(&self, cluster: &Cluster) -> Option<HolderTimes> {
+        self.times?.earlier_than(cluster, false)
     }
 
     /// Whether nothing is left of it.

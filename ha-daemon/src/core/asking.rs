@@ -155,7 +155,7 @@ impl Core {
     /// that nothing that follows what arrives shortens what a holder counts on.
     pub(super) fn daemon_deadtime(&self, peer: &Peer) -> Duration {
         let deadtimes = peer.links.keys().map(|link| self.config.times(*link).deadtime);
-        deadtimes.fold(self.config.cluster.daemon_deadtime, Duration::max)
+        deadtimes.fold(self.config.cluster.holder_times().daemon_deadtime, Duration::max)
     }
 
     /// Whether a peer that is alive is heard on no link in time.

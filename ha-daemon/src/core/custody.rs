@@ -11,7 +11,7 @@ use crate::snapshot::{NodeState, Severity};
 impl Core {
     /// A keeper tells what it keeps. Its word counts more than what the daemon said last.
     pub(super) fn custody(&mut self, node: NodeIndex, custody: &Custody, now: Moment) {
-        let wait = self.config.cluster.daemon_deadtime;
+        let wait = self.config.cluster.holder_times().daemon_deadtime;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let wish_of = |group| peer.claim(group).map_or(Wish::None, |claim| claim.wish);
         let kept = |&(group, term): &(u32, u64)| Claim {
@@ -46,7 +46,7 @@ impl Core {
     /// A daemon is gone and nobody said what became of its groups: those that wait for the next
     /// daemon may be kept by a keeper whose word got lost.
     pub(super) fn end_in_custody(&mut self, node: NodeIndex, since: Moment) {
-        let until = since.after(self.config.cluster.daemon_deadtime);
+        let until = since.after(self.config.cluster.holder_times().daemon_deadtime);
         let config = std::sync::Arc::clone(&self.config);
         let waits = |claim: &Claim| {
             let group = config.groups.iter().find(|group| group.id == claim.group);

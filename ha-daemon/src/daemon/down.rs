@@ -2,9 +2,11 @@
 
 use anyhow::{Context as _, Result};
 
+use super::Options;
 use super::gate::GateSide;
 use crate::driver::Parts;
 use crate::io::address::{AddressCommand, AddressWorker, HeldAddress};
+use crate::io::kernel::Kernel;
 use crate::io::ping::Pinger;
 use crate::io::sender::Sender;
 
@@ -74,4 +76,12 @@ pub(super) fn end_worker(worker: AddressWorker, parts: &Parts) -> Result<Vec<Hel
         .send(AddressCommand::Shutdown)
         .context("the address worker is not to be ended")?;
     Ok(worker.join())
+}
+
+/// Detaches what a start or a driver that failed left attached: no daemon runs that would judge by
+/// it. (A daemon that is killed leaves it to the next one.)
+pub(super) fn discard(options: &Options) {
+    if let Err(error) = Kernel::discard(&options.bpf_directory) {
+        tracing::error!("not taken down: {error:#}");
+    }
 }

@@ -20,7 +20,11 @@ pub(super) struct Heritage {
 
 /// Goes on with what is kept, when it is this node's and everything of a group is still there; has
 /// it removed otherwise. `options` are those of the new keeper, but for the lease.
-pub(super) fn inherit(node: &Node, directory: &Path, options: &KeeperOptions) -> Option<Heritage> {
+pub(super) fn inherit(
+    node: &mut Node,
+    directory: &Path,
+    options: &KeeperOptions,
+) -> Option<Heritage> {
     let inheritance = Inheritance::ask(directory)?;
     let Some(estate) = fitting(node, &inheritance) else {
         inheritance.refuse();
@@ -45,7 +49,10 @@ pub(super) fn inherit(node: &Node, directory: &Path, options: &KeeperOptions) ->
     };
     // Both guard it now, by the same lease.
     let lease = inheritance.accept();
-    lease.set_length(node.config.cluster.holder_lease());
+    // The dead daemon's peers may not know this configuration.
+    let cluster = &mut Arc::make_mut(&mut node.config).cluster;
+    cluster.earlier = estate.earlier_than(cluster);
+    lease.set_length(cluster.holder_lease());
     let inherited = |(held, details): (Held, AddressDetails)| {
         HeldAddress::inherited(held.address, held.interface, details, renewed_boot_ns)
     };

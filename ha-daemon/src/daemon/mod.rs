@@ -47,7 +47,7 @@ use crate::io::{interfaces, process};
 use crate::logging::LoggedEvents;
 use crate::names::NodeName;
 use crate::snapshot::Severity;
-use down::{detach, end_worker, take_down};
+use down::{detach, discard, end_worker, take_down};
 use gate::{Before, GateSide};
 use handover::arrive;
 use handover::ask::{Asker, Source};
@@ -108,8 +108,12 @@ pub fn run(
     if let Some(handed) = &handed {
         config.keys = handed.keys(config.keys);
     }
-    let config = Arc::new(config);
+    let mut config = Arc::new(config);
     loop {
+        if let Some(handed) = &handed {
+            let cluster = &mut Arc::make_mut(&mut config).cluster;
+            cluster.earlier = handed.earlier_than(cluster);
+        }
         // Threads of the runtime leave signals to this one.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -265,6 +269,7 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
         let rest = Rest {
             cause: pending.cause,
             asked_ns: pending.asked_ns,
+            unchanged: pending.unchanged,
             executable: executable.to_path_buf(),
             addresses: end_worker(worker, &parts)?,
             connections: &connections,
@@ -406,6 +411,7 @@ async fn prepare(
     let attached = node.kernel(&paths, options)?;
     // What loading needed (the types of the whole kernel) would be kept, and locked, for good.
     realtime::settle_heap(node.config.realtime);
+    node.tell_mixed_times(handed.as_ref(), &mailbox);
     let resumption = handed.as_ref().map(|it| it.resumption(&node.config, &paths));
     let renewed = handed.as_ref().filter(|it| it.renews_keeper()).map(|_| keeper_options.clone());
     let started = Started {
@@ -543,14 +549,6 @@ fn assemble(
     })?;
     let driver = start(driver, options.kernel_log, node.config.realtime, &mailbox)?;
     Ok(Prepared { driver, sender, worker, pinger, mailbox, connections, gates: gate_side })
-}
-
-/// Detaches what a start or a driver that failed left attached: no daemon runs that would judge by
-/// it. (A daemon that is killed leaves it to the next one.)
-fn discard(options: &Options) {
-    if let Err(error) = Kernel::discard(&options.bpf_directory) {
-        tracing::error!("not taken down: {error:#}");
-    }
 }
 
 fn backend(mailbox: Mailbox, config: &Config, events: Arc<EventLog>, asker: Asker) -> Backend {

@@ -34,7 +34,7 @@ use crate::io::socket::{LinkSocket, scoped};
 use crate::io::table::Table;
 use crate::io::{incarnation, realtime, service};
 use crate::names::{InterfaceName, NodeName};
-use crate::snapshot::Via;
+use crate::snapshot::{Severity, Via};
 
 /// A node about to start.
 pub(super) struct Node {
@@ -244,7 +244,7 @@ impl Node {
         let scheduling = self.config.realtime;
         Ok(AddressWorker::start(AddressOptions {
             plan: self.config.announce.clone(),
-            address_lifetime: self.config.cluster.address_lifetime,
+            address_lifetime: self.config.cluster.holder_times().address_lifetime,
             at_start: Some(Box::new(move || {
                 let granted = realtime::take_fifo(scheduling, realtime::ADDRESS_PRIORITY);
                 scheduled.post(Letter::Scheduling { thread: "address", granted });
@@ -334,6 +334,20 @@ impl Node {
             resumed,
             seen,
         }
+    }
+
+    /// Says that other nodes may go by other times, or do so no more.
+    pub(super) fn tell_mixed_times(&self, handed: Option<&Handed>, mailbox: &Mailbox) {
+        let mixed = handed.and_then(|it| it.image.times).is_some_and(|it| it.is_mixed());
+        let (severity, message) = match self.config.cluster.mixed_times() {
+            Some(text) => (Severity::Warning, text),
+            None if mixed => {
+                let text = "this node goes by the times of its configuration alone again";
+                (Severity::Info, text.to_owned())
+            }
+            None => return,
+        };
+        mailbox.post(Letter::Note { severity, kind: "mixed-times", message });
     }
 
     /// Interval of the sender's ticks: the shortest keepalive of what it sends.

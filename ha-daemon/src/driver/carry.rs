@@ -280,7 +280,7 @@ impl Driver {
         silent_ns: u64,
         gone_ns: Option<u64>,
     ) {
-        let lifetime = self.parts.config.cluster.address_lifetime;
+        let lifetime = self.parts.config.cluster.holder_times().address_lifetime;
         let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
         let silent = seconds(silent_ns);
         let cause = if silent >= lifetime.as_secs_f64() {

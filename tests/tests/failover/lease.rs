@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ha_tests::bed::{Cluster, turn_with_others};
+use ha_tests::bed::{Cluster, Plan, turn_with_others};
 use ha_tests::clock::{as_ns, monotonic_ns, ms};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
@@ -118,7 +118,7 @@ fn expect_taken_off(watch: &Watch, stopped_ns: u64) -> Result<()> {
 
 fn stopped_for_long(stop: impl FnOnce(&Cluster) -> Result<Stopped>) -> Result<()> {
     let _turn = turn_with_others();
-    let (cluster, watch) = started(ha_tests::bed::Plan { failback: false, ..plan() })?;
+    let (cluster, watch) = started(Plan { failback: false, ..plan() })?;
     let from_ns = monotonic_ns();
     let stopped = stop(&cluster)?;
     expect_taken_off(&watch, from_ns)?;
@@ -205,7 +205,7 @@ fn a_driver_that_hangs_for_less_than_its_lease_keeps_its_address() -> Result<()>
 fn a_daemon_that_is_frozen_with_its_keeper_loses_its_address_before_the_peer_takes_it() -> Result<()>
 {
     let _turn = turn_with_others();
-    let (cluster, watch) = started(ha_tests::bed::Plan { failback: false, ..plan() })?;
+    let (cluster, watch) = started(Plan { failback: false, ..plan() })?;
     let from_ns = monotonic_ns();
     let stopped = Stopped::daemon_and_keeper(&cluster)?;
     watch.monitor(BETA)?.wait(watch.address, true, STEP)?;
@@ -250,4 +250,62 @@ fn a_hung_sender_loses_its_address_before_the_peer_takes_it() -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn a_sender_that_hangs_for_less_than_the_lease_is_stale_and_nothing_moves() -> Result<()> {
     stopped_for_short(Stopped::sender)
+}
+
+/// Gives every node a file with that `daemon_deadtime`, and has one of them read it.
+fn reload_one(cluster: &mut Cluster, node: &str, daemon_deadtime: Duration) -> Result<()> {
+    let cluster_lines = vec![daemon_deadtime_line(daemon_deadtime)];
+    let changed = Plan { cluster_lines, ..cluster.plan.clone() };
+    cluster.reconfigure(changed)?;
+    let at_ns = monotonic_ns();
+    cluster.node(node)?.hactl_done(&["reload"])?;
+    cluster.node(node)?.wait_event("mixed-times", at_ns, STEP).map(drop)
+}
+
+fn daemon_deadtime_line(time: Duration) -> String {
+    format!("daemon_deadtime = \"{}ms\"", time.as_millis())
+}
+
+/// Its peer waits as before.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn an_owner_that_alone_knows_of_a_longer_daemon_deadtime_holds_for_no_longer() -> Result<()> {
+    let _turn = turn_with_others();
+    let (mut cluster, watch) = started(Plan { failback: false, ..plan() })?;
+    reload_one(&mut cluster, ALPHA, DAEMON_DEADTIME * 3)?;
+    watch.expect_only(&mut cluster, ALPHA)?;
+    let from_ns = monotonic_ns();
+    let stopped = Stopped::daemon(&cluster)?;
+    expect_taken_off(&watch, from_ns)?;
+    expect_moved(cluster, watch, (stopped, from_ns))
+}
+
+/// The owner holds as before. When both know, another round of reloads puts the times in force.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_taker_that_alone_knows_of_a_shorter_daemon_deadtime_waits_as_long_as_before() -> Result<()> {
+    let _turn = turn_with_others();
+    let cluster_lines = vec![daemon_deadtime_line(DAEMON_DEADTIME * 2)];
+    let (mut cluster, watch) = started(Plan { failback: false, cluster_lines, ..plan() })?;
+    reload_one(&mut cluster, BETA, DAEMON_DEADTIME)?;
+    let from_ns = monotonic_ns();
+    let stopped = Stopped::daemon(&cluster)?;
+    watch.monitor(BETA)?.wait(watch.address, true, STEP)?;
+    let on_ns = watch.monitor(BETA)?.first_added(watch.address, from_ns);
+    let waited_ns = on_ns.context("beta never had it")? - from_ns;
+    ensure!(waited_ns >= as_ns(DAEMON_DEADTIME * 2 - RENEWED_WITHIN), "{} ms", ms(waited_ns));
+    drop(stopped);
+    cluster.node(ALPHA)?.wait_event("lease-lost", from_ns, STEP)?;
+    watch.expect_only(&mut cluster, BETA)?;
+    watch.expect_never_double(from_ns)?;
+
+    reload_one(&mut cluster, ALPHA, DAEMON_DEADTIME)?;
+    for node in [ALPHA, BETA] {
+        let at_ns = monotonic_ns();
+        cluster.node(node)?.hactl_done(&["reload"])?;
+        let told = cluster.node(node)?.wait_event("mixed-times", at_ns, STEP)?;
+        ensure!(told.message.contains("alone again"), "{told:?}");
+    }
+    watch.expect_only(&mut cluster, BETA)?;
+    finish(cluster, watch)
 }

@@ -86,6 +86,7 @@ pub(super) fn assemble(
             address_lifetime: address_lifetime_default(timing.daemon_deadtime),
             script_timeout: SCRIPT_TIMEOUT_DEFAULT,
             state_dir: None,
+            earlier: None,
         },
         keys: keys.unwrap_or_default(),
         announce: announce_default(),

@@ -66,6 +66,7 @@ pub(super) fn read(
         address_lifetime: lifetime.or_default(address_lifetime_default(timing.daemon_deadtime))?,
         script_timeout: script_timeout?,
         state_dir: state_dir?,
+        earlier: None,
     };
     Some((cluster, keys?, script_directory?, lifetime_span))
 }

@@ -16,6 +16,7 @@ mod precedence;
 mod properties;
 mod resources;
 mod resume;
+mod rolling;
 mod services;
 mod sim;
 mod starts;
@@ -95,6 +96,7 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
             address_lifetime: Duration::from_secs(2),
             script_timeout: crate::config::SCRIPT_TIMEOUT_DEFAULT,
             state_dir: None,
+            earlier: None,
         },
         keys: KeyRing::default(),
         connectivity: Connectivity::none(KEEPALIVE, DEADTIME),

@@ -11,7 +11,7 @@ use nix::sys::signal::SigSet;
 
 use super::Cause;
 use super::image::{self, Image, PathImage, Tail};
-use crate::config::{Config, KeyRing, LinkIndex, Resource};
+use crate::config::{Cluster, Config, HolderTimes, KeyRing, LinkIndex, Resource};
 use crate::driver::Resumption;
 use crate::io::address::{AddressReport, HeldAddress};
 use crate::io::clock::monotonic_ns;
@@ -211,6 +211,14 @@ impl Handed {
             Some(before) => ring.after(&before),
             None => ring,
         }
+    }
+
+    /// What other nodes may go by, beside this configuration. The same file, read again, says that all of
+    /// them have it.
+    #[must_use]
+    pub fn earlier_than(&self, cluster: &Cluster) -> Option<HolderTimes> {
+        let read_again = self.image.cause == Cause::Reload && self.failure.is_none();
+        self.image.times?.earlier_than(cluster, read_again && self.image.unchanged)
     }
 
     /// Tells the driver what the core takes to run and the worker does not have, and what became

@@ -37,6 +37,8 @@ pub struct Pending {
     pub cause: Cause,
     /// When it was asked for.
     pub asked_ns: u64,
+    /// The configuration says what it said before.
+    pub unchanged: bool,
 }
 
 pub use crate::control::backend::HandOverAnswer as Answer;
@@ -81,7 +83,8 @@ impl Asker {
             let error = "a reload is under way".to_owned();
             return reply(Err(ErrorBody { error, remedy: "wait for its end".to_owned() }));
         }
-        self.set_pending(Some(Pending { cause, asked_ns: monotonic_ns() }));
+        let mut pending = Pending { cause, asked_ns: monotonic_ns(), unchanged: false };
+        self.set_pending(Some(pending));
         if cause == Cause::Detach {
             reply(Ok(()));
             // The next daemon reads the configuration itself, and adopts what is the same in it.
@@ -101,6 +104,8 @@ impl Asker {
             }
         };
         reply(Ok(()));
+        pending.unchanged = self.config.says_the_same(&new);
+        self.set_pending(Some(pending));
         let kept = plan(&self.config, &new);
         self.hand_over(kept, cause).await;
     }

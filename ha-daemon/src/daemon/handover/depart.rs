@@ -15,6 +15,7 @@ use super::Cause;
 use super::image::{
     ConnectionImage, Image, KeeperImage, KeysImage, PathImage, SocketImage, Tail, seal, write,
 };
+use crate::config::HolderMemory;
 use crate::control::event_log::{EVENTS_MAX, EventLog};
 use crate::driver::{Parts, Resumption};
 use crate::io::address::HeldAddress;
@@ -35,6 +36,8 @@ pub struct Rest<'a> {
     pub cause: Cause,
     /// When it was asked for.
     pub asked_ns: u64,
+    /// The configuration was read again without a change.
+    pub unchanged: bool,
     /// Where this program was when it was started first.
     pub executable: PathBuf,
     /// What the address worker owns.
@@ -134,6 +137,8 @@ pub fn pack(mut parts: Parts, sender: Sender, rest: Rest<'_>) -> Result<Departur
         logged: rest.logged,
         limits: crate::io::process::limits(),
         keys,
+        times: Some(HolderMemory::of(&config.cluster)),
+        unchanged: rest.unchanged,
     };
     let memory = write(&image)?;
     Ok(Departure { memory, cause: rest.cause, executable: rest.executable, kept, sender })

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
+use crate::config::HolderMemory;
 use crate::control::backend::Cause;
 use crate::core::resume::Memory;
 use crate::io::address::HeldAddress;
@@ -149,6 +150,12 @@ pub struct Image {
     pub limits: Vec<(u64, u64)>,
     /// The keys that were in force: peers use them until they have the new ones.
     pub keys: KeysImage,
+    /// How long nodes hold and wait; earlier versions did not tell.
+    #[serde(default)]
+    pub times: Option<HolderMemory>,
+    /// The configuration was read again without a change.
+    #[serde(default)]
+    pub unchanged: bool,
 }
 
 impl Image {

@@ -43,6 +43,7 @@ fn config(nodes: usize, kind: LinkKind, identity: LinkIdentity) -> Config {
             script_timeout: Duration::from_secs(60),
             address_lifetime: 5 * second,
             state_dir: None,
+            earlier: None,
         },
         keys: KeyRing { active: 0, keys: Vec::new(), earlier: None, retained: Vec::new() },
         connectivity: Connectivity::none(second, 4 * second),

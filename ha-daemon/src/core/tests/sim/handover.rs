@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ha_common::wire::Phase;
 
 use super::{Happening, Sim};
-use crate::config::NodeIndex;
+use crate::config::{Config, HolderMemory, NodeIndex};
 use crate::core::Core;
 use crate::core::io::Input;
 use crate::core::resume::plan;
@@ -39,14 +39,17 @@ impl Sim {
     /// The new program runs.
     pub(super) fn resumed(&mut self, node: usize, incarnation: u64) {
         let now = self.now;
-        let file = Arc::clone(&self.files[node]);
+        let mut file = Config::clone(&self.files[node]);
         let Some(daemon) = &mut self.hosts[node].daemon else { return };
         if daemon.incarnation != incarnation {
             return;
         }
         let Some(memory) = daemon.away.take() else { return };
         let memory = serde_json::from_str(&memory).unwrap();
-        daemon.core = Core::resume(file, NodeIndex(node), memory, now);
+        let before = &daemon.core.config;
+        let same = before.says_the_same(&file);
+        file.cluster.earlier = HolderMemory::of(&before.cluster).earlier_than(&file.cluster, same);
+        daemon.core = Core::resume(Arc::new(file), NodeIndex(node), memory, now);
         let (generation, phase) = daemon.core.advertised();
         (daemon.generation, daemon.phase) = (generation, phase as u8);
         daemon.paused = None;

@@ -50,15 +50,15 @@ impl Sim {
         }
         let incarnation = daemon.incarnation;
         if stop != Stop::Node {
-            let lease = self.config.cluster.holder_lease();
+            let lease = daemon.core.config.cluster.holder_lease();
             self.after(lease, Happening::LeaseEnd { node, incarnation });
         }
     }
 
     /// The keeper takes the addresses of a daemon that did not run for as long as its lease.
     pub(super) fn lease_ended(&mut self, node: usize, incarnation: u64) {
-        let kernel = &self.hosts[node].kernel;
-        let lease = self.config.cluster.holder_lease().as_nanos() as i64;
+        let Host { daemon: Some(daemon), kernel, .. } = &self.hosts[node] else { return };
+        let lease = daemon.core.config.cluster.holder_lease().as_nanos() as i64;
         if kernel.incarnation == incarnation && self.now.since(kernel.ran) >= lease {
             self.take_addresses_off(node);
             self.note_holding();
@@ -86,7 +86,7 @@ impl Sim {
         let Some(paused_at) = daemon.paused.take() else { return };
         // As the driver has it: its wish to sleep is no pause, but the lease counts from turn to turn.
         let away_ns = now.since(daemon.ran);
-        let lapsed = away_ns > self.config.cluster.holder_lease().as_nanos() as i64;
+        let lapsed = away_ns > daemon.core.config.cluster.holder_lease().as_nanos() as i64;
         let length_ns = if lapsed { away_ns } else { now.since(paused_at) };
         // The driver may well run before the kernel has looked at what arrived.
         for (wire, packet) in waiting {
