@@ -146,9 +146,10 @@ impl Core {
         let complete_at = |(link, it): (&LinkIndex, &Detector)| {
             it.asking.complete_at(since, AskingTimes::of(peer.times(&self.config, *link)))
         };
-        // Who could not ask at all may judge when the peer's daemon would be given up anyway.
-        let unasked = since.after(self.daemon_deadtime(peer));
-        Some(links.filter_map(complete_at).min().map_or(unasked, |at| at.min(unasked)))
+        // Who tried and could not ask may judge when the peer's daemon would be given up anyway.
+        let fails = peer.links.values().any(|it| it.asking.fails_since(since));
+        let unasked = fails.then(|| since.after(self.daemon_deadtime(peer)));
+        links.filter_map(complete_at).chain(unasked).min()
     }
 
     /// How long the peer's daemon may not run: no shorter than any deadtime that its links may have, so

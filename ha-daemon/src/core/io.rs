@@ -28,6 +28,18 @@ pub enum PauseSign {
     Softirqs,
 }
 
+impl PauseSign {
+    /// Whether a pause that is longer than the holder's lease has ended it: not while driver and sender run,
+    /// which renew it, whatever else of this node stood still.
+    #[must_use]
+    pub fn ends_lease(self) -> bool {
+        match self {
+            Self::Driver | Self::Sender | Self::Suspend => true,
+            Self::Steal | Self::Softirqs => false,
+        }
+    }
+}
+
 impl fmt::Display for PauseSign {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.write_str(match self {

@@ -80,6 +80,9 @@ pub struct Core {
     awake: Awake,
     /// The moment of the last input.
     handled_at: Moment,
+    /// When the records were read last. Silence is judged as of then: whoever was stopped since has not
+    /// seen what came in the meantime.
+    read_at: Moment,
     phase: Phase,
     /// Since when the operator wants this node to leave, and by when it does so in any case.
     leaving: Option<Moment>,
@@ -134,6 +137,7 @@ impl Core {
             lapsed_at: None,
             awake: Awake::default(),
             handled_at: now,
+            read_at: now,
             phase: Phase::Starting,
             leaving: None,
             exited: false,
@@ -171,7 +175,8 @@ impl Core {
         self.groups.all_stopped()
     }
 
-    /// Learns `input` at `now`; returns what has to be done.
+    /// Learns `input` at `now`; returns what has to be done. For [`Input::Observed`] `now` is a moment before
+    /// the records were read.
     pub fn handle(&mut self, input: Input, now: Moment) -> Vec<Action> {
         if std::mem::take(&mut self.unprobed) {
             self.probe_resources();
@@ -180,6 +185,7 @@ impl Core {
         self.handled_at = now;
         match input {
             Input::Observed(sightings) => {
+                self.read_at = now;
                 for Sighting { peer, link, observation } in sightings {
                     self.link(peer, link, observation, now);
                     self.answered(peer, link, &observation);
@@ -222,10 +228,10 @@ impl Core {
             Input::HandOver(kept) => self.prepare_hand_over(kept, now),
             Input::Shutdown => self.shutdown(now),
         }
-        self.judge(now);
+        self.judge(self.read_at);
         self.ask_peers(now);
-        self.interfaces.admit(self.peers.values().all(Peer::synced), now);
-        self.settle(now);
+        self.interfaces.admit(self.peers.values().all(Peer::synced), self.read_at);
+        self.settle(self.read_at);
         self.tell_active_peers();
         self.run_groups(now);
         self.tell_story();
@@ -476,7 +482,7 @@ impl Core {
         self.window_from = now;
         self.reach.distrust(now);
         self.pauses += 1;
-        if length_ns >= nanoseconds(self.config.cluster.holder_lease()) {
+        if sign.ends_lease() && length_ns >= nanoseconds(self.config.cluster.holder_lease()) {
             self.lapse(length_ns, now);
         }
         let waits: Vec<Duration> =

@@ -272,6 +272,7 @@ impl Core {
             // A fresh window begins, and with it the count of the time awake.
             awake: _,
             handled_at: _,
+            read_at: _,
             phase,
             leaving: _,
             exited: _,

@@ -190,7 +190,7 @@ impl Core {
             let lease = Some(self.lease_ends_at(peer));
             [verdict_at, anyway_at, unheard_at, hangs_at, self.mute_at(peer), lease]
         });
-        moments.flatten().filter(|at| *at > self.handled_at).min()
+        moments.flatten().filter(|at| *at > self.read_at).min()
     }
 
     // ---- this node's own lease ---------------------------------------------------------------

@@ -78,14 +78,20 @@ impl Driver {
     /// Asks a peer's kernel; says when the question left, or why it could not.
     fn probe_kernel(&mut self, peer: NodeIndex, link: LinkIndex) -> Option<Input> {
         let mut paths = self.parts.paths.iter();
-        let slot = paths.position(|path| (path.peer, path.link) == (peer, link))?;
-        Some(match self.ask(slot) {
+        let slot = paths.position(|path| (path.peer, path.link) == (peer, link));
+        let asked = slot.ok_or_else(|| "there is no such path".to_owned());
+        Some(match asked.and_then(|slot| self.ask(slot)) {
             Ok(left_ns) => Input::ProbeLeft { peer, link, at: Moment(left_ns) },
             Err(error) => Input::ProbeFailed { peer, link, error },
         })
     }
 
     fn start_resource(&mut self, group: GroupIndex, resource: usize) -> Option<Input> {
+        // Stopped since the core decided, and for longer than its lease, it would start what is another's.
+        if let Some(over) = self.parts.keeper.lease().is_over() {
+            let error = Some(over.to_string());
+            return Some(Input::ResourceStarted { group, resource, error });
+        }
         let Some((address, interface)) = self.address(group, resource) else {
             return self.order(group, resource, Operation::Start);
         };

@@ -489,6 +489,8 @@ impl Driver {
 
     /// Looks at every record and tells the core what changed.
     fn observe(&mut self) {
+        // Not after: whoever is stopped while it reads would judge silence by what it read before.
+        let read_at = Moment(monotonic_ns());
         let mut sightings = Vec::new();
         for (slot, path) in self.parts.paths.iter().enumerate() {
             let Some(record) = record(&self.parts, slot) else { continue };
@@ -512,22 +514,26 @@ impl Driver {
                 sightings.push(Sighting { peer: path.peer, link: path.link, observation });
             }
         }
-        self.handle(Input::Observed(sightings));
+        self.handle_at(Input::Observed(sightings), read_at);
     }
 
     fn handle(&mut self, input: Input) {
+        self.handle_at(input, Moment(monotonic_ns()));
+    }
+
+    fn handle_at(&mut self, input: Input, mut now: Moment) {
         let mut inputs = VecDeque::from([input]);
         // Once handed over, what is learnt is the next driver's business.
         while self.parts.resumption.is_none()
             && let Some(input) = inputs.pop_front()
         {
-            let now = Moment(monotonic_ns());
             let actions = self.core.handle(input, now);
             self.tell_holdings();
             for action in actions {
                 // What is refused at once is news of its own, after these actions.
                 inputs.extend(self.carry_out(action, now));
             }
+            now = Moment(monotonic_ns());
         }
     }
 }

@@ -20,6 +20,7 @@ mod rolling;
 mod services;
 mod sim;
 mod starts;
+mod stops;
 mod story;
 
 use std::sync::Arc;

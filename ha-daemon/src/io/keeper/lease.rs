@@ -11,6 +11,7 @@
 //! here for how long it may ([`Lease::address_seconds`]): a lifetime does not outlast the lease.
 
 use std::ffi::CStr;
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -36,6 +37,13 @@ const DRIVER_AWAY_MAX: Duration = Duration::from_millis(250);
 pub struct Over {
     /// Time since the last renewal.
     pub silent_ns: u64,
+}
+
+impl fmt::Display for Over {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.silent_ns as f64 / 1e9;
+        write!(out, "this daemon did not run for {seconds:.3} s, and nothing is its own any more")
+    }
 }
 
 /// The lease of one daemon.

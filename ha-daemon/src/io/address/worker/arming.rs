@@ -108,6 +108,17 @@ impl Worker {
             return self.add(token, floating, details).await;
         };
         let (link, renewed_boot_ns) = (owned.link, owned.renewed_boot_ns);
+        let at_ns = monotonic_ns();
+        if let Err(over) = self.check_lease(&floating) {
+            let outcome = Err(over);
+            let first_announced_ns = None;
+            return (self.report)(AddressReport::Added {
+                token,
+                outcome,
+                at_ns,
+                first_announced_ns,
+            });
+        }
         let (sent, first_announced_ns) = self.burst(&floating, &link, 0);
         let at_ns = monotonic_ns();
         self.own(floating.clone(), details, link, (renewed_boot_ns, sent), Role::Opened);

@@ -6,11 +6,7 @@ impl Worker {
     pub(super) fn check_lease(&self, floating: &Floating) -> Result<(), String> {
         match self.lease.is_over() {
             None => Ok(()),
-            Some(over) => Err(format!(
-                "cannot add {floating}: this daemon did not run for {:.3} s, and nothing is its own \
-                 any more",
-                over.silent_ns as f64 / 1e9
-            )),
+            Some(over) => Err(format!("cannot add {floating}: {over}")),
         }
     }
 
