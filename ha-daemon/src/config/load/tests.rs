@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::{
     AnnouncePlan, AuthMethod, Detection, Endpoint, Failback, Logging, OnDoubt, Receive, Resource,
+    check,
 };
 
 /// A directory with a key file, for configurations that name `authkeys`.
@@ -329,6 +330,30 @@ fn the_ready_configuration_for_three_nodes_is_clean() {
     assert_eq!((config.nodes.len(), config.links.len(), config.groups.len()), (3, 2, 2));
     assert_eq!(config.links[1].receive, Receive::XdpNative);
     assert_eq!(findings, []);
+}
+
+#[test]
+fn every_node_of_the_ready_configuration_for_three_can_carry_its_addresses() {
+    let (config, _) = load_ready("three-nodes.toml");
+    let prefixes = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    for (index, (name, storage)) in
+        [("north", "eth1"), ("south", "eth1"), ("spare", "enp2s0")].into_iter().enumerate()
+    {
+        assert_eq!(config.nodes[index].name.as_str(), name);
+        let number = index + 1;
+        let addresses = [
+            format!("192.0.2.{number}/24"),
+            format!("2001:db8:1::{number}/64"),
+            format!("198.51.100.{number}/24"),
+        ];
+        let [cable, service, other] = addresses.each_ref().map(String::as_str);
+        let interfaces = [
+            (storage.to_owned(), prefixes(&[cable])),
+            ("eth0".to_owned(), prefixes(&[service, other])),
+        ];
+        let found = check::findings_on(&config, NodeIndex(index), None, interfaces.into());
+        assert_eq!(found, [], "{name}");
+    }
 }
 
 #[test]
