@@ -167,14 +167,15 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     no_effect(
         "env",
         "env PATH=/usr/local/bin",
-        "programs get their environment from the daemon's own",
-        "set it in the daemon's unit (Environment=)",
+        "programs get a fixed environment, and of the daemon's own only LANG, LC_* and TZ",
+        "set anything else in the script or program itself",
     ),
     no_effect(
         "use_apphbd",
         "use_apphbd on",
         "there is no application heartbeat daemon",
-        "let systemd watch the daemon (WatchdogSec= and Restart= in its unit)",
+        "let systemd start the daemon again (Restart= in its unit); no WatchdogSec=: the daemon does not \
+         notify systemd",
     ),
     // Scheduling and memory.
     honoured!("realtime", "realtime off", realtime),
@@ -215,7 +216,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "log_badpack",
         "log_badpack false",
         "packets that are refused are counted by reason, not logged one by one",
-        "see \"hactl links\"",
+        "see \"hactl status\"",
     ),
     // Identity over restarts.
     no_effect(
