@@ -118,8 +118,9 @@ impl Core {
         if !hold && peer.custody.is_none() {
             peer.claims.clear();
         } else if peer.claims.iter().any(|claim| claim.state.owns()) {
+            let why = if hold { "on_doubt = hold" } else { "on_daemon_death = wait" };
             let text = format!(
-                "nobody takes what {} owns (on_doubt = hold): nothing tells whether it still has it",
+                "nobody takes what {} owns ({why}): nothing tells whether it still has it",
                 self.node_name(node)
             );
             self.node_note(Severity::Error, "groups-held", node, text);

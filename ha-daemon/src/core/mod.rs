@@ -465,8 +465,11 @@ impl Core {
     }
 
     fn interface(&mut self, name: InterfaceName, up: bool, now: Moment) {
-        let (severity, state) =
-            if up { (Severity::Info, "up") } else { (Severity::Warning, "down") };
+        let (severity, kind, state) = if up {
+            (Severity::Info, "interface-up", "up")
+        } else {
+            (Severity::Warning, "interface-down", "down")
+        };
         let text = format!("interface {name} is {state}");
         let changed = if up {
             self.interfaces.up(name, now.after(self.config.cluster.initdead))
@@ -474,7 +477,7 @@ impl Core {
             self.interfaces.down(name)
         };
         if changed {
-            self.note(severity, &format!("interface-{state}"), text);
+            self.note(severity, kind, text);
         }
     }
 

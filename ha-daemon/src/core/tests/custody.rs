@@ -74,3 +74,19 @@ fn a_custody_after_the_obituary_changes_nothing() {
     sim.run(SETTLE);
     assert_eq!((owner(&sim), sim.serving(0)), (Some(NodeIndex(1)), vec![1]));
 }
+
+/// The keeper is gone too, or its word got lost.
+#[test]
+fn what_may_be_kept_is_held_and_the_reason_is_told() {
+    for seed in 0..10 {
+        let mut sim = Sim::settled(config_services(2, 2, 2), seed);
+        let from = sim.now;
+        sim.kill(0, Death::Closed);
+        sim.run(DAEMON_DEADTIME - ms(20));
+        assert_eq!(owner(&sim), Some(NodeIndex(0)), "seed {seed}: it may be kept");
+        let [(_, note)] = &sim.notes(1, "groups-held", from)[..] else { panic!("told once") };
+        assert!(note.message.contains("(on_daemon_death = wait)"), "{}", note.message);
+        sim.run(SETTLE);
+        assert_eq!(owner(&sim), Some(NodeIndex(1)), "seed {seed}: nobody came back");
+    }
+}
