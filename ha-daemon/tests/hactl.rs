@@ -52,6 +52,7 @@ fn tables_have_a_heading_and_a_line_for_each() -> Outcome {
         ("status", "Cluster   shop", "Quorum    majority, 2 of 3 votes"),
         ("nodes", "NODE ", "alpha  up (here)"),
         ("links", "PEER ", "beta   svc   ucast  eth0       xdp-generic  up"),
+        ("links", "PEER ", "Thread    sender: SCHED_FIFO 62, woke 86411 times, late by 7 us (p50)"),
         ("groups", "GROUP ", "web    alpha  started     3  198.51.100.10/24 started"),
         ("events", "TIME ", "2026-09-10T00:28:43.456789Z   1  warning   node-late  beta is late"),
     ] {

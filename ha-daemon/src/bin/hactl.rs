@@ -14,7 +14,7 @@ use ha_daemon::control::client::{Client, ClientError};
 use ha_daemon::control::command::CommandRequest;
 use ha_daemon::control::heartbeat::{Printed, Program};
 use ha_daemon::control::wait::{WAIT_MAX, until_done};
-use ha_daemon::control::{HandOverBegins, PeerLink, arrivals, render, socket_path};
+use ha_daemon::control::{HandOverBegins, arrivals, render, socket_path};
 use ha_daemon::core::command::Which;
 use ha_daemon::names::{GroupName, NodeName};
 use ha_daemon::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
@@ -48,7 +48,7 @@ enum Command {
     Status(Output),
     /// The nodes, and how long ago each was heard.
     Nodes(Output),
-    /// The heartbeat links to every peer, with their counters.
+    /// The heartbeat links to every peer, how heartbeats arrive, and how late this node's threads ran.
     Links(Output),
     /// The resource groups, who owns them and in which state they are.
     Groups(Output),
@@ -252,7 +252,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                     .await
             }
             Command::Links(output) => {
-                show(&client, "/v1/links", output, |links: Vec<PeerLink>| links_text(&links)).await
+                // The array of `--json` has no place for threads.
+                let path = if output.json { "/v1/links" } else { "/v1/status" };
+                show(&client, path, output, |status: Snapshot| arrivals::links(&status)).await
             }
             Command::Groups(output) => {
                 show(&client, "/v1/groups", output, |groups: Vec<GroupStatus>| {
@@ -287,12 +289,6 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             | Command::Takeover { .. }) => give(&client, command).await,
         }
     })
-}
-
-/// The links, and how their heartbeats arrive.
-fn links_text(links: &[PeerLink]) -> String {
-    let (links, arrivals) = (render::links(links), arrivals::table(links));
-    if arrivals.is_empty() { links } else { format!("{links}\n{arrivals}") }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

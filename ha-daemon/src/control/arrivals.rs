@@ -1,16 +1,23 @@
-//! How heartbeats arrive, for people: the second table of `hactl links`, and the findings of
-//! `ha-daemon check --live`.
+//! How heartbeats arrive, for people: `hactl links`, and the findings of `ha-daemon check --live`.
 
-use super::render::age;
+use super::render::{self, age};
 use super::table::{Align, Table, printable};
 use super::{PeerLink, peer_links};
 use crate::advice::{Advice, Fit, GAPS_MIN, OBSERVED_MIN};
 use crate::config::check::Finding;
 use crate::snapshot::{ArrivalStatus, LinkStatus, Snapshot};
 
-/// A line per link that was heard: its gaps and what follows from them. Empty when there is none.
+/// What `hactl links` prints: the links, how their heartbeats arrive, and how late the threads run that
+/// send and judge them.
 #[must_use]
-pub fn table(links: &[PeerLink]) -> String {
+pub fn links(snapshot: &Snapshot) -> String {
+    let links = peer_links(snapshot.nodes.clone());
+    let parts = [render::links(&links), table(&links), render::threads(&snapshot.threads)];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+/// A line per link that was heard: its gaps and what follows from them. Empty when there is none.
+fn table(links: &[PeerLink]) -> String {
     let mut table = Table::new([
         ("PEER", Align::Left),
         ("LINK", Align::Left),
@@ -320,7 +327,9 @@ mod tests {
     #[test]
     fn the_example_in_the_manual_is_what_is_printed() {
         let manual = include_str!("../../../docs/hactl.md");
-        let text = table(&peer_links(sample().nodes));
-        assert!(manual.contains(&text), "put this into docs/hactl.md:\n{text}");
+        let text = links(&sample());
+        let (tables, below) = text.split_once("\n\n").unwrap();
+        assert!(tables.starts_with("PEER "), "{text}");
+        assert!(manual.contains(below), "put this into docs/hactl.md:\n{below}");
     }
 }

@@ -228,42 +228,36 @@ pub fn event_line(event: &Event) -> String {
 }
 
 fn heading(snapshot: &Snapshot) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "{name:<8}  {value}");
-    };
-    line("Cluster", printable(&snapshot.cluster));
-    line("Node", snapshot.node.to_string());
-    line("Quorum", quorum(snapshot.quorum));
     let keeper = snapshot.keeper_pid.map_or("none".to_owned(), |pid| pid.to_string());
-    line(
-        "Daemon",
-        format!(
-            "version {}, pid {}, keeper {keeper}, memory {}",
-            printable(&snapshot.version),
-            snapshot.pid,
-            printable(&snapshot.memory),
-        ),
+    let daemon = format!(
+        "version {}, pid {}, keeper {keeper}, memory {}",
+        printable(&snapshot.version),
+        snapshot.pid,
+        printable(&snapshot.memory),
     );
-    for thread in &snapshot.threads {
-        line("Thread", self::thread(thread));
-    }
+    let mut text = line("Cluster", &printable(&snapshot.cluster));
+    text += &line("Node", snapshot.node.as_str());
+    text += &line("Quorum", &quorum(snapshot.quorum));
+    text += &line("Daemon", &daemon);
+    text += &threads(&snapshot.threads);
     if !snapshot.realtime_limits.is_empty() {
-        line("Realtime", printable(&snapshot.realtime_limits));
+        text += &line("Realtime", &printable(&snapshot.realtime_limits));
     }
     for warning in &snapshot.realtime_warnings {
-        line("Realtime", format!("warning: {}", printable(warning)));
+        text += &line("Realtime", &format!("warning: {}", printable(warning)));
     }
-    line(
-        "Timing",
-        format!("keepalive {}, deadtime {}", age(snapshot.keepalive_us), deadtime(snapshot)),
-    );
-    line("Events", snapshot.events.to_string());
+    let keepalive = age(snapshot.keepalive_us);
+    text += &line("Timing", &format!("keepalive {keepalive}, deadtime {}", deadtime(snapshot)));
+    text += &line("Events", &snapshot.events.to_string());
     let refused = refused(&snapshot.packets);
     if !refused.is_empty() {
-        line("Refused", refused);
+        text += &line("Refused", &refused);
     }
     text
+}
+
+fn line(name: &str, value: &str) -> String {
+    format!("{name:<8}  {value}\n")
 }
 
 fn deadtime(snapshot: &Snapshot) -> String {
@@ -274,11 +268,18 @@ fn deadtime(snapshot: &Snapshot) -> String {
     }
 }
 
+/// A line per thread: how it is scheduled, and how late it woke.
+#[must_use]
+pub fn threads(threads: &[ThreadStatus]) -> String {
+    threads.iter().map(|it| line("Thread", &thread(it))).collect()
+}
+
 fn thread(thread: &ThreadStatus) -> String {
     let scheduling = format!("{}: {}", printable(&thread.name), printable(&thread.scheduling));
     match (&thread.lateness, thread.lateness_max_us) {
         (Some(late), _) if late.count > 0 => format!(
-            "{scheduling}, late by {} (p50), {} (p99), {} (p99.9), {} at most",
+            "{scheduling}, woke {} times, late by {} (p50), {} (p99), {} (p99.9), {} at most",
+            late.count,
             age(late.p50_us),
             age(late.p99_us),
             age(late.p999_us),
