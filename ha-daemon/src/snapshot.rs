@@ -35,6 +35,21 @@ pub enum NodeState {
     Left,
 }
 
+impl NodeState {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Unknown,
+        Self::Joining,
+        Self::Up,
+        Self::Late,
+        Self::Stale,
+        Self::Restarting,
+        Self::DaemonGone,
+        Self::Dead,
+        Self::Left,
+    ];
+}
+
 /// State of one heartbeat link to one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -49,6 +64,11 @@ pub enum LinkState {
     Dead,
     /// Heartbeats arrive, and the peer says that it does not hear this node's.
     OneWay,
+}
+
+impl LinkState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Unknown, Self::Up, Self::Late, Self::Dead, Self::OneWay];
 }
 
 /// State of a group as a whole.
@@ -67,6 +87,18 @@ pub enum GroupState {
     Failed,
     /// An operator has disabled it; no node owns it.
     Disabled,
+}
+
+impl GroupState {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Stopped,
+        Self::Starting,
+        Self::Started,
+        Self::Stopping,
+        Self::Failed,
+        Self::Disabled,
+    ];
 }
 
 /// State of one resource on this node.
@@ -151,6 +183,15 @@ pub struct LinkStatus {
     /// empty when nobody does, or before it was tried.
     #[serde(default)]
     pub answers_via: Vec<String>,
+    /// Questions to the peer's kernel on it, those that could not leave included.
+    #[serde(default)]
+    pub probes_sent: u64,
+    /// Questions of the peer that this node answered on it.
+    #[serde(default)]
+    pub probes_answered: u64,
+    /// Whether a timer in the kernel watches it for silence.
+    #[serde(default)]
+    pub kernel_watched: bool,
     /// Accepted heartbeats.
     pub received: u64,
     /// Heartbeats that the sequence numbers show as missing.
@@ -227,6 +268,9 @@ pub struct DurationStatus {
     pub p999_us: u64,
     /// The longest.
     pub max_us: u64,
+    /// All together, microseconds; absent where that is not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum_us: Option<u64>,
     /// The histogram, without its empty buckets.
     pub buckets: Vec<Bucket>,
 }
@@ -413,6 +457,9 @@ pub struct ThreadStatus {
     pub name: String,
     /// Granted policy and priority, such as `SCHED_FIFO 60`, or the reason why not.
     pub scheduling: String,
+    /// Whether real-time priority was asked for and refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
     /// Largest lateness of a wake-up since start, in microseconds; absent where it is not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lateness_max_us: Option<u64>,
@@ -453,6 +500,10 @@ pub struct Snapshot {
     pub realtime_warnings: Vec<String>,
     /// Real-time threads.
     pub threads: Vec<ThreadStatus>,
+    /// How often this node noticed that it had not run itself; a pause that goes on counts again with
+    /// every look.
+    #[serde(default)]
+    pub own_pauses: u64,
     /// Nodes, in configured order, the reporting node included.
     pub nodes: Vec<NodeStatus>,
     /// Groups.
@@ -466,4 +517,31 @@ pub struct Snapshot {
     pub packets: std::collections::BTreeMap<String, u64>,
     /// Number of events so far.
     pub events: u64,
+    /// The same by kind; a kind that did not happen is not there.
+    #[serde(default)]
+    pub events_by_kind: std::collections::BTreeMap<String, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words that a type is read from, as its reader names them when it gets another one.
+    fn words<T: serde::de::DeserializeOwned>() -> Vec<String> {
+        let error = serde_json::from_str::<T>("\"\"").err().map(|error| error.to_string());
+        let words = error.unwrap_or_default();
+        words.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    fn written<T: Serialize>(values: &[T]) -> Vec<String> {
+        let word = |value| serde_json::to_string(value).unwrap().replace('"', "");
+        values.iter().map(word).collect()
+    }
+
+    #[test]
+    fn all_states_are_all_that_there_are() {
+        assert_eq!(written(&NodeState::ALL), words::<NodeState>());
+        assert_eq!(written(&LinkState::ALL), words::<LinkState>());
+        assert_eq!(written(&GroupState::ALL), words::<GroupState>());
+    }
 }

@@ -9,6 +9,7 @@
 //! Readers never lose an event silently: where events are gone, they get one of kind
 //! [`EVENTS_MISSED`] in their place.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -17,6 +18,7 @@ use std::sync::{Arc, LockResult, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use tokio::sync::watch;
 
+use super::event_kinds::EventKinds;
 use crate::names::{GroupName, LinkName, NodeName};
 use crate::snapshot::{Event, Severity};
 
@@ -71,6 +73,7 @@ pub struct EventLog {
     producer: Mutex<()>,
     last_id: AtomicU64,
     dropped: AtomicU64,
+    kinds: EventKinds,
     wake: UnixDatagram,
     woken: UnixDatagram,
     relayed: watch::Sender<u64>,
@@ -90,18 +93,24 @@ impl EventLog {
             producer: Mutex::new(()),
             last_id: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            kinds: EventKinds::resume(BTreeMap::new()),
             wake,
             woken,
             relayed: watch::Sender::new(0),
         })
     }
 
-    /// The log of the program before, with the ids that it gave.
+    /// The log of the program before, with the ids that it gave, and what it had counted.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn resume(events: Vec<Event>, last_id: u64, dropped: u64) -> io::Result<Self> {
-        let log = Self::new()?;
+    pub fn resume(
+        events: Vec<Event>,
+        last_id: u64,
+        dropped: u64,
+        by_kind: BTreeMap<String, u64>,
+    ) -> io::Result<Self> {
+        let log = Self { kinds: EventKinds::resume(by_kind), ..Self::new()? };
         for event in events.into_iter().filter(|event| event.id <= last_id) {
             let mut slot = locked(log.slot(event.id).lock());
             *slot = Some(event);
@@ -118,6 +127,7 @@ impl EventLog {
     pub fn push(&self, draft: EventDraft) -> u64 {
         let producer = locked(self.producer.lock());
         let id = self.last_id.load(Ordering::Relaxed) + 1;
+        self.kinds.count(&draft.kind);
         let event = draft.numbered(id);
         let overwritten = match self.slot(id).try_lock() {
             Ok(mut slot) => slot.replace(event).is_some(),
@@ -146,6 +156,12 @@ impl EventLog {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// How many events of each kind there were.
+    #[must_use]
+    pub fn by_kind(&self) -> BTreeMap<String, u64> {
+        self.kinds.read()
     }
 
     /// At most `max` events after `id`, oldest first. Where some are gone, an [`EVENTS_MISSED`]

@@ -63,6 +63,18 @@ fn the_marker_counts_towards_the_maximum_and_can_be_continued_from() -> io::Resu
 }
 
 #[test]
+fn kinds_are_counted_over_a_hand_over_whatever_the_log_forgets() -> io::Result<()> {
+    let log = filled(EVENTS_MAX as u64 + 5)?;
+    log.push(EventDraft { kind: "other".to_owned(), ..draft("x") });
+    let next = EventLog::resume(log.latest(1), log.last_id(), log.dropped(), log.by_kind())?;
+    next.push(draft("y"));
+    let counts = [("other".to_owned(), 1), ("test".to_owned(), EVENTS_MAX as u64 + 6)];
+    assert_eq!(next.by_kind(), counts.into());
+    assert_eq!(next.by_kind().values().sum::<u64>(), next.last_id());
+    Ok(())
+}
+
+#[test]
 fn latest_are_the_newest_in_order() -> io::Result<()> {
     let log = filled(EVENTS_MAX as u64 + 5)?;
     assert_eq!(ids(&log.latest(2)), [1004, 1005]);

@@ -16,6 +16,7 @@ pub mod arrivals;
 pub mod backend;
 pub mod client;
 pub mod command;
+mod event_kinds;
 pub mod event_log;
 pub mod heartbeat;
 pub mod parameters;

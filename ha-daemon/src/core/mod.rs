@@ -169,6 +169,12 @@ impl Core {
         self.phase
     }
 
+    /// How often this node did not run itself, as it was told.
+    #[must_use]
+    pub fn pauses(&self) -> u64 {
+        self.pauses
+    }
+
     /// Whether no group is owned, not even partly.
     #[must_use]
     pub fn all_released(&self) -> bool {

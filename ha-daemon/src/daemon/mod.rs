@@ -321,7 +321,8 @@ impl Log {
             Some(handed) => {
                 let image = &mut handed.image;
                 let events = std::mem::take(&mut image.events);
-                let log = EventLog::resume(events, image.last_event, image.events_dropped);
+                let by_kind = std::mem::take(&mut image.events_by_kind);
+                let log = EventLog::resume(events, image.last_event, image.events_dropped, by_kind);
                 (log, image.logged)
             }
             None => (EventLog::new(), 0),

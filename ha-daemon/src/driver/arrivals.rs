@@ -65,7 +65,10 @@ impl Driver {
         let age_ns = monotonic_ns().saturating_sub(known.longest_gap_at_ns);
         Some(ArrivalStatus {
             observed_s: known.observed_ns / 1_000_000_000,
-            interval: durations(&known.intervals, known.longest_gap_ns),
+            interval: DurationStatus {
+                sum_us: Some(known.observed_ns / 1_000),
+                ..durations(&known.intervals, known.longest_gap_ns)
+            },
             jitter: durations(&known.jitter, known.largest_jitter_ns),
             longest_gap_us: known.longest_gap_ns / 1_000,
             longest_gap_ago_s: age_ns / 1_000_000_000,
@@ -86,6 +89,7 @@ fn durations(counts: &[u64; BUCKETS], longest_ns: u64) -> DurationStatus {
         p99_us: quantile_us(0.99),
         p999_us: quantile_us(0.999),
         max_us: longest_ns / 1_000,
+        sum_us: None,
         buckets: histogram.buckets(),
     }
 }

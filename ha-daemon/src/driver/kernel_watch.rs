@@ -224,6 +224,7 @@ impl Driver {
         (!scheduling.is_empty()).then(|| ThreadStatus {
             name: NAME.to_owned(),
             scheduling,
+            refused: false,
             lateness_max_us: lateness_ns.into_iter().max().map(|it| it / 1_000),
             lateness: None,
         })

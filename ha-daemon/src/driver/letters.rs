@@ -31,7 +31,7 @@ impl Driver {
                     self.driver_note(Severity::Warning, "realtime-refused", text.clone());
                     self.parts.budget.warnings.push(text);
                 }
-                self.scheduling.push((thread, granted.text));
+                self.scheduling.push((thread, granted));
             }
             Letter::Snapshot(answer) => {
                 // Who asked may have gone away meanwhile.

@@ -52,6 +52,7 @@ use crate::io::lateness::Lateness;
 use crate::io::mailbox::{HandOverAnswer, Inbox, Letter};
 use crate::io::paths::Path;
 use crate::io::ping::TargetWords;
+use crate::io::realtime::Granted;
 use crate::io::sender::Shared;
 use crate::io::serial::Lines;
 use crate::io::service::ServiceSender;
@@ -165,7 +166,7 @@ pub struct Driver {
     /// When the keepalives of the peers are looked at next, and what they were, by slot.
     arrivals_due_ns: u64,
     arrivals_keepalives_us: Vec<u64>,
-    scheduling: Vec<(&'static str, String)>,
+    scheduling: Vec<(&'static str, Granted)>,
     questions: Questions,
     /// Who asked for the hand-over that is being prepared.
     hand_over_asked: Option<HandOverAnswer>,

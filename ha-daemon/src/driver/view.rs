@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use ha_common::reason::Reason;
+use ha_common::record::Record;
 
 use super::{Driver, record};
 use crate::config::{GroupIndex, NodeIndex, PingTarget};
@@ -11,6 +12,7 @@ use crate::core::peer::Peer;
 use crate::io::clock::monotonic_ns;
 use crate::io::lateness::Lateness;
 use crate::io::ping::TargetWords;
+use crate::io::realtime::Granted;
 use crate::snapshot::{
     ConnectivityStatus, GroupStatus, LinkStatus, NodeState, NodeStatus, PingTargetStatus, Quorum,
     ResourceStatus, Snapshot, ThreadStatus, Via,
@@ -40,18 +42,20 @@ impl Driver {
             realtime_limits: parts.budget.limits.clone(),
             realtime_warnings: parts.budget.warnings.clone(),
             threads: self.threads(),
+            own_pauses: self.core.pauses(),
             connectivity: self.connectivity(),
             groups: (0..config.groups.len()).map(|group| self.group(GroupIndex(group))).collect(),
             quorum: Quorum { votes, of, majority: votes * 2 > of },
             packets: self.packets(),
             events: parts.events.last_id(),
+            events_by_kind: parts.events.by_kind(),
             nodes,
         }
     }
 
     fn threads(&self) -> Vec<ThreadStatus> {
         let shared = &self.parts.shared;
-        let thread = |(name, granted): &(&'static str, String)| {
+        let thread = |(name, granted): &(&'static str, Granted)| {
             let late = match *name {
                 "driver" => Some(&self.late),
                 "sender" => Some(&shared.sender_late),
@@ -61,7 +65,8 @@ impl Driver {
             let lateness = late.map(Lateness::status);
             ThreadStatus {
                 name: (*name).to_owned(),
-                scheduling: granted.clone(),
+                scheduling: granted.text.clone(),
+                refused: granted.refused,
                 lateness_max_us: lateness.as_ref().map(|it| it.max_us),
                 lateness,
             }
@@ -100,6 +105,7 @@ impl Driver {
         let reception = &self.parts.receptions[slot];
         let link = &self.parts.config.links[path.link.0];
         let record = record(&self.parts, slot)?;
+        let behind_kernel = self.record_behind_kernel(slot);
         let words = &self.parts.shared.paths[slot];
         let trip = self.probers[slot].round_trip();
         let last_seen_ns = record.last_seen_ns();
@@ -118,9 +124,12 @@ impl Driver {
             rtt_min_us: trip.map(|it| it.min_ns / 1_000),
             rtt_smoothed_us: trip.map(|it| it.smoothed_ns / 1_000),
             answers_via: self.answers_via(slot),
+            probes_sent: words.probe_sequence.load(Relaxed),
+            probes_answered: record.answers() + behind_kernel.map_or(0, Record::answers),
+            kernel_watched: self.is_watched(slot),
             received: record.received(),
             lost: record.lost(),
-            rejected: record.rejected() + self.rejected_behind_kernel(slot),
+            rejected: record.rejected() + behind_kernel.map_or(0, Record::rejected),
             sent: words.sent.load(Relaxed),
             send_errors: words.errors.load(Relaxed),
             deadtime_us: self.times(slot).deadtime.as_micros() as u64,
@@ -130,11 +139,12 @@ impl Driver {
         })
     }
 
-    /// Packets that the kernel side let pass (control messages) and the daemon refused.
-    fn rejected_behind_kernel(&self, slot: usize) -> u64 {
+    /// The daemon's own record of a path that a program receives: of what that let pass, control messages
+    /// and probes.
+    fn record_behind_kernel(&self, slot: usize) -> Option<Record<'_>> {
         let in_kernel = !matches!(self.parts.receptions[slot].via, Via::Socket | Via::Serial);
         let own = u32::try_from(slot).ok().and_then(|slot| self.parts.table.record(slot));
-        own.filter(|_| in_kernel && self.parts.kernel.is_some()).map_or(0, |it| it.rejected())
+        own.filter(|_| in_kernel && self.parts.kernel.is_some())
     }
 
     fn group(&self, index: GroupIndex) -> GroupStatus {

@@ -13,11 +13,16 @@ use crate::snapshot::DurationStatus;
 pub struct Lateness {
     counts: [AtomicU64; BUCKETS],
     max_ns: AtomicU64,
+    sum_ns: AtomicU64,
 }
 
 impl Default for Lateness {
     fn default() -> Self {
-        Self { counts: [const { AtomicU64::new(0) }; BUCKETS], max_ns: AtomicU64::new(0) }
+        Self {
+            counts: [const { AtomicU64::new(0) }; BUCKETS],
+            max_ns: AtomicU64::new(0),
+            sum_ns: AtomicU64::new(0),
+        }
     }
 }
 
@@ -26,6 +31,7 @@ impl Lateness {
     pub fn note(&self, late_ns: u64) {
         self.counts[buckets::of(late_ns)].fetch_add(1, Relaxed);
         self.max_ns.fetch_max(late_ns, Relaxed);
+        self.sum_ns.fetch_add(late_ns, Relaxed);
     }
 
     /// Takes note of a wake-up that was due at one moment and came at another.
@@ -46,6 +52,7 @@ impl Lateness {
             p99_us: quantile_us(0.99),
             p999_us: quantile_us(0.999),
             max_us: max_ns / 1_000,
+            sum_us: Some(self.sum_ns.load(Relaxed) / 1_000),
             buckets: histogram.buckets(),
         }
     }
@@ -67,6 +74,7 @@ mod tests {
         late.note_due(2_000, 1_000);
         let status = late.status();
         assert_eq!((status.count, status.max_us), (1_001, 40_000));
+        assert_eq!(status.sum_us, Some(990 * 50 + 10 * 40_000));
         assert!((50..=63).contains(&status.p50_us), "{status:?}");
         assert_eq!(status.p99_us, status.p50_us);
         assert_eq!(status.p999_us, 40_000);

@@ -134,6 +134,7 @@ pub fn pack(mut parts: Parts, sender: Sender, rest: Rest<'_>) -> Result<Departur
         events: rest.events.latest(EVENTS_MAX),
         last_event: rest.events.last_id(),
         events_dropped: rest.events.dropped(),
+        events_by_kind: rest.events.by_kind(),
         logged: rest.logged,
         limits: crate::io::process::limits(),
         keys,

@@ -1,6 +1,7 @@
 //! What one program of this process leaves to the next, in memory that ends with them: a sealed
 //! memfd. It holds keys, so it never is a file, and nothing of it is printed.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
@@ -143,6 +144,9 @@ pub struct Image {
     pub last_event: u64,
     /// Events that are no longer held.
     pub events_dropped: u64,
+    /// How many there were of each kind.
+    #[serde(default)]
+    pub events_by_kind: BTreeMap<String, u64>,
     /// Number of the last event that was logged.
     pub logged: u64,
     /// Limits of the process before the daemon changed them, for services.
