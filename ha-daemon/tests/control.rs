@@ -29,6 +29,28 @@ async fn refusal(client: &Client, path: &str) -> Result<(u16, ErrorBody), String
     }
 }
 
+/// The whole answer to a request, as it is on the wire.
+fn answer_to(daemon: &Daemon, request: &str) -> std::io::Result<String> {
+    let mut raw = UnixStream::connect(&daemon.socket)?;
+    raw.set_read_timeout(Some(PATIENCE))?;
+    write!(raw, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    raw.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[test]
+fn metrics_are_openmetrics_also_by_their_content_type() -> Outcome {
+    let daemon = Daemon::start(answer)?;
+    let text = answer_to(&daemon, "GET /v1/metrics")?;
+    let (head, page) = text.split_once("\r\n\r\n").ok_or("no page")?;
+    let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert!(head.lines().any(|line| line == kind), "{head}");
+    assert!(page.contains("\nha_peer_state{peer=\"beta\",state=\"up\"} 1\n"), "{page}");
+    assert!(page.ends_with("\n# EOF\n"), "{page}");
+    daemon.stop()
+}
+
 #[test]
 fn field_names_are_those_of_the_contract() -> Outcome {
     let snapshot: Snapshot = serde_json::from_str(GOLDEN)?;
@@ -102,11 +124,7 @@ async fn what_cannot_be_answered_is_refused_with_reason_and_remedy() -> Outcome 
         assert_eq!(status, expected, "{path}");
         assert!(body.error.contains(reason) && !body.remedy.is_empty(), "{path}: {body:?}");
     }
-    let mut raw = UnixStream::connect(&daemon.socket)?;
-    raw.set_read_timeout(Some(PATIENCE))?;
-    raw.write_all(b"POST /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    raw.read_to_string(&mut text)?;
+    let text = answer_to(&daemon, "POST /v1/status")?;
     assert!(text.starts_with("HTTP/1.1 405") && text.contains("\"remedy\":\"use GET\""), "{text}");
     daemon.stop()
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use daemon::{Daemon, GOLDEN, Outcome, answer, silence};
+use ha_daemon::control::metrics::page;
 use ha_daemon::snapshot::Event;
 use serde_json::Value;
 
@@ -60,6 +61,14 @@ fn tables_have_a_heading_and_a_line_for_each() -> Outcome {
         assert!(printed.starts_with(heading), "{printed}");
         assert!(printed.lines().any(|printed| printed.starts_with(line)), "{line}:\n{printed}");
     }
+    daemon.stop()
+}
+
+#[test]
+fn metrics_are_printed_as_they_are() -> Outcome {
+    let daemon = Daemon::start(answer)?;
+    let printed = done(&hactl(&daemon.socket, &["metrics"]).output()?);
+    assert_eq!(printed, page(serde_json::from_str(GOLDEN)?)?);
     daemon.stop()
 }
 
@@ -148,7 +157,13 @@ fn a_check_of_the_running_daemon_asks_where_the_environment_says() -> Outcome {
 #[test]
 fn wrong_usage_exits_with_2() -> Outcome {
     let nowhere = Path::new("/nonexistent/control.sock");
-    for arguments in [&["stauts"][..], &[], &["events", "--since", "x"], &["nodes", "--follow"]] {
+    for arguments in [
+        &["stauts"][..],
+        &[],
+        &["events", "--since", "x"],
+        &["nodes", "--follow"],
+        &["metrics", "--json"],
+    ] {
         let output = hactl(nowhere, arguments).output()?;
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(!output.stderr.is_empty());

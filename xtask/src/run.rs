@@ -45,7 +45,7 @@ pub fn program(name: &str, options: &[String]) -> Result<()> {
 pub fn tests(options: &[String]) -> Result<()> {
     let root = is_root();
     if root {
-        needs::provide()?;
+        needs::provide_for_tests()?;
     }
     // The programs that the tests start; `cargo test` builds them for the package's own tests only.
     run(cargo().args(["build", "--locked", "--quiet", "-p", "ha-daemon"]))?;

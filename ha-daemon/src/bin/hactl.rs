@@ -54,6 +54,8 @@ enum Command {
     Groups(Output),
     /// What happened, oldest first.
     Events(Events),
+    /// Figures for a monitoring system, in the text format of OpenMetrics.
+    Metrics,
     /// Moves a group to a node, or to the best other one, and keeps it there until that node fails.
     Relocate {
         /// The group.
@@ -262,6 +264,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 })
                 .await
             }
+            Command::Metrics => print(&[&client.get("/v1/metrics").await?]),
             Command::Reload => hand_over(&client, "/v1/reload").await,
             Command::Reexec => hand_over(&client, "/v1/reexec").await,
             Command::Detach => detach(&client).await,
@@ -342,6 +345,7 @@ fn request(command: &Command) -> Option<(CommandRequest, Wait)> {
         | Command::Links(_)
         | Command::Groups(_)
         | Command::Events(_)
+        | Command::Metrics
         | Command::Fence { .. }
         | Command::Maintenance { .. }
         | Command::Config(_)

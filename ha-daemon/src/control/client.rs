@@ -64,7 +64,7 @@ impl Client {
         &self.socket
     }
 
-    /// The JSON that the daemon has at `path`, as it sent it.
+    /// What the daemon has at `path`, as it sent it.
     ///
     /// # Errors
     /// When the daemon cannot be reached within [`ANSWER_TIME_MAX`], or refuses.

@@ -1,5 +1,5 @@
 //! What operators, scripts and other programs see of the daemon and how they ask: a socket in the
-//! run directory that speaks HTTP and JSON, the log of events behind it, and the client that
+//! run directory that speaks HTTP and JSON, metrics for Prometheus and its kind, the log of events behind it, and the client that
 //! `hactl` is made of.
 //!
 //! Nothing here is on the path of a heartbeat. It runs on tokio, asks the driver for a
@@ -19,6 +19,7 @@ pub mod command;
 mod event_kinds;
 pub mod event_log;
 pub mod heartbeat;
+pub mod metrics;
 pub mod parameters;
 pub mod render;
 mod routes;

@@ -19,7 +19,7 @@ use super::backend::{Backend, Cause};
 use super::command::{COMMAND_BYTES_MAX, COMMAND_PATH, CommandAccepted, CommandRequest};
 use super::event_log::{EVENTS_MAX, Follower};
 use super::parameters::Parameters;
-use super::{ErrorBody, FOLLOWERS_MAX, HandOverBegins, PeerLink, peer_links};
+use super::{ErrorBody, FOLLOWERS_MAX, HandOverBegins, PeerLink, metrics, peer_links};
 use crate::core::command::REMOTE_WAIT_MAX;
 use crate::snapshot::{Event, GroupStatus, NodeStatus, Snapshot};
 
@@ -68,6 +68,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/groups", get(groups))
         .route("/v1/events", get(events))
         .route("/v1/parameters", get(parameters))
+        .route("/v1/metrics", get(metrics))
         .route(COMMAND_PATH, post(command))
         .route(
             "/v1/reload",
@@ -107,6 +108,11 @@ async fn groups(State(shared): State<Shared>) -> Result<Json<Vec<GroupStatus>>, 
 
 async fn parameters(State(shared): State<Shared>) -> Json<Parameters> {
     Json(Parameters::clone(&shared.backend.parameters))
+}
+
+async fn metrics(State(shared): State<Shared>) -> Result<Response, Refusal> {
+    let page = metrics::page(shared.snapshot().await?).map_err(|_| Refusal::unwritten())?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response())
 }
 
 /// Who is at the other end of a connection.
@@ -268,12 +274,21 @@ impl Refusal {
         )
     }
 
+    fn unwritten() -> Self {
+        let error = "the metrics cannot be written";
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            error,
+            "report this; /v1/status has the figures",
+        )
+    }
+
     fn unknown_path(uri: &Uri) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
             format!("there is nothing at {}", uri.path()),
-            "use /v1/status, /v1/nodes, /v1/links, /v1/groups, /v1/events, /v1/parameters, \
-             /v1/command, /v1/reload, /v1/reexec or /v1/detach",
+            "use /v1/status, /v1/nodes, /v1/links, /v1/groups, /v1/events, /v1/metrics, \
+             /v1/parameters, /v1/command, /v1/reload, /v1/reexec or /v1/detach",
         )
     }
 
