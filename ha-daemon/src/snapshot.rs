@@ -468,6 +468,27 @@ pub struct ThreadStatus {
     pub lateness: Option<DurationStatus>,
 }
 
+/// Turns of the driver since this program began, by what woke it; one may have several causes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turns {
+    /// All of them.
+    pub all: u64,
+    /// Its own timer, at the core's deadline.
+    pub timer: u64,
+    /// The ring buffer of the kernel side: news of a heartbeat, an answer, or a suspicion.
+    pub changes: u64,
+    /// Of these, those in which the judge in the kernel told that a path is silent.
+    pub suspicions: u64,
+    /// Datagrams on UDP sockets.
+    pub sockets: u64,
+    /// Serial lines.
+    pub lines: u64,
+    /// Letters of the daemon's other threads.
+    pub letters: u64,
+    /// The end of the keeper.
+    pub keeper: u64,
+}
+
 /// Everything that shows state, at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -504,6 +525,9 @@ pub struct Snapshot {
     /// every look.
     #[serde(default)]
     pub own_pauses: u64,
+    /// What woke the driver.
+    #[serde(default)]
+    pub driver_turns: Turns,
     /// Nodes, in configured order, the reporting node included.
     pub nodes: Vec<NodeStatus>,
     /// Groups.

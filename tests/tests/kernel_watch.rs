@@ -126,6 +126,23 @@ fn silence_is_noticed_while_the_daemon_does_not_run() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: network namespaces"]
+fn a_suspicion_of_the_kernel_wakes_the_driver() -> Result<()> {
+    let _turn = turn();
+    let cluster = pair()?;
+    let beta = cluster.node(BETA)?;
+    let turns = |cause: &str| -> Result<u64> {
+        let status = beta.status()?;
+        status.raw["driver_turns"][cause].as_u64().with_context(|| format!("no {cause}"))
+    };
+    ensure!(turns("suspicions")? == 0, "before any silence");
+    cluster.bed.cut_all(ALPHA, Cut::Middle)?;
+    wait_for("the driver to hear of it", || Ok(turns("suspicions")? > 0))?;
+    ensure!(sum(beta, "suspicions")? >= turns("suspicions")?, "{:?}", watched(beta)?);
+    cluster.bed.finish()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
 fn timers_outlive_a_killed_daemon_and_belong_to_the_next() -> Result<()> {
     let _turn = turn();
     let mut cluster = pair()?;

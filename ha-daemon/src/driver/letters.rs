@@ -4,7 +4,8 @@ use std::os::fd::AsFd as _;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::{Driver, Source};
+use super::Driver;
+use super::wake::Source;
 use crate::core::io::Input;
 use crate::io::address::AddressReport;
 use crate::io::keeper::{Keeper, KeeperError};

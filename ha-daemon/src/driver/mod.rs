@@ -19,6 +19,7 @@ mod questions;
 mod serial;
 mod services;
 mod view;
+mod wake;
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
@@ -58,16 +59,20 @@ use crate::io::serial::Lines;
 use crate::io::service::ServiceSender;
 use crate::io::socket::LinkSocket;
 use crate::io::table::{Received, Table};
-use crate::snapshot::{Severity, Via};
+use crate::snapshot::{Severity, Turns, Via};
 use custody::Holding;
-use own_pause::OwnPause;
+use own_pause::{OwnPause, Wake};
 use questions::Questions;
+use wake::Source;
 
 pub use handover::Resumption;
 
 /// The driver wakes at least this often, to renew the daemon's lease in its heartbeats and the
 /// holder's: a pause may end that lease so much sooner than its length.
 pub const WAKE_MAX: Duration = Duration::from_millis(100);
+/// Most sources that one turn looks at; the others come in the next.
+const SOURCES_PER_TURN: usize = 16;
+
 /// Most datagrams that are taken from one socket before the others get their turn.
 const DATAGRAMS_PER_TURN: usize = 64;
 
@@ -163,6 +168,7 @@ pub struct Driver {
     auto: auto::Gaps,
     /// How late it woke by its timer.
     late: Lateness,
+    turns: Turns,
     /// When the keepalives of the peers are looked at next, and what they were, by slot.
     arrivals_due_ns: u64,
     arrivals_keepalives_us: Vec<u64>,
@@ -183,41 +189,6 @@ pub struct Driver {
     armed_at_ns: u64,
     kernel_watch: kernel_watch::KernelWatch,
     exit: bool,
-}
-
-/// What woke the driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Timer,
-    Changes,
-    Letters,
-    Keeper,
-    Lines,
-    Socket(usize),
-}
-
-impl Source {
-    fn number(self) -> u64 {
-        match self {
-            Self::Timer => 0,
-            Self::Changes => 1,
-            Self::Letters => 2,
-            Self::Keeper => 3,
-            Self::Lines => 4,
-            Self::Socket(position) => 5 + position as u64,
-        }
-    }
-
-    fn numbered(number: u64) -> Self {
-        match number {
-            0 => Self::Timer,
-            1 => Self::Changes,
-            2 => Self::Letters,
-            3 => Self::Keeper,
-            4 => Self::Lines,
-            more => Self::Socket((more - 5) as usize),
-        }
-    }
 }
 
 impl Driver {
@@ -273,6 +244,7 @@ impl Driver {
             own_pause,
             auto: auto::Gaps::new(slots),
             late: Lateness::default(),
+            turns: Turns::default(),
             arrivals_due_ns: 0,
             arrivals_keepalives_us: vec![0; slots],
             scheduling: Vec::new(),
@@ -303,15 +275,14 @@ impl Driver {
         self.start_kernel_watch();
         while !self.exit {
             let deadline_ns = self.arm()?;
-            let mut events = [EpollEvent::empty(); 16];
+            let mut events = [EpollEvent::empty(); SOURCES_PER_TURN];
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error).context("cannot wait for events"),
             };
-            let sources: Vec<Source> =
-                events[..count].iter().map(|event| Source::numbered(event.data())).collect();
-            self.turn(deadline_ns, &sources);
+            let sources = events.map(|event| Source::numbered(event.data()));
+            self.turn(deadline_ns, &sources[..count]);
         }
         self.parts.all_released = self.core.all_released();
         Ok(self.parts)
@@ -354,6 +325,7 @@ impl Driver {
     /// One turn: what happened, in an order in which nothing is judged by old news.
     fn turn(&mut self, deadline_ns: u64, sources: &[Source]) {
         let now_ns = monotonic_ns();
+        self.turns.note(sources);
         // Whoever wakes after its lease is over must not act on what it had.
         self.check_lease();
         let lateness_ns = now_ns.saturating_sub(deadline_ns);
@@ -363,7 +335,8 @@ impl Driver {
             let _ = self.timer.wait();
         }
         let near = self.core.verdict_is_near();
-        let own = self.own_pause.look(now_ns, lateness_ns, near, &self.parts.shared);
+        let wake = Wake { now_ns, suspended_ns: own_pause::suspended_ns(), lateness_ns, near };
+        let own = self.own_pause.look(&wake, &self.parts.shared);
         // Each is asked: what they tell, they tell once.
         let softirqs = self.kernel_pause(now_ns);
         self.auto.note_pause(own.map(|it| it.0), softirqs);
@@ -388,6 +361,7 @@ impl Driver {
             // Each is only a reason to look, a suspicion of the kernel too; the records say what
             // there is to see.
             let changes = kernel.take_changes();
+            self.turns.note_suspicion(&changes);
             self.watch_again(&changes);
         }
         let mut messages = self.receive(sources);
@@ -523,16 +497,16 @@ impl Driver {
     }
 
     fn handle_at(&mut self, input: Input, mut now: Moment) {
-        let mut inputs = VecDeque::from([input]);
+        let (mut next, mut refused) = (Some(input), VecDeque::new());
         // Once handed over, what is learnt is the next driver's business.
         while self.parts.resumption.is_none()
-            && let Some(input) = inputs.pop_front()
+            && let Some(input) = next.take().or_else(|| refused.pop_front())
         {
             let actions = self.core.handle(input, now);
             self.tell_holdings();
             for action in actions {
                 // What is refused at once is news of its own, after these actions.
-                inputs.extend(self.carry_out(action, now));
+                refused.extend(self.carry_out(action, now));
             }
             now = Moment(monotonic_ns());
         }

@@ -18,7 +18,9 @@ use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::sender::Shared;
 use crate::snapshot::Severity;
 
-/// Most of `/proc/stat` that is read: the lines of about 200 CPUs.
+/// Where the kernel tells how much the host took from each CPU (proc(5)).
+const STAT: &str = "/proc/stat";
+/// Most of it that is read: the lines of about 200 CPUs.
 const STAT_BYTES_MAX: usize = 16 * 1024;
 /// Field of a CPU's line with the time that the host took (proc(5): steal), behind its name.
 const STEAL_FIELD: usize = 8;
@@ -49,6 +51,19 @@ pub(super) struct OwnPause {
     suspends: Option<Suspends>,
 }
 
+/// A turn, as it began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wake {
+    /// When.
+    pub(super) now_ns: u64,
+    /// What [`suspended_ns`] said then.
+    pub(super) suspended_ns: u64,
+    /// How late.
+    pub(super) lateness_ns: u64,
+    /// A verdict is near.
+    pub(super) near: bool,
+}
+
 impl OwnPause {
     pub(super) fn new(enabled: bool, limit: Duration, lease: Duration, beat: Duration) -> Self {
         let nanoseconds = |it: Duration| it.as_nanos() as u64;
@@ -62,7 +77,7 @@ impl OwnPause {
             suspended_ns: suspended_ns(),
             suspended: false,
             // Without it the other signs remain.
-            steal: Steal::open().filter(|_| enabled),
+            steal: File::open(STAT).ok().and_then(Steal::new).filter(|_| enabled),
             suspends: File::open(SUSPENDS).ok().and_then(Suspends::new),
         }
     }
@@ -72,17 +87,11 @@ impl OwnPause {
         self.limit_ns = limit.as_nanos() as u64;
     }
 
-    /// Looks at a turn that began at `now_ns`, so late; `near`: a verdict is. Says for how long this
-    /// node did not run, if it did not, and what told so.
-    pub(super) fn look(
-        &mut self,
-        now_ns: u64,
-        lateness_ns: u64,
-        near: bool,
-        shared: &Shared,
-    ) -> Option<(i64, PauseSign)> {
+    /// Looks at a turn. Says for how long this node did not run, if it did not, and what told so.
+    pub(super) fn look(&mut self, wake: &Wake, shared: &Shared) -> Option<(i64, PauseSign)> {
+        let Wake { now_ns, suspended_ns, lateness_ns, near } = *wake;
         let away_ns = now_ns.saturating_sub(std::mem::replace(&mut self.turned_ns, now_ns));
-        let slept_ns = self.slept_ns(suspended_ns());
+        let slept_ns = self.slept_ns(suspended_ns);
         let stolen_ns = match &mut self.steal {
             Some(steal) if near => steal.grown_ns(now_ns, self.limit_ns * COMPARED_PAUSES),
             Some(_) | None => 0,
@@ -152,8 +161,9 @@ impl Driver {
     }
 }
 
-/// For how long the machine was suspended since it was started.
-fn suspended_ns() -> u64 {
+/// For how long the machine was suspended since it was started: CLOCK_BOOTTIME is ahead of
+/// CLOCK_MONOTONIC by that.
+pub(super) fn suspended_ns() -> u64 {
     let monotonic_ns = monotonic_ns();
     boottime_ns().saturating_sub(monotonic_ns)
 }
@@ -205,36 +215,43 @@ struct Steal {
     tick_ns: u64,
     read_ns: u64,
     ticks: Vec<u64>,
+    /// Those of the reading before.
+    before: Vec<u64>,
 }
 
 impl Steal {
-    fn open() -> Option<Self> {
+    fn new(file: File) -> Option<Self> {
         let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
         let mut steal = Self {
-            file: File::open("/proc/stat").ok()?,
+            file,
             buffer: vec![0; STAT_BYTES_MAX].into_boxed_slice(),
             tick_ns: 1_000_000_000 / u64::try_from(per_second).ok().filter(|it| *it > 0)?,
             read_ns: monotonic_ns(),
             ticks: Vec::new(),
+            before: Vec::new(),
         };
-        steal.ticks = steal.read()?;
-        Some(steal)
+        steal.read().then_some(steal)
     }
 
-    fn read(&mut self) -> Option<Vec<u64>> {
-        let length = self.file.read_at(&mut self.buffer, 0).ok()?;
-        Some(steal_ticks(&self.buffer[..length]))
+    /// Reads anew, into the memory of the reading before the last one.
+    fn read(&mut self) -> bool {
+        let Ok(length) = self.file.read_at(&mut self.buffer, 0) else { return false };
+        std::mem::swap(&mut self.ticks, &mut self.before);
+        self.ticks.clear();
+        self.ticks.extend(steal_ticks(&self.buffer[..length]));
+        true
     }
 
     /// What was certainly taken from any one CPU since the last reading, if that is not too old.
     fn grown_ns(&mut self, now_ns: u64, age_max_ns: u64) -> u64 {
-        let Some(ticks) = self.read() else { return 0 };
-        let before = std::mem::replace(&mut self.ticks, ticks);
+        if !self.read() {
+            return 0;
+        }
         let age_ns = now_ns.saturating_sub(std::mem::replace(&mut self.read_ns, now_ns));
         if age_ns > age_max_ns {
             return 0;
         }
-        grown_ticks(&before, &self.ticks) * self.tick_ns
+        grown_ticks(&self.before, &self.ticks) * self.tick_ns
     }
 }
 
@@ -245,14 +262,13 @@ fn grown_ticks(before: &[u64], after: &[u64]) -> u64 {
 }
 
 /// The field *steal* of each CPU in `/proc/stat`; the first line is their sum, and left out.
-fn steal_ticks(stat: &[u8]) -> Vec<u64> {
+fn steal_ticks(stat: &[u8]) -> impl Iterator<Item = u64> {
     let lines = stat.split(|byte| *byte == b'\n').skip(1);
     let lines = lines.take_while(|line| line.starts_with(b"cpu"));
-    let steal = |line: &[u8]| {
+    lines.map_while(|line| {
         let field = line.split(|byte| *byte == b' ').nth(STEAL_FIELD)?;
         std::str::from_utf8(field).ok()?.parse().ok()
-    };
-    lines.map_while(steal).collect()
+    })
 }
 
 #[cfg(test)]
@@ -262,6 +278,8 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(7);
     const LIMIT_NS: u64 = 7_000_000;
     const LEASE: Duration = Duration::from_secs(2);
+    /// For how long the machine was suspended before.
+    const SUSPENDED_NS: u64 = 60_000_000_000;
 
     /// Its sense of pauses, the sender's words, and a moment at which both just ran.
     fn scene(enabled: bool) -> (OwnPause, Shared, u64) {
@@ -269,19 +287,35 @@ mod tests {
         let shared = Shared::new(0);
         own.steal = None;
         own.suspends = None;
+        own.suspended_ns = SUSPENDED_NS;
         let now_ns = monotonic_ns();
         shared.sender_ran_ns.store(now_ns, Relaxed);
         own.turned_ns = now_ns;
         (own, shared, now_ns)
     }
 
+    /// A turn of a machine that was suspended no more.
+    fn at(now_ns: u64, lateness_ns: u64, near: bool) -> Wake {
+        Wake { now_ns, suspended_ns: SUSPENDED_NS, lateness_ns, near }
+    }
+
+    /// `/proc/stat` of a machine with two CPUs, of which the second one lost so many ticks.
+    fn write_stat(path: &std::path::Path, ticks: u64) {
+        let text = format!(
+            "cpu  10 0 20 300 4 0 5 {} 0 0\ncpu0 5 0 10 150 2 0 3 20 0 0\n\
+             cpu1 5 0 10 150 2 0 2 {ticks} 0 0\nintr 12345 0\n",
+            ticks + 20
+        );
+        std::fs::write(path, text).unwrap();
+    }
+
     #[test]
     fn a_turn_in_time_is_no_pause_and_a_late_one_is() {
         let (mut own, shared, now_ns) = scene(true);
-        assert_eq!(own.look(now_ns + 1_000, LIMIT_NS, true, &shared), None);
+        assert_eq!(own.look(&at(now_ns + 1_000, LIMIT_NS, true), &shared), None);
         let length = LIMIT_NS + 1;
         let late = Some((length as i64, PauseSign::Driver));
-        assert_eq!(own.look(now_ns + 2_000, length, false, &shared), late);
+        assert_eq!(own.look(&at(now_ns + 2_000, length, false), &shared), late);
     }
 
     #[test]
@@ -290,8 +324,8 @@ mod tests {
         shared.pause_ns.store(90_000_000, Relaxed);
         shared.pause_end_ns.store(now_ns, Relaxed);
         let told = Some((90_000_000, PauseSign::Sender));
-        assert_eq!(own.look(now_ns + 1_000, 0, false, &shared), told);
-        assert_eq!(own.look(now_ns + 2_000, 0, false, &shared), None);
+        assert_eq!(own.look(&at(now_ns + 1_000, 0, false), &shared), told);
+        assert_eq!(own.look(&at(now_ns + 2_000, 0, false), &shared), None);
     }
 
     #[test]
@@ -300,7 +334,7 @@ mod tests {
         let later_ns = now_ns + 10_000_000 + LIMIT_NS;
         assert!(own.sender_runs(later_ns, &shared));
         assert!(!own.sender_runs(later_ns + 1, &shared));
-        let sign = own.look(later_ns + 1, 0, false, &shared).map(|it| it.1);
+        let sign = own.look(&at(later_ns + 1, 0, false), &shared).map(|it| it.1);
         assert_eq!(sign, Some(PauseSign::Sender));
     }
 
@@ -308,18 +342,49 @@ mod tests {
     fn a_sleep_that_was_wished_is_a_pause_when_it_is_longer_than_the_lease() {
         let (mut own, shared, now_ns) = scene(true);
         shared.sender_ran_ns.store(now_ns + 3_000_000_000, Relaxed);
-        assert_eq!(own.look(now_ns + 250_000_000, 0, false, &shared), None);
-        let lapsed = own.look(now_ns + 2_250_000_001, 0, false, &shared);
+        assert_eq!(own.look(&at(now_ns + 250_000_000, 0, false), &shared), None);
+        let lapsed = own.look(&at(now_ns + 2_250_000_001, 0, false), &shared);
         assert_eq!(lapsed, Some((2_000_000_001, PauseSign::Driver)));
     }
 
     #[test]
     fn a_suspended_machine_was_paused_for_as_long_as_it_slept() {
         let (mut own, shared, now_ns) = scene(true);
-        let slept_ns = own.slept_ns(own.suspended_ns + 5_000_000_000);
-        assert_eq!(slept_ns, 5_000_000_000);
-        assert_eq!(own.slept_ns(own.suspended_ns + LIMIT_NS), 0, "clocks are read one by one");
-        assert_eq!(own.look(now_ns + 1_000, 0, false, &shared), None);
+        let turn = |now_ns, slept_ns| Wake {
+            suspended_ns: SUSPENDED_NS + slept_ns,
+            ..at(now_ns, 0, false)
+        };
+        let unclear = own.look(&turn(now_ns + 1_000, LIMIT_NS), &shared);
+        assert_eq!((unclear, own.suspended), (None, false), "clocks are read one by one");
+        let slept_ns = 5_000_000_000;
+        let pause = own.look(&turn(now_ns + 3_000, LIMIT_NS + slept_ns), &shared);
+        let told = Some((slept_ns as i64 + 2_000, PauseSign::Suspend));
+        assert_eq!((pause, own.suspended), (told, true));
+        let after = own.look(&turn(now_ns + 4_000, LIMIT_NS + slept_ns), &shared);
+        assert_eq!((after, own.suspended), (None, false), "once");
+    }
+
+    #[test]
+    fn time_that_the_host_took_is_a_pause_when_a_verdict_is_near() {
+        let (mut own, shared, now_ns) = scene(true);
+        let path = tempfile::NamedTempFile::new().unwrap();
+        write_stat(path.path(), 40);
+        let mut steal = Steal::new(File::open(&path).unwrap()).unwrap();
+        (steal.tick_ns, steal.read_ns) = (LIMIT_NS, now_ns);
+        own.steal = Some(steal);
+        // One tick more than is certain, and one more than the limit.
+        write_stat(path.path(), 43);
+        assert_eq!(own.look(&at(now_ns + 1_000, 0, false), &shared), None, "nothing is at stake");
+        let pause = own.look(&at(now_ns + 2_000, 0, true), &shared);
+        assert_eq!(pause, Some((2 * LIMIT_NS as i64, PauseSign::Steal)));
+        assert_eq!(own.look(&at(now_ns + 3_000, 0, true), &shared), None, "once");
+        write_stat(path.path(), 45);
+        assert_eq!(own.look(&at(now_ns + 4_000, 0, true), &shared), None, "no more than the limit");
+        // What adds up over a longer time is no pause.
+        write_stat(path.path(), 90);
+        let later_ns = now_ns + 5_000 + LIMIT_NS * COMPARED_PAUSES;
+        shared.sender_ran_ns.store(later_ns, Relaxed);
+        assert_eq!(own.look(&at(later_ns, 0, true), &shared), None);
     }
 
     #[test]
@@ -328,41 +393,42 @@ mod tests {
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&path, "3\n").unwrap();
         own.suspends = Suspends::new(File::open(&path).unwrap());
-        assert_eq!(own.look(now_ns + 1_000, 0, true, &shared), None);
+        assert_eq!(own.look(&at(now_ns + 1_000, 0, true), &shared), None);
         std::fs::write(&path, "4\n").unwrap();
-        assert_eq!(own.look(now_ns + 2_000, 0, false, &shared), None, "nothing is at stake");
-        let pause = own.look(now_ns + 3_000, 0, true, &shared);
+        assert_eq!(own.look(&at(now_ns + 2_000, 0, false), &shared), None, "nothing is at stake");
+        let pause = own.look(&at(now_ns + 3_000, 0, true), &shared);
         let told = Some((LIMIT_NS as i64 + 1, PauseSign::Suspend));
         assert_eq!((pause, own.suspended), (told, true));
-        assert_eq!(own.look(now_ns + 4_000, 0, true, &shared), None);
+        assert_eq!(own.look(&at(now_ns + 4_000, 0, true), &shared), None);
         assert!(!own.suspended);
         std::fs::write(&path, "5\n").unwrap();
         let later_ns = now_ns + 4_000 + COUNTED_INTERVAL_NS;
         shared.sender_ran_ns.store(later_ns, Relaxed);
         own.turned_ns = later_ns;
-        let sign = own.look(later_ns + 1_000, 0, false, &shared).map(|it| it.1);
+        let sign = own.look(&at(later_ns + 1_000, 0, false), &shared).map(|it| it.1);
         assert_eq!((sign, own.suspended), (Some(PauseSign::Suspend), true));
         // Told by the clock, counted a little later.
         own.suspends.as_mut().unwrap().told_until_ns = later_ns + 5_000;
         std::fs::write(&path, "6\n").unwrap();
-        assert_eq!(own.look(later_ns + 3_000, 0, true, &shared), None);
+        assert_eq!(own.look(&at(later_ns + 3_000, 0, true), &shared), None);
         std::fs::write(&path, "7\n").unwrap();
-        assert!(own.look(later_ns + 4_000, 0, true, &shared).is_some());
+        assert!(own.look(&at(later_ns + 4_000, 0, true), &shared).is_some());
     }
 
     #[test]
     fn switched_off_it_notices_nothing() {
         let (mut own, shared, now_ns) = scene(false);
-        assert_eq!(own.look(now_ns + 9_000_000_000, 8_000_000_000, true, &shared), None);
+        assert_eq!(own.look(&at(now_ns + 9_000_000_000, 8_000_000_000, true), &shared), None);
     }
 
     #[test]
     fn steal_is_read_per_cpu() {
-        let stat = b"cpu  10 0 20 300 4 0 5 60 0 0\ncpu0 5 0 10 150 2 0 3 20 0 0\n\
+        let stat: &[u8] = b"cpu  10 0 20 300 4 0 5 60 0 0\ncpu0 5 0 10 150 2 0 3 20 0 0\n\
                      cpu1 5 0 10 150 2 0 2 40 0 0\nintr 12345 0\n";
-        assert_eq!(steal_ticks(stat), [20, 40]);
-        assert!(steal_ticks(b"").is_empty());
-        assert!(steal_ticks(b"cpu  1 2\ncpu0 1 2\n").is_empty());
+        let ticks = |stat| steal_ticks(stat).collect::<Vec<_>>();
+        assert_eq!(ticks(stat), [20, 40]);
+        assert!(ticks(b"").is_empty());
+        assert!(ticks(b"cpu  1 2\ncpu0 1 2\n").is_empty());
     }
 
     #[test]
@@ -375,7 +441,7 @@ mod tests {
 
     #[test]
     fn this_machine_tells_its_steal() {
-        let mut steal = Steal::open().unwrap();
+        let mut steal = Steal::new(File::open(STAT).unwrap()).unwrap();
         assert!(!steal.ticks.is_empty());
         let now_ns = monotonic_ns();
         assert_eq!(steal.grown_ns(now_ns + 5_000_000_000, 1_000), 0, "too long ago");

@@ -43,6 +43,7 @@ impl Driver {
             realtime_warnings: parts.budget.warnings.clone(),
             threads: self.threads(),
             own_pauses: self.core.pauses(),
+            driver_turns: self.turns,
             connectivity: self.connectivity(),
             groups: (0..config.groups.len()).map(|group| self.group(GroupIndex(group))).collect(),
             quorum: Quorum { votes, of, majority: votes * 2 > of },
