@@ -544,6 +544,9 @@ pub struct Snapshot {
     /// The same by kind; a kind that did not happen is not there.
     #[serde(default)]
     pub events_by_kind: std::collections::BTreeMap<String, u64>,
+    /// Lines of the log that were lost: standard error, a file or syslog did not take them in time.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
 }
 
 #[cfg(test)]

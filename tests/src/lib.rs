@@ -6,7 +6,7 @@
 //! - [`web`] is the service that fails over.
 //! - [`rogue`] is the hostile host: it captures, forges and replays.
 //! - [`flood`] lets it send without end at a bounded rate.
-//! - [`figures`] tells what a process costs.
+//! - [`figures`] tells what a process costs, [`threads`] how the kernel schedules it.
 //! - [`bpf`] loads the kernel side on a bpffs of its own and runs it packet by packet.
 //! - [`crowd`] is a thousand peers for it.
 //! - [`vm`] is a node in a virtual machine.
@@ -27,5 +27,6 @@ pub mod observe;
 pub mod rogue;
 pub mod spinners;
 mod sys;
+pub mod threads;
 pub mod vm;
 pub mod web;

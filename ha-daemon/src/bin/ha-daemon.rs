@@ -13,7 +13,7 @@ use ha_daemon::daemon::handover::Handed;
 use ha_daemon::daemon::handover::ask::{Source, answer_trial};
 use ha_daemon::daemon::{self, BPF_DIRECTORY, Options, RUN_DIRECTORY};
 use ha_daemon::io::keeper::{Post, keeper_main};
-use ha_daemon::logging::Logger;
+use ha_daemon::logging::{self, Logger};
 use ha_daemon::names::NodeName;
 use ha_daemon::snapshot::Snapshot;
 
@@ -164,7 +164,7 @@ fn exit(outcome: Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ha-daemon: {error:#}");
+            logging::say(&format!("ha-daemon: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -185,7 +185,9 @@ fn run(options: &Options, hand_over: Option<i32>) -> Result<()> {
         }
     })?;
     // What is queued is written when it is dropped, after the daemon's last word.
-    let _logger = Logger::start(&config.logging);
+    let dropped = handed.as_ref().map_or(0, |it| it.image.log_lines_dropped);
+    let _logger =
+        Logger::start(&config.logging, dropped).context("no thread for the log is left")?;
     let own = check::own_node_at(&source.config, &config, source.node.as_deref())
         .map_err(|finding| anyhow::anyhow!("{finding}"))?;
     // What was checked before the hand-over was warned of then.

@@ -249,6 +249,11 @@ fn heading(snapshot: &Snapshot) -> String {
     let keepalive = age(snapshot.keepalive_us);
     text += &line("Timing", &format!("keepalive {keepalive}, deadtime {}", deadtime(snapshot)));
     text += &line("Events", &snapshot.events.to_string());
+    if snapshot.log_lines_dropped > 0 {
+        let lost = snapshot.log_lines_dropped;
+        let warning = format!("warning: {lost} lines were dropped: who was to take them hangs or is slow");
+        text += &line("Log", &warning);
+    }
     let refused = refused(&snapshot.packets);
     if !refused.is_empty() {
         text += &line("Refused", &refused);
@@ -400,6 +405,15 @@ mod tests {
         let text = links(&peer_links(sample()?.nodes));
         let last = text.lines().last().unwrap_or_default();
         assert!(last.starts_with("beta svc: via xdp-generic: "), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_log_that_lost_lines_is_warned_of() -> Outcome {
+        let mut snapshot = sample()?;
+        assert!(!status(&snapshot).contains("lines were dropped"));
+        snapshot.log_lines_dropped = 3;
+        assert!(status(&snapshot).contains("warning: 3 lines were dropped: "));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use super::{Driver, arrivals, record};
 use crate::advice::{Times, advise};
 use crate::histogram::Histogram;
 use crate::io::clock::monotonic_ns;
-use crate::snapshot::{ArrivalStatus, DurationStatus, Via};
+use crate::snapshot::{ArrivalStatus, DurationStatus, Severity, Via};
 
 /// Pause between two looks at the peers' keepalives.
 const LOOK_INTERVAL_NS: u64 = 1_000_000_000;
@@ -45,7 +45,8 @@ impl Driver {
             }
             (Some(kernel), Some(Via::XdpNative | Via::XdpGeneric | Via::Tc)) => {
                 if let Err(error) = kernel.set_arrivals(number, arrivals) {
-                    tracing::warn!("arrivals of two keepalives are counted together: {error:#}");
+                    let text = format!("gaps of two keepalives are counted together: {error:#}");
+                    self.driver_note(Severity::Warning, "not-counted", text);
                 }
             }
         }

@@ -130,9 +130,13 @@ impl Driver {
         };
         let error = self.parts.addresses.send(command).err().map(|error| error.to_string());
         // A worker that does not get to it leaves it to its lifetime, which nobody prolongs any more.
-        // A keeper that is gone is started again and told so.
-        if let Err(error) = self.parts.keeper.retire(address, &interface) {
-            tracing::debug!("the keeper goes on renewing {address}: {error}");
+        match self.parts.keeper.retire(address, &interface) {
+            // A keeper that is gone is started again and told so.
+            Ok(()) | Err(KeeperError::Gone { .. }) => {}
+            Err(error) => {
+                let text = format!("the keeper goes on renewing {address}: {error}");
+                self.driver_note(Severity::Warning, "not-told", text);
+            }
         }
         error.is_some().then_some(Input::ResourceStopped { group, resource, error })
     }

@@ -117,7 +117,7 @@ impl Driver {
     fn told_keeper(&mut self, told: Result<(), KeeperError>) {
         match told {
             // A keeper that is gone is started again and told everything.
-            Ok(()) | Err(KeeperError::Gone { .. }) => {}
+            Ok(()) | Err(KeeperError::Gone { .. }) => self.keeper_hangs = false,
             // The same in every turn: nothing to try again before something changes.
             Err(KeeperError::Message(error)) => {
                 if !std::mem::replace(&mut self.keeper_refuses, true) {
@@ -128,7 +128,9 @@ impl Driver {
             Err(error) => {
                 // It keeps the earlier one: try again in the next turn.
                 self.obituary_is_due = true;
-                tracing::debug!("not taken by the keeper: {error}");
+                if !std::mem::replace(&mut self.keeper_hangs, true) {
+                    self.driver_note(Severity::Warning, "keeper-hangs", error.to_string());
+                }
             }
         }
     }

@@ -119,7 +119,7 @@ impl Driver {
         let Some((address, interface)) = self.address(group, resource) else { return };
         if let Err(error) = self.parts.addresses.send(AddressCommand::Close { address, interface })
         {
-            tracing::warn!("{error}");
+            self.group_note(group, Severity::Warning, "not-told", error.to_string());
         }
     }
 

@@ -181,6 +181,8 @@ pub struct Driver {
     holding: Holding,
     /// The keeper could not be told something, which was noted.
     keeper_refuses: bool,
+    /// It does not read, which was noted.
+    keeper_hangs: bool,
     /// What the keeper was told that this node owns.
     holdings: Holdings,
     /// The hand-over is to a daemon that is started later.
@@ -253,6 +255,7 @@ impl Driver {
             losses: vec![losses::Told::default(); slots],
             holding,
             keeper_refuses: false,
+            keeper_hangs: false,
             holdings: Holdings::default(),
             detaches: false,
             armed_at_ns: 0,

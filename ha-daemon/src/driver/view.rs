@@ -50,6 +50,7 @@ impl Driver {
             packets: self.packets(),
             events: parts.events.last_id(),
             events_by_kind: parts.events.by_kind(),
+            log_lines_dropped: crate::logging::dropped(),
             nodes,
         }
     }

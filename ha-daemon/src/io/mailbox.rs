@@ -1,5 +1,7 @@
-//! The mailbox of the driver: everything that is not a heartbeat reaches it through here, from
-//! threads and tasks that must not wait for it.
+//! A bounded mailbox whose senders never wait: neither for its reader nor, by a lock, for each other.
+//!
+//! The driver has one: everything that is not a heartbeat reaches it through here, from threads and
+//! tasks that must not wait for it. Lines of the log ([`super::log_lines`]) go the same way.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -7,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context as TaskContext, Poll, Waker};
 
 use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -106,54 +109,75 @@ pub enum GateNews {
 }
 
 /// The sending side; any number of them.
-#[derive(Debug, Clone)]
-pub struct Mailbox {
-    letters: Sender<Letter>,
+#[derive(Debug)]
+pub struct Mailbox<T = Letter> {
+    letters: Sender<T>,
     wake: Arc<EventFd>,
     dropped: Arc<AtomicU64>,
+}
+
+impl<T> Clone for Mailbox<T> {
+    fn clone(&self) -> Self {
+        let (wake, dropped) = (Arc::clone(&self.wake), Arc::clone(&self.dropped));
+        Self { letters: self.letters.clone(), wake, dropped }
+    }
 }
 
 /// The receiving side.
 #[derive(Debug)]
-pub struct Inbox {
-    letters: Receiver<Letter>,
+pub struct Inbox<T = Letter> {
+    letters: Receiver<T>,
     wake: Arc<EventFd>,
     dropped: Arc<AtomicU64>,
 }
 
-/// A new mailbox.
+/// The driver's mailbox.
 ///
 /// # Errors
 /// No descriptor is left.
 pub fn mailbox() -> Result<(Mailbox, Inbox)> {
+    mailbox_for(LETTERS_MAX)
+}
+
+/// A mailbox for so many letters of any kind.
+///
+/// # Errors
+/// No descriptor is left.
+pub(crate) fn mailbox_for<T>(letters_max: usize) -> Result<(Mailbox<T>, Inbox<T>)> {
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
     let wake = Arc::new(EventFd::from_flags(flags).context("cannot make an eventfd")?);
     let dropped = Arc::new(AtomicU64::new(0));
-    let (sender, receiver) = channel(LETTERS_MAX);
+    let (sender, receiver) = channel(letters_max);
     let mailbox =
         Mailbox { letters: sender, wake: Arc::clone(&wake), dropped: Arc::clone(&dropped) };
     Ok((mailbox, Inbox { letters: receiver, wake, dropped }))
 }
 
-impl Mailbox {
+impl<T> Mailbox<T> {
     /// Posts a letter; never waits. Says whether it was taken.
-    pub fn post(&self, letter: Letter) -> bool {
+    pub fn post(&self, letter: T) -> bool {
         let taken = self.letters.try_send(letter).is_ok();
         if !taken {
             self.dropped.fetch_add(1, Relaxed);
         }
-        // Adding to an eventfd only fails when it is at its limit, and then the driver wakes anyway.
+        // Adding to an eventfd only fails when it is at its limit, and then the reader wakes anyway.
         let _ = self.wake.write(1);
         taken
     }
+
+    /// Letters that found no room, or came to nothing.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
 }
 
-impl Inbox {
+impl<T> Inbox<T> {
     /// Takes a letter that is waiting. One that its poster is writing in this moment is not waited
-    /// for, since the poster may be a thread that this one keeps from running: it wakes the driver
+    /// for, since the poster may be a thread that this one keeps from running: it wakes the reader
     /// when it is done.
-    pub fn take(&mut self) -> Option<Letter> {
-        // The eventfd wakes the driver, not this.
+    pub fn take(&mut self) -> Option<T> {
+        // The eventfd wakes the reader, not this.
         let mut nobody = TaskContext::from_waker(Waker::noop());
         match self.letters.poll_recv(&mut nobody) {
             Poll::Ready(letter) => letter,
@@ -161,24 +185,36 @@ impl Inbox {
         }
     }
 
-    /// Takes note that the driver is awake.
+    /// Sleeps until there may be letters, for a reader that waits for nothing else.
+    pub(crate) fn wait(&self) {
+        let mut waiting = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        // When it is interrupted there may be letters as well.
+        let _ = poll(&mut waiting, PollTimeout::NONE);
+        self.acknowledge();
+    }
+
+    /// Takes note that the reader is awake.
     pub fn acknowledge(&self) {
         let _ = self.wake.read();
     }
 
-    /// Wakes the driver again: more letters wait than it took.
+    /// Wakes the reader again: more letters wait than it took.
     pub fn remind(&self) {
         let _ = self.wake.write(1);
     }
 
-    /// Letters that found no room.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
+    /// Letters that found no room, or came to nothing.
+    pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
+    }
+
+    /// A letter that was taken came to nothing.
+    pub(crate) fn count_dropped(&self) {
+        self.dropped.fetch_add(1, Relaxed);
     }
 }
 
-impl AsFd for Inbox {
+impl<T> AsFd for Inbox<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }

@@ -20,6 +20,7 @@ pub mod keeper;
 pub mod kernel;
 pub mod keys;
 pub mod lateness;
+pub mod log_lines;
 pub mod mailbox;
 pub mod netlink;
 pub mod own_addresses;

@@ -176,9 +176,23 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub fn start_program(&mut self, program: &Path, environment: &[(&str, &str)]) -> Result<()> {
-        if self.is_running() {
-            bail!("the daemon of {} runs already", self.name);
-        }
+        let mut command = self.command(program)?;
+        command.envs(environment.iter().copied());
+        self.start_by(command)
+    }
+
+    /// Starts the daemon with that as its standard output and error, instead of its log file.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_into(&mut self, output: File) -> Result<()> {
+        let mut command = self.command(&program("ha-daemon")?)?;
+        command.stdout(output.try_clone()?).stderr(output);
+        self.start_by(command)
+    }
+
+    /// What starts the daemon from that file.
+    fn command(&self, program: &Path) -> Result<Command> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.netns.command(program)?;
         command
@@ -190,12 +204,18 @@ impl Node {
             .arg(self.run_dir())
             .arg("--bpffs")
             .arg(self.bpffs())
-            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             // A Ctrl-C in the terminal is for the test, which then removes the daemon.
             .process_group(0);
+        Ok(command)
+    }
+
+    fn start_by(&mut self, mut command: Command) -> Result<()> {
+        if self.is_running() {
+            bail!("the daemon of {} runs already", self.name);
+        }
         self.child = Some(command.spawn().context("cannot start ha-daemon")?);
         Ok(())
     }

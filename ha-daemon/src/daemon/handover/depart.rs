@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{self, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::SigSet;
@@ -25,10 +26,15 @@ use crate::io::connection::OpenConnections;
 use crate::io::paths::Path;
 use crate::io::records::RecordMemory;
 use crate::io::sender::Sender;
+use crate::logging;
 
 /// How the next program finds what it is handed; one word, so that it can be left out when the
 /// arguments are handed on.
 pub const ARGUMENT: &str = "--hand-over=";
+
+/// How long the next program may be put off by a reader of the log that hangs: nobody judges, and renews
+/// the holder's lease, meanwhile.
+const LOG_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// What the rest of the daemon adds to the driver's parts.
 pub struct Rest<'a> {
@@ -136,6 +142,8 @@ pub fn pack(mut parts: Parts, sender: Sender, rest: Rest<'_>) -> Result<Departur
         events_dropped: rest.events.dropped(),
         events_by_kind: rest.events.by_kind(),
         logged: rest.logged,
+        // The threads that write it end with this program. What they have not written is lost.
+        log_lines_dropped: logging::flush(LOG_WAIT_MAX) + logging::dropped(),
         limits: crate::io::process::limits(),
         keys,
         times: Some(HolderMemory::of(&config.cluster)),

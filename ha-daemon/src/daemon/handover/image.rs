@@ -149,6 +149,9 @@ pub struct Image {
     pub events_by_kind: BTreeMap<String, u64>,
     /// Number of the last event that was logged.
     pub logged: u64,
+    /// Lines that the log lost.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
     /// Limits of the process before the daemon changed them, for services.
     #[serde(default)]
     pub limits: Vec<(u64, u64)>,

@@ -2,10 +2,11 @@
 //! and log. What follows where something stays for the next daemon is in `custody`.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -26,6 +27,7 @@ use super::obituary::{OBITUARY_ROUNDS, Obituary};
 use super::upkeep::Upkeep;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::interrupted::uninterrupted;
+use crate::io::log_lines::{END_WAIT_MAX, LogLines};
 use crate::io::netlink::{Removal, RouteSocket, delete_address, serialized};
 use crate::io::sys;
 use crate::names::NodeName;
@@ -66,31 +68,13 @@ pub fn keeper_main(post: Post) -> anyhow::Result<()> {
     };
     let socket = inherited(post.socket)?;
     let lease = Lease::of(inherited(post.lease)?).context("what it inherited is no lease")?;
-    let mut warnings = detach();
-    let mut keeper = Keeper::new(post, lease)?;
-    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-    keeper.lock_memory(&mut warnings);
-    if let Some(Err(error)) = keeper.post.priority.map(sys::set_fifo) {
-        warnings.push(format!("no real-time priority, a busy machine may delay it: {error}"));
-    }
-    keeper.log(&warnings);
-    loop {
-        match keeper.next(&socket, &mut buffer)? {
-            Next::Message(Message::Farewell) => return Ok(()),
-            Next::Message(message) => {
-                let mut warnings = keeper.take(message);
-                keeper.lock_memory(&mut warnings);
-                keeper.log(&warnings);
-            }
-            Next::Unreadable(warning) => keeper.log(&[warning]),
-            Next::LeaseEnds => {
-                let lines = keeper.end_lease();
-                keeper.log(&lines);
-            }
-            Next::DaemonDied => break,
-        }
-    }
-    keeper.bury()
+    let warnings = detach();
+    // A reader of standard error that hangs must not keep it from its work.
+    let log = LogLines::start("standard error", io::stderr()).context("no thread is left")?;
+    let log = Arc::new(log);
+    let ended = Keeper::new(post, lease, Arc::clone(&log))?.serve(&socket, warnings);
+    log.flush(Instant::now() + END_WAIT_MAX);
+    ended
 }
 
 /// Cuts what ties this process to whoever started the daemon. Nothing here is worth failing for.
@@ -166,6 +150,7 @@ impl Kept {
 pub(super) struct Keeper {
     pub(super) post: Post,
     pub(super) lease: Lease,
+    log: Arc<LogLines>,
     pub(super) timer: TimerFd,
     pub(super) netlink: RouteSocket,
     pub(super) held: BTreeMap<Held, Kept>,
@@ -189,7 +174,7 @@ pub(super) struct Removed {
 }
 
 impl Keeper {
-    fn new(post: Post, lease: Lease) -> anyhow::Result<Self> {
+    fn new(post: Post, lease: Lease, log: Arc<LogLines>) -> anyhow::Result<Self> {
         // Boot time: a machine that was suspended for longer than the lease has lost it.
         let timer = TimerFd::new(
             ClockId::CLOCK_BOOTTIME,
@@ -198,6 +183,7 @@ impl Keeper {
         Ok(Self {
             post,
             lease,
+            log,
             timer: timer.context("no timer")?,
             netlink: RouteSocket::open().context("cannot open rtnetlink")?,
             held: BTreeMap::new(),
@@ -209,6 +195,34 @@ impl Keeper {
             detached: false,
             again_ns: 0,
         })
+    }
+
+    /// Does what the daemon says, until it says farewell or is dead and everything is done that was left to
+    /// do. The warnings of the start are logged when it is ready.
+    fn serve(mut self, socket: &OwnedFd, mut warnings: Vec<String>) -> anyhow::Result<()> {
+        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        self.lock_memory(&mut warnings);
+        if let Some(Err(error)) = self.post.priority.map(sys::set_fifo) {
+            warnings.push(format!("no real-time priority, a busy machine may delay it: {error}"));
+        }
+        self.log(&warnings);
+        loop {
+            match self.next(socket, &mut buffer)? {
+                Next::Message(Message::Farewell) => return Ok(()),
+                Next::Message(message) => {
+                    let mut warnings = self.take(message);
+                    self.lock_memory(&mut warnings);
+                    self.log(&warnings);
+                }
+                Next::Unreadable(warning) => self.log(&[warning]),
+                Next::LeaseEnds => {
+                    let lines = self.end_lease();
+                    self.log(&lines);
+                }
+                Next::DaemonDied => break,
+            }
+        }
+        self.bury()
     }
 
     /// Waits for what the daemon says, for its death, or for the end of its lease. What it has said
@@ -383,11 +397,11 @@ impl Keeper {
         }
     }
 
-    /// Writes lines to stderr. A closed stderr must not stop the keeper.
+    /// Has lines written to standard error.
     pub(super) fn log(&self, lines: &[String]) {
-        let mut stderr = io::stderr().lock();
         for line in lines {
-            let _ = writeln!(stderr, "ha-daemon keeper {}: {line}", self.post.node);
+            let line = format!("ha-daemon keeper {}: {line}\n", self.post.node);
+            self.log.post(line.into_bytes());
         }
     }
 }
