@@ -37,6 +37,33 @@ pub(crate) fn die_with_starter(command: &mut Command) {
     unsafe { command.pre_exec(bind) };
 }
 
+/// What lets a process lock memory, take a real-time priority and raise its limits (linux/capability.h:
+/// `CAP_IPC_LOCK`, `CAP_SYS_NICE`, `CAP_SYS_RESOURCE`).
+const REALTIME_CAPABILITIES: [libc::c_ulong; 3] = [14, 23, 24];
+
+/// Takes from the program of `command` what it needs for real-time priority and locked memory:
+/// capabilities, and the limits that allow some of it without them.
+pub(crate) fn refuse_realtime(command: &mut Command) {
+    let refuse = || {
+        let outcome = |result: c_int| {
+            if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        };
+        for capability in REALTIME_CAPABILITIES {
+            // SAFETY: prctl takes numbers here and touches no memory of ours.
+            outcome(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })?;
+        }
+        let nothing = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        for limit in [libc::RLIMIT_RTPRIO, libc::RLIMIT_MEMLOCK] {
+            // SAFETY: `nothing` lives across the call, which only reads it.
+            outcome(unsafe { libc::setrlimit(limit, &raw const nothing) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure only makes async-signal-safe system calls and reads
+    // errno: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(refuse) };
+}
+
 /// Gives the calling thread `SCHED_FIFO` with `priority` (1..=99).
 pub(crate) fn set_fifo(priority: u8) -> Result<(), Errno> {
     set_fifo_of(0, priority)

@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use super::command::{COMMAND_TIME_MAX, Finished, finish};
 use super::processes::{Processes, send};
 use super::{Bed, Event, Netns, Status};
+use crate::sys;
 
 /// Lines of the log that a failure shows.
 const LOG_LINES_SHOWN: usize = 60;
@@ -188,6 +189,17 @@ impl Node {
     pub fn start_into(&mut self, output: File) -> Result<()> {
         let mut command = self.command(&program("ha-daemon")?)?;
         command.stdout(output.try_clone()?).stderr(output);
+        self.start_by(command)
+    }
+
+    /// Starts a daemon that may have neither real-time priority nor locked memory, as in a container
+    /// without the right.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_without_realtime(&mut self) -> Result<()> {
+        let mut command = self.command(&program("ha-daemon")?)?;
+        sys::refuse_realtime(&mut command);
         self.start_by(command)
     }
 
