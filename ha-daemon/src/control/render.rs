@@ -251,7 +251,8 @@ fn heading(snapshot: &Snapshot) -> String {
     text += &line("Events", &snapshot.events.to_string());
     if snapshot.log_lines_dropped > 0 {
         let lost = snapshot.log_lines_dropped;
-        let warning = format!("warning: {lost} lines were dropped: who was to take them hangs or is slow");
+        let warning =
+            format!("warning: {lost} lines were dropped: who was to take them hangs or is slow");
         text += &line("Log", &warning);
     }
     let refused = refused(&snapshot.packets);
