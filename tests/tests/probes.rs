@@ -1,7 +1,9 @@
 //! Who answers probes, in namespaces with real daemons: what each node finds out about the ways of its
 //! peer, and the kernel of a peer whose daemon is stopped (SIGSTOP), which goes on answering;
-//! and a crowd that asks one node at once.
+//! that nobody is asked while all is well; and a crowd that asks one node at once.
 
+#[path = "probes/calm.rs"]
+mod calm;
 #[path = "probes/crowd.rs"]
 mod crowd;
 

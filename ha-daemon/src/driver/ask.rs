@@ -1,8 +1,8 @@
 //! Asking a peer's kernel whether it is alive: probes, and by which way the peer answers them.
 //!
-//! Only the asker can see what arrives. So after a path came up, and every few minutes, it sends one
-//! probe by each way, one after the other, and remembers which were answered. Under suspicion it
-//! takes the best of them; while none is known, the ways take turns.
+//! Only the asker can see what arrives. So when a path has come up it sends one probe by each way, one
+//! after the other, and remembers which were answered. After that nothing is sent while all is well.
+//! Under suspicion it takes the best of them, and then all in turn: what is known may be old.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -23,9 +23,7 @@ const TEST_PAUSE: Duration = Duration::from_millis(2);
 const TEST_WAIT_MIN: Duration = Duration::from_millis(200);
 /// Probes that one way gets in a test before it counts as closed.
 const TRIES: u32 = 3;
-/// Pause between two tests of the ways, one after the other: each is tried every six minutes.
-const RETEST_PAUSE: Duration = Duration::from_secs(120);
-/// Probes that stay unanswered before the next known way is tried.
+/// Probes by a known way that stay unanswered before another one is tried.
 const UNANSWERED_MAX: usize = 2;
 
 /// A way that is being tried.
@@ -69,8 +67,6 @@ pub(super) struct Asker {
     trial: Option<Trial>,
     /// When the next probe of a test may leave.
     due_ns: u64,
-    /// The way that the next repeated test tries.
-    retest: usize,
     /// The peer's start that was tested; 0 = none, or it is not heard.
     tested: u64,
     /// Probes under suspicion since the last answer, and that answer.
@@ -79,20 +75,50 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// The way of the next probe under suspicion.
-    fn way(&mut self, answered_ns: u64) -> Way {
-        if answered_ns != self.answered_ns {
-            (self.answered_ns, self.unanswered) = (answered_ns, 0);
+    /// Positions of the ways that were answered, the best first.
+    fn known(&self) -> impl Iterator<Item = usize> {
+        let answered = self.answers.map(|answer| answer.is_some());
+        (0..WAYS.len()).filter(move |position| answered[*position])
+    }
+
+    /// Takes note of the newest answer. One to a probe under suspicion teaches by which way the peer
+    /// answers now, and that the ways which were known and tried before are closed.
+    fn learn(&mut self, last: Answered) {
+        if last.left_ns == self.answered_ns {
+            return;
         }
-        let asked = self.unanswered;
+        self.answered_ns = last.left_ns;
+        let asked = std::mem::take(&mut self.unanswered);
+        if asked == 0 {
+            return;
+        }
+        let mut in_vain = asked / UNANSWERED_MAX;
+        for (way, answer) in WAYS.iter().zip(&mut self.answers) {
+            let was_tried = answer.is_some() && in_vain > 0;
+            in_vain -= usize::from(was_tried);
+            if *way == last.way {
+                *answer = Some(*way);
+            } else if was_tried {
+                *answer = None;
+            }
+        }
+    }
+
+    /// The way of the next probe under suspicion: some by each known one, one by each of all, and again.
+    fn way(&mut self) -> Way {
+        let by_known = self.known().count() * UNANSWERED_MAX;
+        let asked = self.unanswered % (by_known + WAYS.len());
         self.unanswered += 1;
-        let known = WAYS.iter().zip(self.answers).filter(|(_, answer)| answer.is_some());
-        let count = known.clone().count();
-        if count == 0 {
-            return WAYS[asked % WAYS.len()];
-        }
-        let mut known = known.map(|(way, _)| *way);
-        known.nth(asked / UNANSWERED_MAX % count).unwrap_or(Way::Xdp)
+        let position = match asked.checked_sub(by_known) {
+            Some(turn) => turn,
+            None => self.known().nth(asked / UNANSWERED_MAX).unwrap_or_default(),
+        };
+        WAYS[position]
+    }
+
+    /// Has every way tried again as soon as the path is heard.
+    pub(super) fn test_again(&mut self) {
+        (self.tested, self.trial) = (0, None);
     }
 
     /// The way that is to be tried now, if any. `last` = what was answered last on a path that is
@@ -100,7 +126,7 @@ impl Asker {
     fn test(&mut self, now_ns: u64, last: Option<Answered>, first: usize) -> Option<Way> {
         let Some(last) = last else {
             // What was known stays: it is what suspicion needs.
-            (self.tested, self.trial) = (0, None);
+            self.test_again();
             return None;
         };
         if self.tested != last.believed {
@@ -126,10 +152,7 @@ impl Asker {
         if let Some(trial) = self.trial {
             return Some(WAYS[trial.position]);
         }
-        let position = self.untried.iter().position(|untried| *untried).unwrap_or_else(|| {
-            self.retest = (self.retest + 1) % WAYS.len();
-            self.retest.max(first)
-        });
+        let position = self.untried.iter().position(|untried| *untried)?;
         self.untried[position] = false;
         self.trial = Some(Trial { position, tries: 0, left_ns: 0, until_ns: 0 });
         Some(WAYS[position])
@@ -137,9 +160,7 @@ impl Asker {
 
     fn finish(&mut self, now_ns: u64) {
         self.trial = None;
-        let more = self.untried.iter().any(|untried| *untried);
-        let pause = if more { TEST_PAUSE } else { RETEST_PAUSE };
-        self.due_ns = now_ns + pause.as_nanos() as u64;
+        self.due_ns = now_ns + TEST_PAUSE.as_nanos() as u64;
     }
 
     /// The probe of a test left, or could not.
@@ -165,12 +186,20 @@ impl Driver {
     /// Why it did not leave.
     pub fn ask(&mut self, slot: usize) -> Result<u64, String> {
         let path = self.parts.paths.get(slot).ok_or("there is no such path")?;
-        let answered_ns = record(&self.parts, slot).map_or(0, Record::answered_ns);
         let way = match path.carrier {
             Carrier::Serial(_) => Way::Socket,
-            Carrier::Network(_) => self.askers[slot].way(answered_ns),
+            Carrier::Network(_) => {
+                self.learn(slot);
+                self.askers[slot].way()
+            }
         };
         self.ask_by(slot, way)
+    }
+
+    fn learn(&mut self, slot: usize) {
+        if let Some(record) = record(&self.parts, slot) {
+            self.askers[slot].learn(Answered::of(record));
+        }
     }
 
     fn ask_by(&self, slot: usize, way: Way) -> Result<u64, String> {
@@ -196,9 +225,10 @@ impl Driver {
         ways.iter().filter_map(word).map(str::to_owned).collect()
     }
 
-    /// Tries the ways of paths that are heard.
+    /// Tries the ways of paths that have come up.
     pub(super) fn test_ways(&mut self, now_ns: u64) {
         for slot in 0..self.parts.paths.len() {
+            self.learn(slot);
             let path = &self.parts.paths[slot];
             let peer = self.core.peers().get(&path.peer);
             let is_heard = peer.is_some_and(|peer| peer.hears(path.link));
@@ -290,25 +320,72 @@ mod tests {
     }
 
     #[test]
-    fn it_is_tried_again_when_the_peer_starts_anew_and_every_few_minutes_by_one_packet() {
+    fn it_is_tried_again_when_the_peer_starts_anew_or_is_heard_again_and_never_without_a_reason() {
         let mut asker = Asker::default();
         assert_eq!(run(&mut asker, &WAYS, 5_000).len(), 3);
         assert_eq!(asker.test(130_000 * MS, None, 0), None, "not while it is silent");
         assert!(asker.answers.iter().all(Option::is_some), "what was known stays");
-        assert_eq!(run(&mut asker, &WAYS, 5_000).len(), 3);
-        let asked = run(&mut Asker::default(), &WAYS, 500_000);
-        assert_eq!(asked.len(), 3 + 4, "{asked:?}");
+        assert_eq!(run(&mut asker, &WAYS, 5_000).len(), 3, "heard again");
+        let anew = Answered { believed: 8, ..Answered::default() };
+        assert_eq!(asker.test(6_000 * MS, Some(anew), 0), Some(Way::Xdp), "a new start");
+        for answering in [&WAYS[..], &[]] {
+            let mut asker = Asker::default();
+            let tried = run(&mut asker, answering, 5_000).len();
+            let last = Answered { left_ns: asker.answered_ns, believed: 7, way: Way::Xdp };
+            // A year, by the minute.
+            let asked = (1..525_600).filter_map(|it| asker.test(it * 60_000 * MS, Some(last), 0));
+            assert_eq!(asked.count(), 0, "after {tried}");
+            asker.test_again();
+            assert!(asker.test(u64::MAX, Some(last), 0).is_some());
+        }
+    }
+
+    /// Suspicion of a peer that answers by some ways: the ways of so many probes.
+    fn suspect(asker: &mut Asker, answering: &[Way], probes: u64) -> Vec<Way> {
+        let mut asked = Vec::new();
+        for left_ns in asker.answered_ns + 1..=asker.answered_ns + probes {
+            let way = asker.way();
+            asked.push(way);
+            if answering.contains(&way) {
+                asker.learn(Answered { left_ns, way, believed: 7 });
+            }
+        }
+        asked
+    }
+
+    fn knowing(ways: [Option<Way>; WAYS.len()]) -> Asker {
+        Asker { answers: ways, ..Asker::default() }
     }
 
     #[test]
-    fn suspicion_takes_the_best_known_way_and_the_next_when_it_stays_unanswered() {
-        let mut asker =
-            Asker { answers: [None, Some(Way::Tc), Some(Way::Socket)], ..Asker::default() };
-        let ways: Vec<Way> = (0..5).map(|_| asker.way(0)).collect();
-        assert_eq!(ways, [Way::Tc, Way::Tc, Way::Socket, Way::Socket, Way::Tc]);
-        assert_eq!(asker.way(9), Way::Tc, "an answer begins anew");
-        let mut unknown = Asker::default();
-        let ways: Vec<Way> = (0..4).map(|_| unknown.way(0)).collect();
-        assert_eq!(ways, [Way::Xdp, Way::Tc, Way::Socket, Way::Xdp]);
+    fn suspicion_takes_the_known_ways_and_then_all_in_turn_when_they_stay_unanswered() {
+        use Way::{Socket, Tc, Xdp};
+        let known = [None, Some(Tc), Some(Socket)];
+        let ways = suspect(&mut knowing(known), &[], 9);
+        assert_eq!(ways, [Tc, Tc, Socket, Socket, Xdp, Tc, Socket, Tc, Tc]);
+        assert_eq!(suspect(&mut knowing(known), &[Tc], 3), [Tc; 3], "an answer begins anew");
+        let ways = suspect(&mut Asker::default(), &[], 4);
+        assert_eq!(ways, [Xdp, Tc, Socket, Xdp], "nothing is known");
+    }
+
+    #[test]
+    fn what_answers_under_suspicion_is_known_from_then_on() {
+        use Way::{Socket, Tc, Xdp};
+        // Since it was tried, the peer's programs went and only its daemon answers.
+        let mut asker = knowing([Some(Xdp), Some(Tc), None]);
+        let ways = suspect(&mut asker, &[Socket], 9);
+        assert_eq!(ways, [Xdp, Xdp, Tc, Tc, Xdp, Tc, Socket, Socket, Socket]);
+        assert_eq!(asker.answers, [None, None, Some(Socket)]);
+        // One that got lost closes nothing, nor does an answer that comes later than the next probe.
+        let mut asker = knowing([Some(Xdp), Some(Tc), None]);
+        assert_eq!([asker.way(), asker.way()], [Xdp, Xdp]);
+        asker.learn(Answered { left_ns: 1, way: Xdp, believed: 7 });
+        assert_eq!(asker.way(), Xdp);
+        asker.learn(Answered { left_ns: 3, way: Xdp, believed: 7 });
+        assert_eq!(asker.answers, [Some(Xdp), Some(Tc), None]);
+        // What was answered before anything was asked is none of it.
+        let mut asker = Asker::default();
+        asker.learn(Answered { left_ns: 5, way: Tc, believed: 7 });
+        assert_eq!(asker.answers, [None; WAYS.len()]);
     }
 }

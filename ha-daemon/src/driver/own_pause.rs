@@ -158,6 +158,8 @@ impl Driver {
             );
             self.driver_note(Severity::Warning, "reception", text);
         }
+        // Other answers may arrive than before.
+        self.askers.iter_mut().for_each(super::ask::Asker::test_again);
     }
 }
 
