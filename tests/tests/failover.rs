@@ -29,3 +29,5 @@ mod stale;
 mod starts;
 #[path = "failover/three.rs"]
 mod three;
+#[path = "failover/unasked.rs"]
+mod unasked;

@@ -15,6 +15,7 @@ const NEEDS: &[Need] = &[
     // Some distributions install a wrapper that fails without the kernel's own tools.
     ("bpftool", "version", "bpftool"),
     ("nginx", "-v", "nginx-light"),
+    ("nft", "--version", "nftables"),
 ];
 
 /// Makes sure that all programs are there.

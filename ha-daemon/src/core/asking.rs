@@ -251,11 +251,11 @@ impl Core {
         }
         let wait = self.daemon_deadtime(peer);
         let text = format!(
-            "cannot ask {} whether it is alive, on any link; last on {}: {error}; no verdict on it \
-             before it is silent for {}",
+            "cannot ask {} whether it is alive, on any link; no verdict on it before it is silent for {}; \
+             last on {}: {error}",
             self.node_name(node),
-            self.config.links[link.0].name,
             milliseconds(super::nanoseconds(wait)),
+            self.config.links[link.0].name,
         );
         self.node_note(Severity::Warning, "could-not-ask", node, text);
         if let Some(peer) = self.peers.get_mut(&node) {

@@ -19,7 +19,7 @@ use crate::io::keeper::{Datagram, KeeperError};
 use crate::io::keys::Signer;
 use crate::io::paths::{Carrier, Network};
 use crate::io::service::Operation;
-use crate::io::socket::scoped;
+use crate::io::socket::{remedy, scoped};
 use crate::names::InterfaceName;
 use crate::snapshot::{ResourceState, Severity};
 
@@ -428,8 +428,12 @@ impl Driver {
         let network = match &path.carrier {
             Carrier::Network(network) => network,
             Carrier::Serial(serial) => {
-                let closed =
-                    || format!("the line {} is not open, or full", serial.device.display());
+                let closed = || {
+                    let device = serial.device.display();
+                    format!(
+                        "the line {device} is not open, or full: is the device there, and plugged?"
+                    )
+                };
                 let sent = self.send_serial(slot, datagram, body);
                 return sent.then_some(()).ok_or_else(closed);
             }
@@ -441,7 +445,8 @@ impl Driver {
         for remote in &network.remotes {
             let to = scoped(*remote, network.interface_index).into();
             if let Err(error) = socket.send(datagram, &to) {
-                outcome = Err(format!("{remote}: {error}"));
+                let remedy = remedy(&error, &network.interface);
+                outcome = Err(format!("{remote}: {error}: {remedy}"));
             }
         }
         outcome

@@ -215,6 +215,22 @@ fn prepare(socket: &Socket, local: IpAddr, cast: Cast, interface_index: u32) -> 
     }
 }
 
+/// What an operator can do when a datagram does not leave.
+#[must_use]
+pub fn remedy(error: &io::Error, interface: &InterfaceName) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "a firewall or a prohibiting route of this node refuses it: `nft list ruleset`, `ip route \
+             show table all`"
+                .to_owned()
+        }
+        Some(libc::ENOBUFS | libc::EAGAIN) => {
+            format!("the queue of {interface} is full: `tc -s qdisc show dev {interface}`")
+        }
+        _ => format!("is {interface} there, up and with its address: `ip addr show dev {interface}`?"),
+    }
+}
+
 /// A link-local IPv6 address, or a multicast group of the interface's or the link's scope, means
 /// nothing without its interface (RFC 4007 6).
 #[must_use]
@@ -229,5 +245,25 @@ pub fn scoped(address: SocketAddr, interface_index: u32) -> SocketAddr {
             SocketAddr::V6(v6)
         }
         SocketAddr::V4(_) | SocketAddr::V6(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_leave_has_a_remedy_for_its_cause() {
+        let interface = "eth1".parse().unwrap();
+        for (errno, expected) in [
+            (libc::EPERM, "nft list ruleset"),
+            (libc::EACCES, "ip route"),
+            (libc::ENOBUFS, "tc -s qdisc show dev eth1"),
+            (libc::ENETUNREACH, "ip addr show dev eth1"),
+            (libc::ENODEV, "ip addr show dev eth1"),
+        ] {
+            let said = remedy(&io::Error::from_raw_os_error(errno), &interface);
+            assert!(said.contains(expected), "{errno}: {said}");
+        }
     }
 }

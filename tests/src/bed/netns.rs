@@ -12,7 +12,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use super::command::output;
+use super::command::{COMMAND_TIME_MAX, finish, output};
 use crate::sys;
 
 /// Where `ip netns` keeps names.
@@ -132,6 +132,18 @@ impl Netns {
     pub fn tc(&self, arguments: &[&str]) -> Result<String> {
         let arguments = [&["-n", &self.name], arguments].concat();
         output("tc", &arguments)
+    }
+
+    /// Has `nft` carry out a command in this namespace.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub fn nft(&self, command: &str) -> Result<()> {
+        let mut nft = self.command("nft")?;
+        nft.arg(command);
+        let finished = finish(nft, COMMAND_TIME_MAX)?;
+        ensure!(finished.status.success(), "nft {command}: {}", finished.stderr.trim());
+        Ok(())
     }
 
     /// Writes a setting below `/proc/sys/net`, such as `("ipv4/ip_forward", "1")`.

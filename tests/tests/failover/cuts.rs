@@ -9,7 +9,7 @@ use ha_tests::clock::monotonic_ns;
 use ha_tests::on_both_receptions;
 
 use crate::support::{
-    ALPHA, BETA, CALM, STEP, Watch, events, finish, started_by, takeovers, wait_node,
+    ALPHA, BETA, CALM, STEP, events, finish, nothing_moved, started_by, takeovers, wait_node,
 };
 
 on_both_receptions! {
@@ -122,18 +122,6 @@ fn a_broken_heartbeat_link_beside_a_whole_one_moves_nothing(via: Reception) -> R
     }
     nothing_moved(&mut cluster, &watch, start_ns)?;
     finish(cluster, watch)
-}
-
-/// The group stayed on alpha all the time, and nobody tried anything.
-fn nothing_moved(cluster: &mut Cluster, watch: &Watch, start_ns: u64) -> Result<()> {
-    watch.expect_only(cluster, ALPHA)?;
-    ensure!(takeovers(cluster, GROUP, start_ns)? == 0, "it was taken over");
-    for node in [ALPHA, BETA] {
-        ensure!(watch.times_added(node, start_ns)? == 0, "the address came to {node}");
-    }
-    watch.expect_answers_since(start_ns)?;
-    ensure!(watch.client.first_answer(BETA, 0).is_none(), "beta answered");
-    Ok(())
 }
 
 /// Without its service interface beta could serve nobody, so it takes nothing; and when it comes

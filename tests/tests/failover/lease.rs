@@ -13,10 +13,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use crate::support::{ALPHA, BETA, STEP, Watch, events, finish, plan, started, wait_node};
+use crate::support::{
+    ALPHA, BETA, DAEMON_DEADTIME, STEP, Watch, events, finish, plan, started, wait_node,
+};
 
-/// The default.
-const DAEMON_DEADTIME: Duration = Duration::from_secs(3);
 /// `daemon_deadtime` without the margin that a deadtime of 200 ms leaves: 250 ms.
 const HOLDER_LEASE: Duration = Duration::from_millis(2_750);
 /// The driver renews it at least so often, idle: the lease may end that much sooner after a stop.

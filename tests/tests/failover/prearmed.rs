@@ -18,7 +18,8 @@ use nix::sys::signal::Signal;
 
 use crate::lease::Stopped;
 use crate::support::{
-    ALPHA, BETA, CALM, GAP_MAX, STEP, Watch, events, finish, floating, plan, takeovers, wait_runs,
+    ALPHA, BETA, CALM, DAEMON_DEADTIME, GAP_MAX, STEP, Watch, events, finish, floating, plan,
+    takeovers, wait_runs,
 };
 
 /// A host on the heartbeat network that is no node.
@@ -27,8 +28,6 @@ const ASK_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a client may be without an answer while the owner is restarted: far above what a loaded
 /// machine adds, far below a failover.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
-/// What the peers wait for a daemon whose kernel still answers; the holder's lease is shorter.
-const DAEMON_DEADTIME: Duration = Duration::from_secs(3);
 
 /// Who asks for the floating addresses.
 struct Askers {

@@ -11,10 +11,10 @@ use ha_tests::clock::monotonic_ns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{ALPHA, BETA, STEP, events, finish, started_by, takeovers, wait_node};
+use crate::support::{
+    ALPHA, BETA, DAEMON_DEADTIME, STEP, events, finish, started_by, takeovers, wait_node,
+};
 
-/// How long a peer's daemon may not run before others take what it owns (the default).
-const DAEMON_DEADTIME: Duration = Duration::from_secs(3);
 /// Less than an owner's lease.
 const FREEZE: Duration = Duration::from_secs(1);
 

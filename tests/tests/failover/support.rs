@@ -17,6 +17,9 @@ pub const GAMMA: &str = "gamma";
 pub const STEP: Duration = Duration::from_secs(20);
 /// How long a state has to last to count as the end of a story.
 pub const CALM: Duration = Duration::from_secs(1);
+/// How long a peer's daemon may not run, or its kernel not be asked, before others take what it owns (the
+/// default); the holder's lease is shorter.
+pub const DAEMON_DEADTIME: Duration = Duration::from_secs(3);
 /// Longest time without an answer that a scenario accepts where the service goes on: far above a
 /// failover, far below an outage that an operator has to end.
 pub const GAP_MAX: Duration = Duration::from_secs(3);
@@ -238,6 +241,18 @@ pub fn takeovers(cluster: &mut Cluster, group: &str, after_ns: u64) -> Result<us
         count += node.events()?.into_iter().filter(of_group).count();
     }
     Ok(count)
+}
+
+/// The group stayed on alpha all the time, and nobody tried anything.
+pub fn nothing_moved(cluster: &mut Cluster, watch: &Watch, start_ns: u64) -> Result<()> {
+    watch.expect_only(cluster, ALPHA)?;
+    ensure!(takeovers(cluster, GROUP, start_ns)? == 0, "it was taken over");
+    for node in [ALPHA, BETA] {
+        ensure!(watch.times_added(node, start_ns)? == 0, "the address came to {node}");
+    }
+    watch.expect_answers_since(start_ns)?;
+    ensure!(watch.client.first_answer(BETA, 0).is_none(), "beta answered");
+    Ok(())
 }
 
 /// Ends a story: every daemon leaves cleanly, and no node has anything left of it.
