@@ -205,7 +205,7 @@ impl Driver {
     fn ask_by(&self, slot: usize, way: Way) -> Result<u64, String> {
         let left_ns = monotonic_ns();
         let probe = self.probe(slot, way, left_ns);
-        self.send_fixed(slot, &probe)?;
+        self.send_probe(slot, &probe)?;
         Ok(left_ns)
     }
 

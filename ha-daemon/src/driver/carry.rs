@@ -1,5 +1,6 @@
 //! Carrying out the core's actions, and what comes back of them.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,6 +8,7 @@ use ha_common::wire::{Header, Kind, Phase};
 
 use super::{Driver, record};
 use ipnet::IpNet;
+use socket2::SockAddr;
 
 use crate::config::{GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::control::event_log::EventDraft;
@@ -19,7 +21,7 @@ use crate::io::keeper::{Datagram, KeeperError};
 use crate::io::keys::Signer;
 use crate::io::paths::{Carrier, Network};
 use crate::io::service::Operation;
-use crate::io::socket::{remedy, scoped};
+use crate::io::socket::{LinkSocket, remedy, scoped};
 use crate::names::InterfaceName;
 use crate::snapshot::{ResourceState, Severity};
 
@@ -408,22 +410,33 @@ impl Driver {
         let signing = self.parts.shared.paths[slot].signing.get();
         let signer = self.parts.keys.signer(signing, sequence);
         let datagram = self.control_datagram(slot, sequence, signer, body);
-        if self.send_on(slot, &datagram, body).is_err() {
+        if self.send_on(slot, &datagram, body, LinkSocket::send).is_err() {
             self.parts.shared.paths[slot].errors.fetch_add(1, Relaxed);
         }
     }
 
-    /// Sends a probe or an answer on a path.
+    /// Sends a probe on a path.
     ///
     /// # Errors
-    /// Why it did not leave.
-    pub(super) fn send_fixed(&self, slot: usize, datagram: &[u8]) -> Result<(), String> {
+    /// Why it did not leave, and what helps.
+    pub(super) fn send_probe(&self, slot: usize, datagram: &[u8]) -> Result<(), String> {
         // What a line tells repetitions by: each of these is another.
-        self.send_on(slot, datagram, datagram)
+        self.send_on(slot, datagram, datagram, LinkSocket::ask)
+    }
+
+    /// Sends an answer on a path. One that does not leave is one that was lost.
+    pub(super) fn send_answer(&self, slot: usize, datagram: &[u8]) {
+        let _ = self.send_on(slot, datagram, datagram, LinkSocket::send);
     }
 
     /// Sends a datagram on a path.
-    fn send_on(&self, slot: usize, datagram: &[u8], body: &[u8]) -> Result<(), String> {
+    fn send_on(
+        &self,
+        slot: usize,
+        datagram: &[u8],
+        body: &[u8],
+        send: fn(&LinkSocket, &[u8], &SockAddr) -> io::Result<()>,
+    ) -> Result<(), String> {
         let path = &self.parts.paths[slot];
         let network = match &path.carrier {
             Carrier::Network(network) => network,
@@ -444,7 +457,7 @@ impl Driver {
         let mut outcome = Ok(());
         for remote in &network.remotes {
             let to = scoped(*remote, network.interface_index).into();
-            if let Err(error) = socket.send(datagram, &to) {
+            if let Err(error) = send(socket, datagram, &to) {
                 let remedy = remedy(&error, &network.interface);
                 outcome = Err(format!("{remote}: {error}: {remedy}"));
             }

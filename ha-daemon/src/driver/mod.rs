@@ -414,9 +414,14 @@ impl Driver {
             let Some(socket) = self.parts.sockets.get(position) else { continue };
             let (interface, audience) = (socket.interface_index, socket.audience);
             let heartbeats = receives_heartbeats(socket, &self.parts.paths, &self.parts.receptions);
-            for _ in 0..DATAGRAMS_PER_TURN {
-                // An error here is one of an earlier send (ICMP): it is counted there.
-                let Ok(Some((length, at_ns))) = socket.receive(&mut buffer) else { break };
+            for count in 0..DATAGRAMS_PER_TURN {
+                let Ok(Some((length, at_ns))) = socket.receive(&mut buffer) else {
+                    if count == 0 {
+                        // Then it is no datagram that woke this thread.
+                        socket.forget_errors();
+                    }
+                    break;
+                };
                 let datagram = &buffer[..length];
                 let table = &mut self.parts.table;
                 let received = table.receive(datagram, interface, at_ns, heartbeats, audience);
@@ -434,8 +439,7 @@ impl Driver {
             self.probed(slot, probe, at_ns);
         }
         for (slot, answer) in answers {
-            // One that does not leave is one that was lost.
-            let _ = self.send_fixed(slot, &answer);
+            self.send_answer(slot, &answer);
         }
         inputs
     }

@@ -31,8 +31,7 @@ impl Driver {
             let received =
                 self.parts.table.receive(datagram, interface, at_ns, true, Audience::Several);
             if let Received::Probe { slot, answer } = received {
-                // One that does not leave is one that was lost.
-                let _ = self.send_fixed(slot as usize, &answer);
+                self.send_answer(slot as usize, &answer);
             }
             let Received::Control { slot, header, body } = received else { continue };
             match Message::decode(&body) {

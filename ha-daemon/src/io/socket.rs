@@ -75,7 +75,43 @@ impl LinkSocket {
     /// # Errors
     /// Those of sendto(2).
     pub fn send(&self, datagram: &[u8], remote: &socket2::SockAddr) -> io::Result<()> {
-        self.socket.send_to(datagram, remote).map(|_| ())
+        let send = || self.socket.send_to(datagram, remote).map(|_| ());
+        // What ICMP told while a question left (`ask`) ends one call, not two.
+        send().or_else(|_| send())
+    }
+
+    /// Sends a question. That a full queue of this host dropped it the kernel keeps from UDP sockets
+    /// without `IP_RECVERR` (`udp_send_skb`), so the socket has that for this moment. It must not have it for
+    /// longer: with it every ICMP message, which anybody can forge, is an error of the next call.
+    ///
+    /// # Errors
+    /// As [`LinkSocket::send`]; `ENOBUFS` when it was dropped.
+    pub fn ask(&self, datagram: &[u8], remote: &socket2::SockAddr) -> io::Result<()> {
+        self.tell_errors(true);
+        let asked = self.socket.send_to(datagram, remote);
+        self.forget_errors();
+        match asked {
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Err(error),
+            // Perhaps another's fault (ICMP): what is this one's comes again.
+            Err(_) => self.send(datagram, remote),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Forgets what ICMP told while a question left. One that came in just as that ended may still be
+    /// there: it would wake whoever waits for datagrams, again and again.
+    pub fn forget_errors(&self) {
+        // This also empties the queue of errors (ip(7)), and the other call reads what is pending.
+        self.tell_errors(false);
+        let _ = self.socket.take_error();
+    }
+
+    /// Where that is refused, the socket is as it was.
+    fn tell_errors(&self, wanted: bool) {
+        let _ = match self.local {
+            SocketAddr::V4(_) => setsockopt(&self.socket, sockopt::Ipv4RecvErr, &wanted),
+            SocketAddr::V6(_) => setsockopt(&self.socket, sockopt::Ipv6RecvErr, &wanted),
+        };
     }
 
     /// Receives one datagram into `buffer`: its length, and when the kernel received it
@@ -250,7 +286,60 @@ pub fn scoped(address: SocketAddr, interface_index: u32) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
+
+    /// Whether something wakes who waits for datagrams: one of them, or an error.
+    fn has_news(socket: &LinkSocket, time_max: PollTimeout) -> bool {
+        let mut waiting = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut waiting, time_max).unwrap() > 0
+    }
+
+    #[test]
+    fn a_closed_port_of_the_peer_is_no_error_of_a_question_and_leaves_none_behind() {
+        for ip in [IpAddr::from([127, 0, 0, 1]), std::net::Ipv6Addr::LOCALHOST.into()] {
+            let address = SocketAddr::new(ip, 0);
+            let Ok(free) = std::net::UdpSocket::bind(address) else {
+                eprintln!("NOT TESTED: this host has no {ip}");
+                continue;
+            };
+            let entrance = Entrance { address, audience: Audience::One, cast: Cast::Unicast };
+            let network = Network {
+                interface: "lo".parse().unwrap(),
+                interface_index: 1,
+                entrances: vec![entrance],
+                remotes: Vec::new(),
+                own: vec![ip],
+                mac: None,
+                ends: None,
+            };
+            let socket = LinkSocket::bind(LinkIndex(0), &network, &entrance).unwrap();
+            let closed = free.local_addr().unwrap().into();
+            drop(free);
+            let provoke = || {
+                socket.tell_errors(true);
+                socket.socket.send_to(b"?", &closed).unwrap();
+                assert!(has_news(&socket, PollTimeout::from(10_000_u16)), "{address}: no ICMP");
+            };
+            // Left alone, it ends the next call and wakes whoever waits.
+            provoke();
+            let told = socket.socket.send_to(b"?", &closed).unwrap_err();
+            assert_eq!(told.raw_os_error(), Some(libc::ECONNREFUSED), "{address}");
+            provoke();
+            socket.forget_errors();
+            assert!(!has_news(&socket, PollTimeout::ZERO), "{address}");
+            for _ in 0..10 {
+                socket.ask(b"?", &closed).unwrap();
+                assert!(!has_news(&socket, PollTimeout::ZERO), "{address}");
+            }
+            // One that is pending ends neither a question nor a heartbeat.
+            for send in [LinkSocket::ask, LinkSocket::send] {
+                provoke();
+                send(&socket, b"?", &closed).unwrap();
+            }
+        }
+    }
 
     #[test]
     fn what_does_not_leave_has_a_remedy_for_its_cause() {

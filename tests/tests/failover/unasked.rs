@@ -16,6 +16,7 @@ use crate::support::{
 
 on_both_receptions! {
     a_judge_whose_firewall_drops_its_questions_waits_for_daemon_deadtime,
+    a_judge_whose_queues_are_full_waits_for_daemon_deadtime,
     a_judge_whose_interfaces_are_down_waits_for_daemon_deadtime,
     a_judge_whose_interfaces_are_deleted_waits_for_daemon_deadtime,
     a_judge_without_a_carrier_has_asked_and_takes_nothing,
@@ -87,6 +88,31 @@ fn a_judge_whose_firewall_drops_its_questions_waits_for_daemon_deadtime(
         },
         |cluster| nft(cluster, "delete table ip own"),
         &says,
+    )
+}
+
+/// Queues that have room for no packet drop each one, and sendto(2) hides that.
+fn a_judge_whose_queues_are_full_waits_for_daemon_deadtime(via: Reception) -> Result<()> {
+    let interfaces = [("hb0", "192.0.2.1"), ("eth0", "198.51.100.1")];
+    cannot_ask(
+        via,
+        |cluster| {
+            let netns = cluster.node(BETA)?.netns();
+            for (interface, address) in interfaces {
+                // Who is asked is known: what waits for address resolution is in no queue.
+                let mac = cluster.bed.mac(ALPHA, interface)?;
+                netns.ip(&["neigh", "replace", address, "lladdr", mac, "dev", interface])?;
+                netns.tc(&["qdisc", "add", "dev", interface, "root", "bfifo", "limit", "1"])?;
+            }
+            Ok(())
+        },
+        |cluster| {
+            let netns = cluster.node(BETA)?.netns();
+            interfaces.iter().try_for_each(|(interface, _)| {
+                netns.tc(&["qdisc", "delete", "dev", interface, "root"]).map(drop)
+            })
+        },
+        &["alpha", "No buffer space", "`tc -s qdisc show dev "],
     )
 }
 
