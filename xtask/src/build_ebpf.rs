@@ -63,18 +63,15 @@ fn compile(sysroot: &Path) -> Result<PathBuf> {
     let cargo_home = cargo_home
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
         .context("neither CARGO_HOME nor HOME is set")?;
-    // BTF line information names source files: no path of this machine may remain in it.
-    let flags = [
+    let mut flags = vec![
         "-Clink-arg=--btf".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         // 64-bit comparisons of 32-bit registers and atomic add: kernels from 5.12.
         "-Ctarget-cpu=v3".to_owned(),
         // Packets are not aligned; x86-64 and arm64 load words from them anyway.
         "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
-        format!("--remap-path-prefix={}=/ha", root.display()),
-        format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
-        format!("--remap-path-prefix={}=/rust", sysroot.display()),
     ];
+    flags.extend(neutral_paths(&root, &cargo_home, sysroot)?);
     let target = root.join("ha-ebpf/target");
     let mut cargo = Command::new("cargo");
     cargo
@@ -91,6 +88,31 @@ fn compile(sysroot: &Path) -> Result<PathBuf> {
     // Quiet: the compiler warns of the unstable feature on every build.
     output(&mut cargo)?;
     Ok(target.join("bpfel-unknown-none/release"))
+}
+
+/// BTF line information names source files: no path of this machine may remain in it. Of several
+/// prefixes that fit, the compiler takes the last.
+fn neutral_paths(root: &Path, cargo_home: &Path, sysroot: &Path) -> Result<Vec<String>> {
+    let mut prefixes = vec![
+        (root.to_owned(), "/ha"),
+        (cargo_home.to_owned(), "/cargo"),
+        (sysroot.to_owned(), "/rust"),
+    ];
+    // Crates are in a directory that is named after the host of their registry, and a hash. It is
+    // there: what this program is made of came the same way.
+    let sources = cargo_home.join("registry/src");
+    let mut registries = match fs::read_dir(&sources) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        // Vendored crates come from the workspace.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+    .with_context(|| format!("cannot list {}", sources.display()))?;
+    registries.sort();
+    prefixes.extend(registries.into_iter().map(|registry| (registry, "/crates")));
+    let flag =
+        |(path, name): (PathBuf, &str)| format!("--remap-path-prefix={}={name}", path.display());
+    Ok(prefixes.into_iter().map(flag).collect())
 }
 
 /// Puts the sources of both crates into one directory with one workspace. The compiler's names for
@@ -277,4 +299,39 @@ fn link(sources: &Path, sysroot: &Path) -> Result<()> {
 fn compiler_version() -> Result<String> {
     let text = output(Command::new("rustc").arg("--version"))?;
     text.split_whitespace().nth(1).map(str::to_owned).context("rustc --version prints no version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_is_neutral_whatever_its_host_and_hash() {
+        let place = workspace().join("target/neutral-paths");
+        let cargo_home = place.join("cargo");
+        for registry in ["registry.example-0123", "mirror.example-4567"] {
+            fs::create_dir_all(cargo_home.join("registry/src").join(registry)).unwrap();
+        }
+        let flags = neutral_paths(Path::new("/w"), &cargo_home, Path::new("/s")).unwrap();
+        let shown = cargo_home.display();
+        let expected = [
+            "--remap-path-prefix=/w=/ha".to_owned(),
+            format!("--remap-path-prefix={shown}=/cargo"),
+            "--remap-path-prefix=/s=/rust".to_owned(),
+            format!("--remap-path-prefix={shown}/registry/src/mirror.example-4567=/crates"),
+            format!("--remap-path-prefix={shown}/registry/src/registry.example-0123=/crates"),
+        ];
+        assert_eq!(flags, expected);
+        let none = neutral_paths(Path::new("/w"), &place.join("none"), Path::new("/s")).unwrap();
+        assert_eq!(none.len(), 3, "a home without a registry");
+    }
+
+    #[test]
+    fn the_objects_name_no_registry() {
+        for name in OBJECTS {
+            let object = fs::read(workspace().join(format!("{PLACE}/{name}.o"))).unwrap();
+            let named = object.windows(8).any(|bytes| bytes == b"registry");
+            assert!(!named, "{name}.o: run `cargo xtask build-ebpf`");
+        }
+    }
 }
