@@ -8,7 +8,7 @@ use crate::config::finding::quoted;
 use crate::config::{CLIENTS_MAX, Client};
 
 pub(super) fn read(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Vec<Client> {
-    let values = match root.array(reader, "clients") {
+    let values = match root.array(reader, "clients", "each as a table [[clients]]") {
         Field::Absent | Field::Refused => return Vec::new(),
         Field::Given(values) => values,
     };

@@ -260,7 +260,7 @@ pub(super) fn read_announce(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Op
     let mut table = reader.table(value, "[announce]".to_owned())?;
     let burst = table.integer(reader, "burst", &(1..=BURST_MAX));
     let repeat = read_repeat(reader, &mut table);
-    let refresh = read_refresh(reader, &mut table);
+    let refresh = table.duration_or(reader, "refresh", &(REFRESH_MIN..=DURATION_MAX), "off");
     table.finish(reader);
     Some(AnnouncePlan {
         burst: burst.or_default(default.burst)?,
@@ -271,7 +271,7 @@ pub(super) fn read_announce(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Op
 
 fn read_repeat(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<Vec<Duration>> {
     let range: RangeInclusive<Duration> = Duration::from_millis(1)..=DURATION_MAX;
-    let values = match table.array(reader, "repeat") {
+    let values = match table.texts(reader, "repeat") {
         Field::Absent => return Field::Absent,
         Field::Refused => return Field::Refused,
         Field::Given(values) => values,
@@ -297,18 +297,4 @@ fn read_repeat(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<Vec<Dura
         delays.push(delay.into_inner());
     }
     if refused { Field::Refused } else { Field::Given(Spanned::new(span, delays)) }
-}
-
-fn read_refresh(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Field<Option<Duration>> {
-    let Some(value) = table.take("refresh") else {
-        return Field::Absent;
-    };
-    let span = value.span();
-    if value.get_ref().as_str() == Some("off") {
-        return Field::Given(Spanned::new(span, None));
-    }
-    match reader.duration(value, "refresh", &(REFRESH_MIN..=DURATION_MAX)) {
-        Some(interval) => Field::Given(Spanned::new(span, Some(interval.into_inner()))),
-        None => Field::Refused,
-    }
 }

@@ -86,7 +86,7 @@ fn read_times(
             if *given.get_ref() < interval.saturating_mul(2) {
                 let message = format!(
                     "deadping {} is shorter than two intervals of {shown}: one lost answer makes a \
-                     ping node unreachable",
+                     ping target unreachable",
                     format_duration(*given.get_ref())
                 );
                 reader.warning(&given.span(), message, format!("set deadping to {twice} or more"));
@@ -100,7 +100,7 @@ fn read_times(
         Field::Given(given) => {
             if *given.get_ref() < interval.saturating_mul(2) {
                 let message = format!(
-                    "damping {} is shorter than two intervals of {shown}: a ping node that dies moves \
+                    "damping {} is shorter than two intervals of {shown}: a ping target that dies moves \
                      groups, because no two nodes notice it at the same moment",
                     format_duration(*given.get_ref())
                 );
@@ -146,9 +146,8 @@ fn read_targets(
     let mut seen = BTreeMap::new();
     let mut targets = Some(Vec::new());
     for (key, value) in entries {
-        let label = reader::label(&["connectivity", "targets", key.get_ref()]);
         let name = target_name(reader, &key);
-        let members = read_members(reader, value, &label, taken, &mut seen);
+        let members = read_members(reader, value, key.get_ref(), taken, &mut seen);
         match (name, members, &mut targets) {
             (Some(name), Some(members), Some(targets)) => {
                 targets.push(PingTarget { name, members });
@@ -176,11 +175,12 @@ pub(in crate::config) fn is_target_name(name: &str) -> bool {
 fn read_members(
     reader: &mut Reader<'_>,
     value: Value<'_>,
-    label: &str,
+    key: &str,
     taken: &BTreeMap<IpAddr, &'static str>,
     seen: &mut BTreeMap<IpAddr, String>,
 ) -> Option<Vec<IpAddr>> {
-    let values = reader.array(value, label)?;
+    let label = &reader::label(&["connectivity", "targets", key]);
+    let values = reader.texts(value, label, key)?;
     let (span, values) = (values.span(), values.into_inner());
     if values.is_empty() {
         reader.error(&span, format!("{label} has no address"), "name at least one");
@@ -192,7 +192,7 @@ fn read_members(
     let mut members = Vec::new();
     let mut complete = !values.is_empty();
     for value in values {
-        let Some(text) = reader.text(value, "an address to ping") else {
+        let Some(text) = reader.text(value, "an address to ping", "\"ADDRESS\"") else {
             complete = false;
             continue;
         };

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::DeValue;
-
 use super::reader::{Field, Reader, Span, Table};
 use crate::config::DURATION_MAX;
 use crate::config::time_rules::Deadtime;
@@ -12,16 +9,10 @@ use crate::config::time_rules::Deadtime;
 /// The deadtime that finds itself.
 const AUTO: &str = "auto";
 
-/// What `deadtime` says.
-#[derive(Debug, Clone, Copy)]
-enum Word {
-    Auto,
-    Fixed(Duration),
-}
-
 /// The three keys as they were given.
 pub(super) struct DeadtimeKeys {
-    deadtime: Field<Word>,
+    /// Nothing: it finds itself.
+    deadtime: Field<Option<Duration>>,
     min: Field<Duration>,
     max: Field<Duration>,
 }
@@ -29,18 +20,7 @@ pub(super) struct DeadtimeKeys {
 impl DeadtimeKeys {
     pub(super) fn read(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Self {
         let any = Duration::ZERO..=DURATION_MAX;
-        let deadtime = match table.take("deadtime") {
-            None => Field::Absent,
-            Some(value) if matches!(value.get_ref(), DeValue::String(word) if word.trim() == AUTO) => {
-                Field::Given(Spanned::new(value.span(), Word::Auto))
-            }
-            Some(value) => match reader.duration(value, "deadtime", &any) {
-                None => Field::Refused,
-                Some(time) => {
-                    Field::Given(Spanned::new(time.span(), Word::Fixed(time.into_inner())))
-                }
-            },
-        };
+        let deadtime = table.duration_or(reader, "deadtime", &any, AUTO);
         let min = table.duration(reader, "deadtime_min", &any);
         let max = table.duration(reader, "deadtime_max", &any);
         Self { deadtime, min, max }
@@ -68,9 +48,9 @@ impl DeadtimeKeys {
         let default = match self.deadtime {
             Field::Refused => return None,
             Field::Absent => otherwise,
-            Field::Given(word) => match word.into_inner() {
-                Word::Fixed(longest) => Deadtime { longest, auto_min: None },
-                Word::Auto => Deadtime::auto_default(keepalive?),
+            Field::Given(given) => match given.into_inner() {
+                Some(longest) => Deadtime { longest, auto_min: None },
+                None => Deadtime::auto_default(keepalive?),
             },
         };
         let (min_span, max_span) = (self.min.span(), self.max.span());

@@ -87,10 +87,10 @@ fn read_group(
     let Some(mut table) = table else { return group };
     group.nodes = read_candidates(reader, &mut table, nodes);
     group.failback = read_failback(reader, &mut table);
-    group.on_daemon_death = match table.text(reader, "on_daemon_death") {
+    group.on_daemon_death = match table.choice(reader, "on_daemon_death", ON_DAEMON_DEATH) {
         Field::Absent => Some(None),
         Field::Refused => None,
-        Field::Given(given) => reader.choice(&given, "on_daemon_death", ON_DAEMON_DEATH).map(Some),
+        Field::Given(given) => Some(Some(given.into_inner())),
     };
     let prearmed = table.boolean(reader, "prearmed");
     group.resources = read_resources(reader, &mut table, key);
@@ -104,9 +104,10 @@ fn read_candidates(
     table: &mut Table<'_>,
     nodes: &[nodes::Draft],
 ) -> Option<Vec<NodeIndex>> {
+    const NODE: &str = "its name as in [nodes.NAME], in quotes";
     const REMEDY: &str = "write nodes = [\"...\", \"...\"], preferred first";
     let label = table.label().to_owned();
-    let values = match table.array(reader, "nodes") {
+    let values = match table.texts(reader, "nodes") {
         Field::Absent => {
             reader.error(&table.span(), format!("{label} has no nodes"), REMEDY);
             return None;
@@ -127,7 +128,7 @@ fn read_candidates(
     let mut candidates = Vec::new();
     let mut seen = BTreeSet::new();
     for value in values {
-        let Some(name) = reader.text(value, "a node of the group") else {
+        let Some(name) = reader.text(value, "a node of the group", NODE) else {
             continue;
         };
         let word = name.get_ref();
@@ -147,7 +148,8 @@ fn read_candidates(
 }
 
 fn read_failback(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Failback> {
-    let given = match table.text(reader, "failback") {
+    let known = FAILBACK.iter().map(|(word, _)| *word);
+    let given = match table.word(reader, "failback", known) {
         Field::Absent => return Some(Failback::Auto),
         Field::Refused => return None,
         Field::Given(given) => given,
@@ -193,7 +195,7 @@ fn read_resources(
     group: &Spanned<String>,
 ) -> Vec<Spanned<Resource>> {
     let label = table.label().to_owned();
-    let values = match table.array(reader, "resources") {
+    let values = match table.array(reader, "resources", "resources = [{ kind = \"...\", ... }]") {
         Field::Absent => Spanned::new(group.span(), Vec::new()),
         Field::Refused => return Vec::new(),
         Field::Given(values) => values,

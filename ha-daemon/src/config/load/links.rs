@@ -28,7 +28,7 @@ const RECEIVE: &[(&str, Receive)] = &[
 ];
 const IDENTITY: &[(&str, LinkIdentity)] =
     &[("name", LinkIdentity::Name), ("arrival", LinkIdentity::Arrival)];
-/// The kinds, as the remedy for an unknown one lists them.
+/// The kinds, as remedies list them.
 const KINDS: &[&str] = &["ucast", "mcast", "bcast", "serial"];
 /// TTL of multicast packets unless configured otherwise: they stay on their network.
 const TTL_DEFAULT: u32 = 1;
@@ -153,7 +153,7 @@ fn read_times(
 
 /// The kind with what belongs to it; nothing if it was refused.
 fn read_kind(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<LinkKind> {
-    let given = match table.text(reader, "kind") {
+    let given = match table.word(reader, "kind", KINDS.iter().copied()) {
         Field::Absent => {
             let message = format!("{} has no kind", table.label());
             reader.error(&table.span(), message, "write kind = \"ucast\"");
@@ -178,7 +178,7 @@ fn read_kind(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<LinkKind>
 
 /// `remotes` of a link whose nodes do not say where they are.
 fn read_remotes(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<LinkKind> {
-    let values = match table.array(reader, "remotes") {
+    let values = match table.texts(reader, "remotes") {
         Field::Absent => return Some(LinkKind::Ucast { remotes: Vec::new() }),
         Field::Refused => return None,
         Field::Given(values) => values,
@@ -192,7 +192,7 @@ fn read_remotes(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<LinkKi
     }
     let mut remotes = Some(Vec::new());
     for value in values {
-        let text = reader.text(value, "an address of remotes");
+        let text = reader.text(value, "an address of remotes", "\"ADDRESS\"");
         match (text.and_then(|text| read_address(reader, &text)), &mut remotes) {
             (Some(address), Some(remotes)) => remotes.push(address.into_inner()),
             (_, remotes) => *remotes = None,

@@ -64,7 +64,7 @@ pub(super) fn read_detection(reader: &mut Reader<'_>, root: &mut Table<'_>) -> O
 
 fn facility(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Option<String>> {
     const KEY: &str = "syslog_facility";
-    let given = match table.text(reader, KEY) {
+    let given = match table.word(reader, KEY, FACILITIES.iter().copied()) {
         Field::Absent => return Some(None),
         Field::Refused => return None,
         Field::Given(given) => given,

@@ -140,7 +140,14 @@ fn read_text(text: &str, path: &Path) -> Reading {
         // What the sections say is not judged: most of it would follow from the syntax errors.
         for error in &syntax_errors {
             let span = error.span().unwrap_or(0..0);
-            reader.error(&span, error.message().trim(), "correct the TOML here");
+            let (message, remedy) = match (error.message().trim(), text.get(span.clone())) {
+                ("duplicate key", Some(key)) => {
+                    let key = quoted(key.trim_matches(['"', '\'']));
+                    (format!("duplicate key {key}"), "keep one of them")
+                }
+                (message, _) => (message.to_owned(), "correct the TOML here"),
+            };
+            reader.error(&span, message, remedy);
         }
         let findings = reader.into_findings();
         return Reading { config: None, places: Places::default(), findings };

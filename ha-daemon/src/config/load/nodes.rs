@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use toml::Spanned;
+use toml::de::DeValue;
 
 use super::links::{self, Addresses, read_interface};
-use super::reader::{Field, Reader, Span, Table, Value, label};
+use super::reader::{Field, Reader, Span, Table, Value, bare_or_quoted, label};
 use super::serial;
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, list, quoted};
 use crate::config::{Endpoint, LinkIndex, NODES_MAX, Node};
-use crate::names::{InterfaceName, NodeName};
+use crate::names::{InterfaceName, NAME_BYTES_MAX, NodeName};
 
 /// An endpoint as far as it could be read.
 pub(super) struct DraftEndpoint {
@@ -113,15 +114,27 @@ fn read_node(
     };
     let Some(table) = table else { return node };
     let node_label = table.label().to_owned();
-    for (link_key, value) in table.into_named() {
+    let entries = table.into_named();
+    let alone = entries.len() == 1;
+    for (link_key, value) in entries {
         let Some(index) = links.iter().position(|link| link.key == *link_key.get_ref()) else {
             let message = format!("unknown link {} in {node_label}", quoted(link_key.get_ref()));
-            let known = links.iter().map(|link| link.key.as_str());
-            reader.error(
-                &link_key.span(),
-                message,
-                did_you_mean(link_key.get_ref(), "link", known),
-            );
+            let remedy = match rest_of_name(link_key.get_ref(), value.get_ref(), links) {
+                Some(rest) => {
+                    let name = format!("{}.{rest}", key.get_ref());
+                    let remedy = format!("quote a name with a dot: {}", label(&["nodes", &name]));
+                    if alone {
+                        // What names it elsewhere in the file means this node.
+                        node.key = name;
+                    }
+                    remedy
+                }
+                None => {
+                    let known = links.iter().map(|link| link.key.as_str());
+                    did_you_mean(link_key.get_ref(), "link", known)
+                }
+            };
+            reader.error(&link_key.span(), message, remedy);
             node.complete = false;
             continue;
         };
@@ -153,6 +166,22 @@ fn read_node(
     node
 }
 
+/// The part of a node's name that TOML took for keys, since a name with a dot was not quoted: what has
+/// links in it is no link.
+fn rest_of_name(key: &str, value: &DeValue<'_>, links: &[links::Draft]) -> Option<String> {
+    let (mut name, mut value) = (key.to_owned(), value);
+    while name.len() <= NAME_BYTES_MAX {
+        let table = value.as_table()?;
+        if table.keys().any(|key| links.iter().any(|link| link.key == *key.get_ref())) {
+            return Some(name);
+        }
+        let (key, inner) = table.iter().next()?;
+        name = format!("{name}.{}", key.get_ref());
+        value = inner.get_ref();
+    }
+    None
+}
+
 /// `LINK = "address"` or `LINK = { address = "...", interface = "..." }`.
 fn read_endpoint(
     reader: &mut Reader<'_>,
@@ -162,7 +191,8 @@ fn read_endpoint(
 ) -> DraftEndpoint {
     let span = value.span();
     if !value.get_ref().is_table() {
-        let text = reader.text(value, &link.key);
+        let example = format!("{} = \"ADDRESS\"", bare_or_quoted(&link.key));
+        let text = reader.text(value, &link.key, &example);
         let address = text.and_then(|text| read_address(reader, &text));
         let address = address.map_or(Field::Refused, Field::Given);
         let interface = own_or_of_link(reader, &span, Field::Absent, link);
@@ -203,9 +233,10 @@ fn own_or_of_link(
             let message =
                 format!("neither this endpoint nor the link {} names an interface", quoted(name));
             let remedy = format!(
-                "write interface = \"...\" in {}, or here {name} = {{ address = \"...\", \
+                "write interface = \"...\" in {}, or here {} = {{ address = \"...\", \
                  interface = \"...\" }}",
-                label(&["links", name])
+                label(&["links", name]),
+                bare_or_quoted(name)
             );
             reader.error(span, message, remedy);
             None
@@ -298,7 +329,7 @@ fn check_link(reader: &mut Reader<'_>, index: LinkIndex, link: &links::Draft, no
     }
 }
 
-/// Every two nodes need a path, and should have two, unless ping nodes tell which of them is cut off.
+/// Every two nodes need a path, and should have two, unless ping targets tell which of them is cut off.
 pub(super) fn check_pairs(
     reader: &mut Reader<'_>,
     links: &[links::Draft],

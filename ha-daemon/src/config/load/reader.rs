@@ -20,6 +20,9 @@ use crate::names::NameError;
 /// Most findings that are kept; the rest is counted.
 pub(super) const FINDINGS_MAX: usize = 200;
 
+/// How a duration is written.
+const DURATION: &str = "a number and a unit, such as \"500us\", \"10ms\" or \"2s\"";
+
 /// Bytes of the file from..to.
 pub(super) type Span = Range<usize>;
 /// A value and its place.
@@ -104,15 +107,19 @@ impl<'a> Reader<'a> {
         self.findings
     }
 
-    /// Text in quotes.
-    pub(super) fn text(&mut self, value: Value<'_>, what: &str) -> Option<Spanned<String>> {
+    /// Text in quotes; `example` is what to write instead of anything else.
+    pub(super) fn text(
+        &mut self,
+        value: Value<'_>,
+        what: &str,
+        example: &str,
+    ) -> Option<Spanned<String>> {
         let span = value.span();
         let kind = value.get_ref().type_str();
         if let DeValue::String(text) = value.into_inner() {
             return Some(Spanned::new(span, text.into_owned()));
         }
-        let message = format!("{what} has the type {kind}");
-        self.error(&span, message, format!("write {what} = \"...\""));
+        self.error(&span, format!("{what} has the type {kind}"), format!("write {example}"));
         None
     }
 
@@ -139,7 +146,32 @@ impl<'a> Reader<'a> {
         what: &str,
         range: &RangeInclusive<Duration>,
     ) -> Option<Spanned<Duration>> {
-        const REMEDY: &str = "write a number and a unit, such as \"500us\", \"10ms\" or \"2s\"";
+        self.duration_as(value, what, range, format!("write {DURATION}"))
+    }
+
+    /// A duration with its unit, or a word that stands for none.
+    pub(super) fn duration_or(
+        &mut self,
+        value: Value<'_>,
+        what: &str,
+        range: &RangeInclusive<Duration>,
+        word: &str,
+    ) -> Option<Spanned<Option<Duration>>> {
+        if value.get_ref().as_str().is_some_and(|text| text.trim() == word) {
+            return Some(Spanned::new(value.span(), None));
+        }
+        let remedy = format!("write {}, or {DURATION}", quoted(word));
+        let given = self.duration_as(value, what, range, remedy)?;
+        Some(Spanned::new(given.span(), Some(given.into_inner())))
+    }
+
+    fn duration_as(
+        &mut self,
+        value: Value<'_>,
+        what: &str,
+        range: &RangeInclusive<Duration>,
+        remedy: String,
+    ) -> Option<Spanned<Duration>> {
         let span = value.span();
         let (text, has_unit) = match value.get_ref() {
             DeValue::String(text) => (text.trim(), !is_number(text.trim())),
@@ -147,7 +179,7 @@ impl<'a> Reader<'a> {
             DeValue::Float(number) => (number.as_str(), false),
             DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
                 let kind = value.get_ref().type_str();
-                self.error(&span, format!("{what} has the type {kind}"), REMEDY);
+                self.error(&span, format!("{what} has the type {kind}"), remedy);
                 return None;
             }
         };
@@ -158,7 +190,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let Ok(duration) = humantime::parse_duration(text) else {
-            self.error(&span, format!("{what} {} is not a duration", quoted(text)), REMEDY);
+            self.error(&span, format!("{what} {} is not a duration", quoted(text)), remedy);
             return None;
         };
         if let Some(wrong) = outside(duration, range) {
@@ -221,19 +253,32 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// A list.
+    /// A list; `example` is what to write instead of anything else.
     pub(super) fn array<'t>(
         &mut self,
         value: Value<'t>,
         what: &str,
+        example: &str,
     ) -> Option<Spanned<Vec<Value<'t>>>> {
         let span = value.span();
         let kind = value.get_ref().type_str();
         if let DeValue::Array(array) = value.into_inner() {
             return Some(Spanned::new(span, array.into_iter().collect()));
         }
-        self.error(&span, format!("{what} has the type {kind}"), format!("write {what} = [ ... ]"));
+        self.error(&span, format!("{what} has the type {kind}"), format!("write {example}"));
         None
+    }
+
+    /// The list of texts of a key, of which messages speak as `what`.
+    pub(super) fn texts<'t>(
+        &mut self,
+        value: Value<'t>,
+        what: &str,
+        key: &str,
+    ) -> Option<Spanned<Vec<Value<'t>>>> {
+        let only = value.get_ref().as_str().unwrap_or("...");
+        let example = format!("{} = [{}]", bare_or_quoted(key), quoted(only));
+        self.array(value, what, &example)
     }
 
     /// A table, with the name by which messages call it.
@@ -349,7 +394,20 @@ impl<'t> Table<'t> {
     }
 
     pub(super) fn text(&mut self, reader: &mut Reader<'_>, key: &'static str) -> Field<String> {
-        self.field(key, |value| reader.text(value, key))
+        self.field(key, |value| reader.text(value, key, &format!("{key} = \"...\"")))
+    }
+
+    /// Text that is to be one of a few words; whether it is, the caller judges.
+    pub(super) fn word<'k>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        known: impl IntoIterator<Item = &'k str>,
+    ) -> Field<String> {
+        self.field(key, |value| {
+            let example = format!("{key} = \"...\", with one of: {}", list(known));
+            reader.text(value, key, &example)
+        })
     }
 
     pub(super) fn duration(
@@ -359,6 +417,16 @@ impl<'t> Table<'t> {
         range: &RangeInclusive<Duration>,
     ) -> Field<Duration> {
         self.field(key, |value| reader.duration(value, key, range))
+    }
+
+    pub(super) fn duration_or(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        range: &RangeInclusive<Duration>,
+        word: &str,
+    ) -> Field<Option<Duration>> {
+        self.field(key, |value| reader.duration_or(value, key, range, word))
     }
 
     pub(super) fn integer(
@@ -376,11 +444,14 @@ impl<'t> Table<'t> {
         key: &'static str,
         choices: &[(&str, T)],
     ) -> Field<T> {
-        self.field(key, |value| {
-            let word = reader.text(value, key)?;
-            let choice = reader.choice(&word, key, choices)?;
-            Some(Spanned::new(word.span(), choice))
-        })
+        match self.word(reader, key, choices.iter().map(|(word, _)| *word)) {
+            Field::Absent => Field::Absent,
+            Field::Refused => Field::Refused,
+            Field::Given(word) => match reader.choice(&word, key, choices) {
+                Some(choice) => Field::Given(Spanned::new(word.span(), choice)),
+                None => Field::Refused,
+            },
+        }
     }
 
     /// `true` or `false`.
@@ -412,8 +483,17 @@ impl<'t> Table<'t> {
         &mut self,
         reader: &mut Reader<'_>,
         key: &'static str,
+        example: &str,
     ) -> Field<Vec<Value<'t>>> {
-        self.field(key, |value| reader.array(value, key))
+        self.field(key, |value| reader.array(value, key, example))
+    }
+
+    pub(super) fn texts(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+    ) -> Field<Vec<Value<'t>>> {
+        self.field(key, |value| reader.texts(value, key, key))
     }
 
     fn field<T>(
@@ -443,9 +523,12 @@ impl<'t> Table<'t> {
 
 /// `[section.name]`, quoted where TOML wants it.
 pub(super) fn label(path: &[&str]) -> String {
+    let parts: Vec<String> = path.iter().map(|name| bare_or_quoted(name)).collect();
+    format!("[{}]", parts.join("."))
+}
+
+/// A key as TOML wants it.
+pub(super) fn bare_or_quoted(key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let part = |name: &&str| {
-        if !name.is_empty() && name.chars().all(bare) { (*name).to_owned() } else { quoted(name) }
-    };
-    format!("[{}]", path.iter().map(part).collect::<Vec<_>>().join("."))
+    if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { quoted(key) }
 }

@@ -24,7 +24,7 @@ pub(super) fn read_resource(
     label: String,
 ) -> Option<Spanned<Resource>> {
     let mut table = reader.table(value, label)?;
-    let kind = match table.text(reader, "kind") {
+    let kind = match table.word(reader, "kind", KINDS.iter().copied()) {
         Field::Absent => {
             let message = format!("{} has no kind", table.label());
             reader.error(&table.span(), message, "write kind = \"address\"");
@@ -189,7 +189,7 @@ pub(super) fn read_arguments(
     reader: &mut Reader<'_>,
     table: &mut Table<'_>,
 ) -> Option<Vec<String>> {
-    let values = match table.array(reader, "arguments") {
+    let values = match table.texts(reader, "arguments") {
         Field::Absent => return Some(Vec::new()),
         Field::Refused => return None,
         Field::Given(values) => values,
@@ -203,7 +203,7 @@ pub(super) fn read_arguments(
     let mut arguments = Vec::new();
     let count = values.len();
     for value in values {
-        let Some(text) = reader.text(value, "an argument") else { continue };
+        let Some(text) = reader.text(value, "an argument", "it in quotes") else { continue };
         if text.get_ref().contains('\0') {
             let message = format!("the argument {} contains a NUL", quoted(text.get_ref()));
             reader.error(&text.span(), message, "remove it");

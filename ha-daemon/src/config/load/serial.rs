@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::links;
 use super::nodes::{Draft as NodeDraft, DraftEndpoint};
-use super::reader::{Field, Reader, Span, Table, Value, label};
+use super::reader::{Field, Reader, Span, Table, Value, bare_or_quoted, label};
 use crate::config::finding::{list, quoted};
 use crate::config::serial::{BAUD_DEFAULT, BAUD_RANGE, too_many_for_a_line};
 use crate::config::{LinkIdentity, LinkIndex, LinkKind};
@@ -78,7 +78,7 @@ pub(super) fn read_endpoint(
         table.finish(reader);
         own
     } else {
-        let text = reader.text(value.clone(), &link.key)?;
+        let text = reader.text(value.clone(), &link.key, &example(&link.key))?;
         device(reader, &text)
             .map_or(Field::Refused, |it| Field::Given(Spanned::new(span.clone(), it)))
     };
@@ -95,6 +95,11 @@ pub(super) fn read_endpoint(
         }
         (Field::Refused, _) | (Field::Absent, Field::Refused) => None,
     }
+}
+
+/// How a node names its device on a line.
+fn example(link: &str) -> String {
+    format!("{} = \"/dev/ttyS0\"", bare_or_quoted(link))
 }
 
 /// The endpoint beside which a node has a device.
@@ -152,6 +157,6 @@ pub(super) fn check(
     } else {
         format!("the serial line {name} has two ends, and {} on it: {}", users.len(), list(users))
     };
-    let remedy = format!("name its device in two nodes, as in {} = \"/dev/ttyS0\"", link.key);
+    let remedy = format!("name its device in two nodes, as in {}", example(&link.key));
     reader.error(&link.span, message, remedy);
 }

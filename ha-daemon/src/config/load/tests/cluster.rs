@@ -360,6 +360,15 @@ repeat = ["10ms", 20]
 }
 
 #[test]
+fn the_remedy_for_a_refresh_that_is_none_names_the_word_for_never() {
+    let text = format!("{CLEAN}[announce]\nrefresh = \"never\"\n");
+    let expected = [
+        r#"ha.toml:25:11: error: refresh "never" is not a duration; write "off", or a number and a unit, such as "500us", "10ms" or "2s""#,
+    ];
+    assert_eq!(Place::new().findings(&text), expected);
+}
+
+#[test]
 fn a_refresh_below_the_least_is_refused() {
     let expected = [r#"ha.toml:6:11: error: refresh "10ms" is shorter than 1s; give 1s to 1h"#];
     assert_eq!(

@@ -84,12 +84,12 @@ fn times_that_do_not_fit_each_other_are_refused_or_warned_about() {
         times("deadping = \"150ms\""),
         [
             "warning: deadping 150ms is shorter than two intervals of 100ms: one lost answer makes a \
-          ping node unreachable; set deadping to 200ms or more"
+          ping target unreachable; set deadping to 200ms or more"
         ]
     );
     assert_eq!(
         times("damping = \"199ms\""),
-        ["warning: damping 199ms is shorter than two intervals of 100ms: a ping node that dies \
+        ["warning: damping 199ms is shorter than two intervals of 100ms: a ping target that dies \
           moves groups, because no two nodes notice it at the same moment; set damping to 200ms or \
           more"]
     );
@@ -155,6 +155,23 @@ fn a_target_may_be_named_by_its_address() {
     let text = format!("{CLEAN}\n[connectivity.targets]\n\"2001:db8::fe\" = [\"2001:db8::fe\"]\n");
     assert_eq!(Place::new().parse(&text).unwrap().connectivity.targets[0].name, "2001:db8::fe");
     assert_eq!(findings("targets = { \"a:b\" = [\"192.0.2.254\"] }").len(), 1);
+}
+
+#[test]
+fn the_remedy_for_a_target_that_is_no_list_can_be_typed() {
+    assert_eq!(
+        findings("targets.gw = \"192.0.2.254\""),
+        ["error: [connectivity.targets.gw] has the type string; write gw = [\"192.0.2.254\"]"]
+    );
+    assert_eq!(
+        findings("targets.\"192.0.2.254\" = true"),
+        ["error: [connectivity.targets.\"192.0.2.254\"] has the type boolean; write \
+          \"192.0.2.254\" = [\"...\"]"]
+    );
+    assert_eq!(
+        findings("targets.gw = [1]"),
+        ["error: an address to ping has the type integer; write \"ADDRESS\""]
+    );
 }
 
 #[test]

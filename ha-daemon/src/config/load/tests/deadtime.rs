@@ -155,12 +155,16 @@ fn it_is_written_as_it_was_read() {
 }
 
 #[test]
-fn another_word_is_refused_as_before() {
+fn another_word_is_refused_with_what_may_stand_there() {
+    let remedy = "write \"auto\", or a number and a unit, such as \"500us\", \"10ms\" or \"2s\"";
+    for word in ["automatic", "Auto"] {
+        assert_eq!(
+            with_cluster(&format!("deadtime = \"{word}\"")),
+            [format!("ha.toml:3:12: error: deadtime \"{word}\" is not a duration; {remedy}")]
+        );
+    }
     assert_eq!(
-        with_cluster("deadtime = \"automatic\""),
-        [
-            "ha.toml:3:12: error: deadtime \"automatic\" is not a duration; write a number and a unit, such \
-          as \"500us\", \"10ms\" or \"2s\""
-        ]
+        with_cluster("deadtime = true"),
+        [format!("ha.toml:3:12: error: deadtime has the type boolean; {remedy}")]
     );
 }

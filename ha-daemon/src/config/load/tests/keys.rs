@@ -62,8 +62,13 @@ fn a_syntax_error_is_refused_alone() {
 
 #[test]
 fn a_key_that_is_there_twice_is_refused() {
-    let expected = ["ha.toml:3:1: error: duplicate key; correct the TOML here"];
+    let expected = ["ha.toml:3:1: error: duplicate key \"name\"; keep one of them"];
     assert_eq!(with_cluster(r#"name = "store""#), expected);
+    let expected = ["ha.toml:17:8: error: duplicate key \"b a\"; keep one of them"];
+    assert_eq!(
+        findings("[nodes.beta]\n", "[nodes.'b a']\n[nodes.beta]\n[nodes.'b a']\n"),
+        expected
+    );
 }
 
 #[test]
@@ -149,4 +154,47 @@ fn many_warnings_alone_refuse_nothing() {
     let findings = reader.into_findings();
     assert_eq!(findings.len(), FINDINGS_MAX + 1);
     assert_eq!(exit_code(&findings), 1);
+}
+
+#[test]
+fn the_remedy_for_another_type_names_the_words_that_are_known() {
+    let expected = [
+        r#"ha.toml:3:12: error: on_doubt has the type boolean; write on_doubt = "...", with one of: take, hold"#,
+    ];
+    assert_eq!(with_cluster("on_doubt = true"), expected);
+    for (line, words) in
+        [("failback = true", "auto, manual"), ("on_daemon_death = 1", "move, wait")]
+    {
+        let (key, value) = line.split_once(" = ").unwrap();
+        let kind = if value == "1" { "integer" } else { "boolean" };
+        let column = key.len() + 4;
+        let expected = [format!(
+            "ha.toml:20:{column}: error: {key} has the type {kind}; write {key} = \"...\", with one of: \
+             {words}"
+        )];
+        assert_eq!(findings("[groups.web]\n", &format!("[groups.web]\n{line}\n")), expected);
+    }
+    let kind = r#"{ kind = "address","#;
+    let expected = [
+        r#"ha.toml:22:12: error: kind has the type integer; write kind = "...", with one of: address, source-address, script, systemd"#,
+    ];
+    assert_eq!(findings(kind, "{ kind = 1,"), expected);
+}
+
+#[test]
+fn the_remedy_for_what_is_no_list_can_be_typed() {
+    let nodes = r#"nodes = ["alpha", "beta"]"#;
+    let expected = [r#"ha.toml:20:9: error: nodes has the type string; write nodes = ["alpha"]"#];
+    assert_eq!(findings(nodes, r#"nodes = "alpha""#), expected);
+    let expected = [r#"ha.toml:20:9: error: nodes has the type integer; write nodes = ["..."]"#];
+    assert_eq!(findings(nodes, "nodes = 2"), expected);
+    let expected =
+        ["ha.toml:20:19: error: a node of the group has the type integer; write its name as in \
+         [nodes.NAME], in quotes"];
+    assert_eq!(findings(nodes, r#"nodes = ["alpha", 2]"#), expected);
+    let place = Place::new();
+    let clients = format!("{CLEAN}[clients]\nuser = \"nobody\"\n");
+    let expected =
+        "ha.toml:24:1: error: clients has the type table; write each as a table [[clients]]";
+    assert_eq!(place.findings(&clients), [expected]);
 }

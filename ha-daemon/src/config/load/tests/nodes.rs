@@ -1,6 +1,6 @@
 //! Refusals and warnings of `[nodes]`.
 
-use super::{Place, findings};
+use super::{CLEAN, Place, findings};
 
 #[test]
 fn an_endpoint_on_an_unknown_link_is_refused() {
@@ -165,4 +165,37 @@ svc = "198.51.100.3"
         ),
         expected
     );
+}
+
+#[test]
+fn a_name_with_a_dot_is_to_be_quoted() {
+    let named = |name: &str| {
+        let table = format!("[nodes.{name}]");
+        let text =
+            CLEAN.replace("[nodes.beta]", &table).replace("\"beta\"", &format!("\"{name}\""));
+        Place::new().findings(&text)
+    };
+    for (name, link) in [("beta.example", "example"), ("beta.site.example", "site")] {
+        let expected = [format!(
+            r#"ha.toml:15:13: error: unknown link "{link}" in [nodes.beta]; quote a name with a dot: [nodes."{name}"]"#
+        )];
+        assert_eq!(named(name), expected);
+    }
+    let quoted = CLEAN.replace("[nodes.beta]", "[nodes.\"beta.example\"]");
+    let quoted = quoted.replace("\"beta\"", "\"beta.example\"");
+    assert_eq!(Place::new().findings(&quoted), [""; 0]);
+}
+
+#[test]
+fn a_table_of_an_unknown_link_is_no_name_with_a_dot() {
+    let expected =
+        [r#"ha.toml:16:1: error: unknown link "hb9" in [nodes.beta]; did you mean "hb0"?"#];
+    let table = r#"hb9 = { address = "192.0.2.2", interface = "eth1" }"#;
+    assert_eq!(findings(r#"hb0 = "192.0.2.2""#, table), expected);
+}
+
+#[test]
+fn an_endpoint_that_is_no_text_is_refused_with_what_to_write() {
+    let expected = [r#"ha.toml:16:7: error: hb0 has the type integer; write hb0 = "ADDRESS""#];
+    assert_eq!(findings(r#"hb0 = "192.0.2.2""#, "hb0 = 2"), expected);
 }
