@@ -2,10 +2,10 @@
 //! ping nodes, and which interface carries which link of which node.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::heartbeat::time_text;
 use crate::config::{Config, Endpoint, Failback, LinkKind};
 use crate::names::{LinkName, NodeName};
 
@@ -59,11 +59,11 @@ fn parameters(config: &Config) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();
     let mut value = |name: &str, value: String| values.insert(name.to_owned(), value);
     let cluster = &config.cluster;
-    value("keepalive", time(cluster.keepalive));
-    value("deadtime", time(cluster.deadtime));
-    value("warntime", time(cluster.warntime));
-    value("initdead", time(cluster.initdead));
-    value("deadping", time(config.connectivity.deadping));
+    value("keepalive", time_text(cluster.keepalive));
+    value("deadtime", time_text(cluster.deadtime));
+    value("warntime", time_text(cluster.warntime));
+    value("initdead", time_text(cluster.initdead));
+    value("deadping", time_text(config.connectivity.deadping));
     value("udpport", cluster.port.to_string());
     value("hbversion", env!("CARGO_PKG_VERSION").to_owned());
     value("debug", u8::from(config.logging.debug).to_string());
@@ -95,27 +95,9 @@ fn parameters(config: &Config) -> BTreeMap<String, String> {
     values
 }
 
-/// As `ha.cf` writes it: whole seconds as a bare number, everything else in milliseconds.
-fn time(time: Duration) -> String {
-    if time.subsec_nanos() == 0 {
-        time.as_secs().to_string()
-    } else if time.subsec_nanos().is_multiple_of(1_000_000) {
-        format!("{}ms", time.as_millis())
-    } else {
-        format!("{}us", time.as_micros())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_as_ha_cf_writes_them() {
-        assert_eq!(time(Duration::from_secs(2)), "2");
-        assert_eq!(time(Duration::from_millis(1500)), "1500ms");
-        assert_eq!(time(Duration::from_micros(500)), "500us");
-    }
 
     #[test]
     fn every_link_of_every_node_has_its_interface() {

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use self::agent::Lookup;
 use crate::config::{Config, GROUPS_MAX, NodeIndex, RESOURCES_MAX, Resource};
+use crate::config::heartbeat::time_text;
 use crate::core::io::Presence;
 
 /// Most orders that wait; one more is refused. Each resource has one at most.
@@ -128,7 +129,6 @@ impl ServiceOptions {
 #[must_use]
 pub fn environment(config: &Config, own: NodeIndex) -> Vec<(OsString, OsString)> {
     let cluster = &config.cluster;
-    let milliseconds = |duration: Duration| format!("{}ms", duration.as_millis()).into();
     let directory = config.script_directory.parent().unwrap_or(Path::new("/"));
     let mut environment: Vec<(OsString, OsString)> = vec![
         ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
@@ -137,10 +137,10 @@ pub fn environment(config: &Config, own: NodeIndex) -> Vec<(OsString, OsString)>
         ("HA_DIR".into(), directory.into()),
         ("HA_RESOURCEDIR".into(), config.script_directory.clone().into()),
         ("HA_cluster".into(), cluster.name.clone().into()),
-        ("HA_keepalive".into(), milliseconds(cluster.keepalive)),
-        ("HA_warntime".into(), milliseconds(cluster.warntime)),
-        ("HA_deadtime".into(), milliseconds(cluster.deadtime)),
-        ("HA_initdead".into(), milliseconds(cluster.initdead)),
+        ("HA_keepalive".into(), time_text(cluster.keepalive).into()),
+        ("HA_warntime".into(), time_text(cluster.warntime).into()),
+        ("HA_deadtime".into(), time_text(cluster.deadtime).into()),
+        ("HA_initdead".into(), time_text(cluster.initdead).into()),
         ("HA_udpport".into(), cluster.port.to_string().into()),
     ];
     let logging = &config.logging;

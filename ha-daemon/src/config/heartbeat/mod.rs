@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use assemble::CLUSTER_NAME_DEFAULT;
 pub use ha_cf::FACILITIES;
+pub use times::time_text;
 pub use world::{Interfaces, Machine, NoDevice, Nowhere, World};
 
 use super::finding::{Finding, Position, Severity};

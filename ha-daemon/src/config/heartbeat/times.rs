@@ -33,6 +33,22 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
+/// A time as `ha.cf` writes it: whole seconds as a bare number, whole milliseconds as such, what is
+/// left in microseconds.
+#[must_use]
+pub fn time_text(time: Duration) -> String {
+    if time.subsec_nanos() == 0 {
+        return time.as_secs().to_string();
+    }
+    if time.subsec_nanos().is_multiple_of(1_000_000) {
+        return format!("{}ms", time.as_millis());
+    }
+    match time.subsec_nanos() % 1_000 {
+        0 => format!("{}us", time.as_micros()),
+        nanoseconds => format!("{}.{nanoseconds:03}us", time.as_micros()),
+    }
+}
+
 fn digits(text: &str) -> Option<u128> {
     if text.is_empty() {
         return Some(0);
@@ -85,7 +101,30 @@ mod tests {
         assert_eq!(parse("999999999h"), None, "longer than any clock");
     }
 
+    #[test]
+    fn a_time_is_written_as_people_write_it() {
+        for (micros, text) in [
+            (2_000_000, "2"),
+            (1_500_000, "1500ms"),
+            (50_000, "50ms"),
+            (1_500, "1500us"),
+            (500, "500us"),
+        ] {
+            assert_eq!(time_text(Duration::from_micros(micros)), text);
+        }
+        assert_eq!(time_text(Duration::from_nanos(1_500_030)), "1500.030us");
+    }
+
     proptest! {
+        /// Microseconds beyond that have more digits than are read.
+        #[test]
+        fn what_is_written_means_what_it_was(nanos in 1_u64..1_000_000_000_000) {
+            for nanos in [nanos, nanos / 1_000 * 1_000, nanos / 1_000_000 * 1_000_000] {
+                let time = Duration::from_nanos(nanos.max(1));
+                prop_assert_eq!(parse(&time_text(time)), Some(time));
+            }
+        }
+
         #[test]
         fn milliseconds_are_exact(millis in 1_u64..3_600_000) {
             let expected = Some(Duration::from_millis(millis));

@@ -134,3 +134,20 @@ async fn what_is_not_installed_has_nothing_to_stop_unless_it_was_started() {
     assert!(error.contains("no script web in") && error.contains("web.service"), "{error}");
     assert_eq!(bed.order(Operation::Stop, "web", &[]).await, Outcome::Stopped(Ok(())));
 }
+
+#[test]
+fn times_reach_scripts_as_ha_cf_writes_them() {
+    let mut config = crate::core::tests::config(2, 1, 1);
+    let cluster = &mut config.cluster;
+    cluster.keepalive = Duration::from_micros(500);
+    cluster.warntime = Duration::from_micros(1_500);
+    cluster.deadtime = Duration::from_millis(30);
+    cluster.initdead = Duration::from_secs(2);
+    let environment = environment(&config, NodeIndex(0));
+    let value = |key: &str| {
+        let found = environment.iter().find(|(name, _)| name == key).unwrap();
+        found.1.to_str().unwrap()
+    };
+    let times = ["HA_keepalive", "HA_warntime", "HA_deadtime", "HA_initdead"].map(value);
+    assert_eq!(times, ["500us", "1500us", "30ms", "2"]);
+}
