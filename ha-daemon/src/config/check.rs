@@ -133,8 +133,9 @@ impl Local<'_> {
                     Resource::Address { address, interface, .. } => {
                         self.floating_finding(address, interface)
                     }
-                    Resource::Script { name, .. } => {
-                        scripts::script_finding(name, &self.config.script_directory)
+                    Resource::Script { name, arguments } => {
+                        let directory = &self.config.script_directory;
+                        scripts::script_finding(name, arguments, directory)
                     }
                     Resource::Systemd { unit } => scripts::unit_finding(unit),
                     Resource::SourceAddress { .. } => None,

@@ -35,6 +35,7 @@ pub use holder::{HolderMemory, HolderTimes};
 pub use keys::{AuthKey, AuthMethod, KeyRing};
 pub use link_rules::{LinkFinding, link_findings};
 pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
+pub(crate) use load::is_unit_name;
 pub use times::{Auto, Times};
 
 /// UDP and TCP port unless configured otherwise: `ha-cluster`, IANA's registration for Linux-HA.

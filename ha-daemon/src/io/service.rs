@@ -6,6 +6,7 @@
 //! which few run at once.
 
 mod agent;
+pub(crate) mod lookup;
 mod script;
 mod source;
 mod systemd;
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
 use self::agent::Lookup;
-use crate::config::{Config, GROUPS_MAX, NodeIndex, RESOURCES_MAX, Resource};
 use crate::config::heartbeat::time_text;
+use crate::config::{Config, GROUPS_MAX, NodeIndex, RESOURCES_MAX, Resource};
 use crate::core::io::Presence;
 
 /// Most orders that wait; one more is refused. Each resource has one at most.

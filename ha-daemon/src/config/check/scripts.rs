@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::Finding;
 use crate::config::finding::quoted;
-use crate::config::heartbeat::{Machine, World as _};
+use crate::io::service::lookup::{
+    self, INIT_DIRECTORY, Means, Reason, Trouble, unit_with_arguments,
+};
 
-/// Where scripts are looked up after the configuration's own directory.
-const INIT_DIRECTORY: &str = "/etc/init.d";
 /// Where systemd looks for units (systemd.unit(5)), as far as packages and operators put some there.
 const UNIT_DIRECTORIES: &[&str] = &[
     "/etc/systemd/system",
@@ -19,24 +19,41 @@ const UNIT_DIRECTORIES: &[&str] = &[
     "/lib/systemd/system",
 ];
 
-/// That a script is nowhere, or cannot be run where it is found first.
-pub(super) fn script_finding(name: &str, directory: &Path) -> Option<Finding> {
-    let candidates = [directory.join(name), Path::new(INIT_DIRECTORY).join(name)];
-    let shown = quoted(name);
-    if let Some(script) = candidates.iter().find(|script| script.exists()) {
-        let why = Machine.not_executable(script)?;
-        let message = format!("the script {} cannot be run: {why}", script.display());
-        return Some(Finding::warning(message, format!("chmod 755 {}", script.display())));
+/// That nothing here can carry a script out.
+pub(super) fn script_finding(
+    name: &str,
+    arguments: &[String],
+    directory: &Path,
+) -> Option<Finding> {
+    script_finding_with(name, arguments, directory, has_unit)
+}
+
+/// As [`script_finding`], on a machine that has these units.
+fn script_finding_with(
+    name: &str,
+    arguments: &[String],
+    directory: &Path,
+    has_unit: impl Fn(&str) -> bool,
+) -> Option<Finding> {
+    let unit = match lookup::look_up(name, arguments, directory) {
+        Ok(Means::Script(_) | Means::Ocf { .. }) => return None,
+        Ok(Means::Unit(unit)) => unit,
+        Err(Trouble::NotThere(reason) | Trouble::Unclear(reason)) => return Some(warning(reason)),
+    };
+    if !has_unit(&unit) {
+        let message = format!(
+            "the script {} is neither in {} nor in {INIT_DIRECTORY}, and there is no unit {unit}",
+            quoted(name),
+            directory.display()
+        );
+        return Some(Finding::warning(message, "install it on this node, or correct the name"));
     }
-    let unit = if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
-    if has_unit(&unit) {
-        return None;
-    }
-    let message = format!(
-        "the script {shown} is neither in {} nor in {INIT_DIRECTORY}, and there is no unit {unit}",
-        directory.display()
-    );
-    Some(Finding::warning(message, "install it on this node, or correct the name"))
+    let refused = || warning(unit_with_arguments(&unit, name, directory));
+    (!arguments.is_empty()).then(refused)
+}
+
+fn warning(reason: Reason) -> Finding {
+    Finding::warning(reason.message, reason.remedy)
 }
 
 /// That a systemd unit is nowhere.
@@ -70,14 +87,44 @@ mod tests {
     fn a_script_must_be_somewhere_and_executable() {
         let directory = tempfile::tempdir().unwrap();
         let script = directory.path().join("ha-test-page");
-        let finding = script_finding("ha-test-page", directory.path()).unwrap();
+        let finding = script_finding("ha-test-page", &[], directory.path()).unwrap();
         assert!(finding.message.contains("no unit ha-test-page.service"), "{finding}");
         fs::write(&script, "#!/bin/sh\n").unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).unwrap();
-        let finding = script_finding("ha-test-page", directory.path()).unwrap();
-        assert!(finding.message.contains("it is not executable"), "{finding}");
+        let finding = script_finding("ha-test-page", &[], directory.path()).unwrap();
+        assert!(finding.message.contains("is not executable"), "{finding}");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(script_finding("ha-test-page", directory.path()), None);
+        assert_eq!(script_finding("ha-test-page", &[], directory.path()), None);
+    }
+
+    #[test]
+    fn a_script_that_is_named_as_a_unit_is_that_unit() {
+        let directory = tempfile::tempdir().unwrap();
+        let finding = script_finding("ha-test-page.service", &[], directory.path()).unwrap();
+        assert!(finding.message.ends_with("there is no unit ha-test-page.service"), "{finding}");
+        let finding = script_finding("ha-test-page.sh", &[], directory.path()).unwrap();
+        assert!(finding.message.ends_with("there is no unit ha-test-page.sh.service"), "{finding}");
+        let there = |unit: &str| unit == "ha-test-page.service";
+        for name in ["ha-test-page", "ha-test-page.service"] {
+            let found = |arguments: &[String]| {
+                script_finding_with(name, arguments, directory.path(), there)
+            };
+            assert_eq!(found(&[]), None, "{name}");
+            let finding = found(&["/srv".to_owned()]).unwrap();
+            let expected = format!(
+                "{name} is the systemd unit ha-test-page.service, which takes no arguments"
+            );
+            assert_eq!(finding.message, expected);
+        }
+    }
+
+    #[test]
+    fn an_ocf_agent_is_looked_for_by_its_type() {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments = ["ha-test-agent".to_owned(), "config=/etc/x".to_owned()];
+        let finding = script_finding("OCF", &arguments, directory.path()).unwrap();
+        assert!(finding.message.ends_with("/ha-test-agent"), "{finding}");
+        assert_eq!(finding.remedy, "install resource-agents");
     }
 
     #[test]

@@ -195,7 +195,12 @@ fn local_findings_are_warnings_because_interfaces_may_come_up_later() {
 
 /// What is found on alpha with ETH1 and ETH0 when the file has one more link.
 fn with_link(text: &str) -> Vec<String> {
-    let (_dir, path) = write(&CLEAN.replace("[nodes.alpha]", &format!("{text}\n[nodes.alpha]")));
+    on_alpha(&CLEAN.replace("[nodes.alpha]", &format!("{text}\n[nodes.alpha]")))
+}
+
+/// What is found on alpha with ETH1 and ETH0.
+fn on_alpha(text: &str) -> Vec<String> {
+    let (_dir, path) = write(text);
     let reading = load::read(&path);
     let config = reading.config.unwrap();
     let own = |(name, prefixes): (&str, &[&str])| {
@@ -230,4 +235,13 @@ fn remotes_that_are_all_this_nodes_own_are_found() {
     assert_eq!(with_link(text), [expected]);
     let more = text.replace("\"192.0.2.1\"", "\"192.0.2.1\", \"192.0.2.2\", \"192.0.2.3\"");
     assert_eq!(with_link(&more), [""; 0], "with three nodes all others are meant");
+}
+
+#[test]
+fn a_script_is_looked_up_with_its_arguments() {
+    let script = r#"{ kind = "script", name = "OCF", arguments = ["ha-test-agent", "a=b"] }"#;
+    let text = CLEAN.replace("resources = [\n", &format!("resources = [\n  {script},\n"));
+    let expected = "ha.toml:25:29: warning: there is neither a script OCF in resource.d nor an agent \
+                    /usr/lib/ocf/resource.d/heartbeat/ha-test-agent; install resource-agents";
+    assert_eq!(on_alpha(&text), [expected]);
 }

@@ -36,6 +36,7 @@ pub(super) use self::clients::is_user_name;
 pub(super) use self::cluster::announce_default;
 pub(super) use self::connectivity::{is_target_name, unpingable};
 pub(super) use self::nodes::unusable_host;
+pub(crate) use self::resources::is_unit_name;
 pub(super) use self::resources::unusable_in_network;
 pub(super) use self::serial::no_device_path;
 

@@ -220,19 +220,24 @@ fn read_unit(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Spanned<R
     let shown = quoted(word);
     // systemd.unit(5): what a unit's name may consist of.
     let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-    let suffix = word.rsplit_once('.').filter(|(name, _)| !name.is_empty()).map(|(_, it)| it);
     if word.is_empty() || word.starts_with('-') || !word.chars().all(plain) {
         let message = format!("{shown} is not the name of a systemd unit");
         reader.error(&unit.span(), message, "write it as systemctl list-units shows it");
         return None;
     }
-    if !suffix.is_some_and(|suffix| UNIT_SUFFIXES.contains(&suffix)) {
+    if !is_unit_name(word) {
         let message = format!("{shown} does not say which kind of unit it is");
         reader.error(&unit.span(), message, format!("write \"{word}.service\""));
         return None;
     }
     let span = unit.span();
     Some(Spanned::new(span, Resource::Systemd { unit: unit.into_inner() }))
+}
+
+/// Whether a name says which kind of unit it is, of the kinds that can be started.
+pub(crate) fn is_unit_name(name: &str) -> bool {
+    let suffix = name.rsplit_once('.').filter(|(name, _)| !name.is_empty()).map(|(_, it)| it);
+    suffix.is_some_and(|suffix| UNIT_SUFFIXES.contains(&suffix))
 }
 
 /// A floating address with its prefix length.

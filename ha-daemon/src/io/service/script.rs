@@ -41,23 +41,18 @@ impl Script {
         Self { label, path, arguments, environment: Vec::new(), rules: Rules::Heartbeat }
     }
 
-    /// An OCF agent; its parameters are written `NAME=VALUE`.
-    pub(super) fn ocf(label: String, path: PathBuf, parameters: &[String]) -> Result<Self, String> {
+    /// An OCF agent with parameters by name.
+    pub(super) fn ocf(label: String, path: PathBuf, parameters: &[(String, String)]) -> Self {
         let mut environment: Vec<(OsString, OsString)> = vec![
             ("OCF_ROOT".into(), OCF_ROOT.into()),
             ("OCF_RA_VERSION_MAJOR".into(), "1".into()),
             ("OCF_RA_VERSION_MINOR".into(), "0".into()),
             ("OCF_RESOURCE_INSTANCE".into(), label.clone().into()),
         ];
-        for parameter in parameters {
-            let Some((name, value)) = parameter.split_once('=') else {
-                return Err(format!(
-                    "{label}: an OCF agent's parameter is written NAME=VALUE, not {parameter:?}"
-                ));
-            };
-            environment.push((format!("OCF_RESKEY_{name}").into(), value.into()));
-        }
-        Ok(Self { label, path, arguments: Vec::new(), environment, rules: Rules::Ocf })
+        let reskey =
+            |(name, value): &(String, String)| (format!("OCF_RESKEY_{name}").into(), value.into());
+        environment.extend(parameters.iter().map(reskey));
+        Self { label, path, arguments: Vec::new(), environment, rules: Rules::Ocf }
     }
 
     async fn run(
@@ -211,8 +206,8 @@ mod tests {
             stop_pause: Duration::ZERO,
             report: std::sync::Arc::new(|_| true),
         };
-        let home = format!("home={}", directory.path().display());
-        let script = Script::ocf("OCF::Thing".to_owned(), path, &[home]).unwrap();
+        let home = ("home".to_owned(), directory.path().display().to_string());
+        let script = Script::ocf("OCF::Thing".to_owned(), path, &[home]);
         for (code, presence) in [("0", Presence::Here), ("7", Presence::Absent)] {
             std::fs::write(directory.path().join("code"), code).unwrap();
             assert_eq!(script.probe(&options).await, presence);
@@ -223,18 +218,5 @@ mod tests {
         let calls = std::fs::read_to_string(directory.path().join("calls")).unwrap();
         let words: Vec<&str> = calls.lines().filter_map(|line| line.split(' ').nth(1)).collect();
         assert_eq!(words, ["monitor", "monitor", "monitor", "start", "monitor"]);
-    }
-
-    #[test]
-    fn ocf_parameters_have_names() {
-        let of = |parameters: &[&str]| {
-            let parameters: Vec<String> = parameters.iter().map(|it| (*it).to_owned()).collect();
-            Script::ocf("OCF::x".to_owned(), "/x".into(), &parameters)
-        };
-        let script = of(&["device=/dev/sda1", "options=a=b"]).unwrap();
-        let wanted =
-            |name: &str, value: &str| script.environment.contains(&(name.into(), value.into()));
-        assert!(wanted("OCF_RESKEY_device", "/dev/sda1") && wanted("OCF_RESKEY_options", "a=b"));
-        assert!(of(&["/dev/sda1"]).unwrap_err().contains("NAME=VALUE"));
     }
 }

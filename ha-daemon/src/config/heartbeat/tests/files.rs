@@ -148,6 +148,22 @@ fn check_compares_media_addresses_and_scripts_with_this_machine() {
 }
 
 #[test]
+fn a_script_is_looked_up_as_the_daemon_does() {
+    let scripts = "OCF::ha-test-agent::a=b ha-no-such.service\n";
+    let dir = etc_ha_d(LOCAL, &format!("alpha {scripts}"), AUTHKEYS);
+    assert_eq!(
+        shown(&dir, &check_on_node(dir.path(), Some("alpha"))),
+        [
+            "haresources:1:7: warning: there is neither a script OCF in resource.d nor an agent \
+             /usr/lib/ocf/resource.d/heartbeat/ha-test-agent; install resource-agents",
+            "haresources:1:31: warning: the script \"ha-no-such.service\" is neither in resource.d nor in \
+             /etc/init.d, and there is no unit ha-no-such.service; install it on this node, or correct \
+             the name"
+        ]
+    );
+}
+
+#[test]
 fn a_machine_without_ipv6_on_the_interface_is_warned_of() {
     let dir =
         etc_ha_d(&LOCAL.replace("bcast lo", "bcast lo\nmcast6 lo ff12::1 694 1 0"), "", AUTHKEYS);
