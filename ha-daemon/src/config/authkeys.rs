@@ -14,7 +14,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::finding::{ConfigError, Finding, Position};
+use super::finding::{ConfigError, Finding, Position, sort};
 use super::{AuthKey, AuthMethod, KeyRing, Severity, file};
 
 #[cfg(test)]
@@ -232,6 +232,7 @@ impl Parser<'_> {
             }
             None | Some(_) => {}
         }
+        sort(&mut self.findings, &[]);
         let keys = self.active.map(|(active, _)| KeyRing::new(active, self.keys));
         (keys, self.findings)
     }

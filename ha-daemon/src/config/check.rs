@@ -5,10 +5,11 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
+use super::client_rules::{program_problem, user_problem};
 pub use super::finding::{Finding, Severity, exit_code};
-use super::finding::{list, quoted};
-use super::heartbeat::{self, Interfaces, World as _};
-use super::load::{self, Places};
+use super::finding::{list, quoted, sort};
+use super::heartbeat::{self, Interfaces, Machine, World as _};
+use super::load::{self, ClientPart, Places};
 use super::{Config, Endpoint, GroupIndex, LinkKind, NodeIndex, Resource, serial};
 use crate::names::{InterfaceName, NodeName};
 
@@ -28,20 +29,26 @@ pub fn check(path: &Path) -> Vec<Finding> {
 #[must_use]
 pub fn check_on_node(path: &Path, node: Option<&str>) -> Vec<Finding> {
     let reading = load::read(path);
-    let mut findings = reading.findings;
+    let (mut findings, places) = (reading.findings, &reading.places);
     let Some(config) = &reading.config else {
         return findings;
     };
+    let file = places.file.as_deref().unwrap_or(path);
     match own_node_at(path, config, node) {
-        Ok(own) => findings.extend(local_findings(config, own, Some((path, &reading.places)))),
+        Ok(own) => {
+            findings.extend(local_findings(config, own, Some((path, places))));
+            findings.extend(client_findings(config, file, places));
+        }
         Err(finding) => {
-            let finding = finding.in_file(reading.places.file.as_deref().unwrap_or(path));
-            findings.push(match reading.places.nodes {
+            let finding = finding.in_file(file);
+            findings.push(match places.nodes {
                 Some(position) => finding.at(position),
                 None => finding,
             });
         }
     }
+    let files: Vec<&Path> = std::iter::once(file).chain(places.resources_file.as_deref()).collect();
+    sort(&mut findings, &files);
     findings
 }
 
@@ -93,13 +100,34 @@ fn local_findings(
     node: NodeIndex,
     places: Option<(&Path, &Places)>,
 ) -> Vec<Finding> {
-    match heartbeat::Machine.interfaces() {
+    match Machine.interfaces() {
         Ok(interfaces) => Local { config, node, places, interfaces }.findings(),
         Err(error) => {
             let message = format!("cannot read the interfaces of this machine: {error}");
             vec![Finding::warning(message, "compare them with the configuration by hand")]
         }
     }
+}
+
+/// Clients that this machine cannot run. A start does not ask: the user database may be far away, and
+/// a client that cannot be run is told then, too.
+fn client_findings(config: &Config, file: &Path, places: &Places) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, client) in config.clients.iter().enumerate() {
+        let wrong = [
+            (ClientPart::Program, program_problem(&Machine, &client.program)),
+            (ClientPart::User, user_problem(&Machine, &client.user)),
+        ];
+        for (part, problem) in wrong {
+            let Some((message, remedy)) = problem else { continue };
+            let finding = Finding::warning(message, remedy).in_file(file);
+            findings.push(match places.clients.get(&(index, part)) {
+                Some(position) => finding.at(*position),
+                None => finding,
+            });
+        }
+    }
+    findings
 }
 
 /// As [`check_local`], for a machine with these interfaces.

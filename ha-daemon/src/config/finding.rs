@@ -132,6 +132,22 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Puts findings into the order of their files, one file after the other: those of `first`, then others
+/// as they turn up. What concerns a file as a whole comes first in it, what is about no file last.
+pub(super) fn sort(findings: &mut [Finding], first: &[&Path]) {
+    let mut files: Vec<PathBuf> = first.iter().map(|file| (*file).to_owned()).collect();
+    for file in findings.iter().filter_map(|finding| finding.file.as_ref()) {
+        if !files.contains(file) {
+            files.push(file.clone());
+        }
+    }
+    let number = |finding: &Finding| {
+        let number = files.iter().position(|file| Some(file) == finding.file.as_ref());
+        number.unwrap_or(files.len())
+    };
+    findings.sort_by_key(|finding| (number(finding), finding.line, finding.column));
+}
+
 /// Exit code of `ha-daemon check`: 0 clean, 1 warnings, 2 errors.
 #[must_use]
 pub fn exit_code(findings: &[Finding]) -> u8 {

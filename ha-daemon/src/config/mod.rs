@@ -16,6 +16,7 @@ use crate::names::{GroupName, InterfaceName, LinkName, NodeName};
 
 pub mod authkeys;
 pub mod check;
+mod client_rules;
 mod connectivity;
 pub mod convert;
 mod file;
@@ -34,8 +35,8 @@ pub use finding::{ConfigError, Finding, Position, Severity, exit_code};
 pub use holder::{HolderMemory, HolderTimes};
 pub use keys::{AuthKey, AuthMethod, KeyRing};
 pub use link_rules::{LinkFinding, link_findings};
-pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
 pub(crate) use load::is_unit_name;
+pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
 pub use times::{Auto, Times};
 
 /// UDP and TCP port unless configured otherwise: `ha-cluster`, IANA's registration for Linux-HA.

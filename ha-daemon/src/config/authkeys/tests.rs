@@ -221,3 +221,11 @@ proptest! {
         prop_assert!(findings.iter().all(|finding| !finding.remedy.is_empty()));
     }
 }
+
+#[test]
+fn findings_are_in_the_order_of_the_file() {
+    let (keys, found) = found_with_mode("auth 2\n1 siphash short\n", 0o600);
+    assert_eq!(keys, None);
+    let places: Vec<&str> = found.iter().map(|it| it.split(": ").next().unwrap()).collect();
+    assert_eq!(places, ["authkeys:1:6", "authkeys:2:11"], "{found:#?}");
+}

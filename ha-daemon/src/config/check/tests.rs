@@ -238,10 +238,49 @@ fn remotes_that_are_all_this_nodes_own_are_found() {
 }
 
 #[test]
+fn a_client_that_cannot_be_run_here_is_warned_about() {
+    let client = |user: &str, program: &str| {
+        format!("[[clients]]\nprogram = \"{program}\"\nuser = \"{user}\"\n")
+    };
+    let nobody = "nobody-has-this-name";
+    // What the interfaces of this machine give is about the lines before.
+    let found = |clients: &[String]| {
+        let (dir, path) = write(&format!("{CLEAN}{}", clients.concat()));
+        let mut findings = check_on_node(&path, Some("alpha"));
+        findings.retain(|finding| finding.line.is_some_and(|line| line > 28));
+        let prefix = format!("{}/", dir.path().display());
+        findings.iter().map(|it| it.to_string().replace(&prefix, "")).collect::<Vec<_>>()
+    };
+    let expected = [
+        "ha.toml:32:11: warning: the program \"/ha-no-such\" cannot be run: No such file or directory \
+         (os error 2); install it, or correct the path",
+        "ha.toml:33:8: warning: there is no user \"nobody-has-this-name\"; create it, or name another \
+         one",
+    ];
+    assert_eq!(found(&[client("root", "/bin/sh"), client(nobody, "/ha-no-such")]), expected);
+    let found = found(&[client("root", "/etc/passwd")]);
+    assert!(found.len() == 1 && found[0].contains("it is not executable"), "{found:?}");
+}
+
+#[test]
 fn a_script_is_looked_up_with_its_arguments() {
     let script = r#"{ kind = "script", name = "OCF", arguments = ["ha-test-agent", "a=b"] }"#;
     let text = CLEAN.replace("resources = [\n", &format!("resources = [\n  {script},\n"));
     let expected = "ha.toml:25:29: warning: there is neither a script OCF in resource.d nor an agent \
                     /usr/lib/ocf/resource.d/heartbeat/ha-test-agent; install resource-agents";
     assert_eq!(on_alpha(&text), [expected]);
+}
+
+/// Those of the file and those of the node, as one.
+#[test]
+fn findings_are_in_the_order_of_the_file() {
+    let text =
+        CLEAN.replace("eth", "ha-none").replace("[\"alpha\", \"beta\"]", "[\"alpha\"]").replace(
+            "hb0 = \"192.0.2.1\"\nsvc = \"2001:db8::1\"",
+            "svc = \"2001:db8::1\"\nhb0 = \"192.0.2.1\"",
+        );
+    let (_dir, path) = write(&format!("{text}[detection]\nask = false\n"));
+    let found = check_on_node(&path, Some("alpha"));
+    let lines: Vec<_> = found.iter().map(|finding| finding.line.unwrap()).collect();
+    assert_eq!(lines, [13, 14, 23, 25, 26, 29], "{found:#?}");
 }

@@ -12,6 +12,7 @@ use super::lines::{Findings, LINE_BYTES_MAX, Line, Word};
 use super::media::Media;
 use super::times;
 use super::world::World;
+use crate::config::client_rules::{program_problem, user_problem};
 use crate::config::finding::{Position, did_you_mean, quoted};
 use crate::config::load::{is_target_name, is_user_name, unpingable};
 use crate::config::{
@@ -424,20 +425,11 @@ impl Reader<'_> {
             let message = format!("the program {} is not an absolute path", quoted(program.text));
             return self.findings.error(program.position, message, "start it with /");
         }
-        if let Some(why) = self.world.not_executable(&path) {
-            let message = format!("the program {} cannot be run: {why}", quoted(program.text));
-            self.findings.error(program.position, message, "install it, or correct the path");
+        if let Some((message, remedy)) = program_problem(self.world, &path) {
+            self.findings.error(program.position, message, remedy);
         }
-        match self.world.has_user(user.text) {
-            Ok(true) => {}
-            Ok(false) => {
-                let message = format!("there is no user {}", quoted(user.text));
-                self.findings.error(user.position, message, "create it, or name another one");
-            }
-            Err(error) => {
-                let message = format!("cannot look for the user {}: {error}", quoted(user.text));
-                self.findings.error(user.position, message, "see that the users can be read");
-            }
+        if let Some((message, remedy)) = user_problem(self.world, user.text) {
+            self.findings.error(user.position, message, remedy);
         }
         if self.draft.clients.len() == CLIENTS_MAX {
             let message = format!("more than {CLIENTS_MAX} programs");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::finding::{Finding, Position, Severity};
+use crate::config::finding::{Finding, Position, Severity, sort};
 
 /// Longest line of `ha.cf` and longest logical line of `haresources`, in bytes. Heartbeat has the
 /// same.
@@ -132,10 +132,10 @@ impl Findings {
 
     /// All of them in the order of the file.
     pub(super) fn into_list(mut self) -> Vec<Finding> {
-        self.list.sort_by_key(|finding| (finding.line, finding.column));
+        sort(&mut self.list, &[&self.path]);
         if self.dropped > 0 {
             let message = format!("{} more findings are not shown", self.dropped);
-            let mut more = Finding::error(message, "correct those above first").in_file(&self.path);
+            let mut more = Finding::error(message, "correct the others first").in_file(&self.path);
             more.severity = self.dropped_worst;
             self.list.push(more);
         }

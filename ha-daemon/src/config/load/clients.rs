@@ -2,12 +2,17 @@
 
 use std::path::PathBuf;
 
-use super::reader::{Field, Reader, Table};
+use super::reader::{Field, Reader, Span, Table};
 use super::resources::read_arguments;
+use super::{ClientPart, Places};
 use crate::config::finding::quoted;
 use crate::config::{CLIENTS_MAX, Client};
 
-pub(super) fn read(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Vec<Client> {
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    root: &mut Table<'_>,
+    places: &mut Places,
+) -> Vec<Client> {
     let values = match root.array(reader, "clients", "each as a table [[clients]]") {
         Field::Absent | Field::Refused => return Vec::new(),
         Field::Given(values) => values,
@@ -22,13 +27,19 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &mut Table<'_>) -> Vec<Client>
         let Some(mut table) = reader.table(value, format!("client {}", index + 1)) else {
             continue;
         };
-        clients.extend(read_client(reader, &mut table));
+        if let Some((client, spans)) = read_client(reader, &mut table) {
+            for (part, span) in [ClientPart::User, ClientPart::Program].into_iter().zip(spans) {
+                places.clients.insert((clients.len(), part), reader.position(span.start));
+            }
+            clients.push(client);
+        }
         table.finish(reader);
     }
     clients
 }
 
-fn read_client(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Client> {
+/// A client, and where its user and its program are.
+fn read_client(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<(Client, [Span; 2])> {
     let mut required = |reader: &mut Reader<'_>, key: &'static str, example: &str| {
         let field = table.text(reader, key);
         if matches!(field, Field::Absent) {
@@ -52,7 +63,9 @@ fn read_client(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Client>
         reader.error(&program.span(), message, "write the path from / on");
         return None;
     }
-    Some(Client { user: user.into_inner(), program: path, arguments: arguments? })
+    let spans = [user.span(), program.span()];
+    let client = Client { user: user.into_inner(), program: path, arguments: arguments? };
+    Some((client, spans))
 }
 
 /// Whether a user may have this name (passwd(5)).

@@ -95,6 +95,15 @@ pub(super) struct Places {
     pub(super) links: Vec<Position>,
     pub(super) endpoints: BTreeMap<(NodeIndex, LinkIndex), Position>,
     pub(super) resources: BTreeMap<(GroupIndex, usize), Position>,
+    /// By their number, from 0.
+    pub(super) clients: BTreeMap<(usize, ClientPart), Position>,
+}
+
+/// What of a client has a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ClientPart {
+    User,
+    Program,
 }
 
 impl Reading {
@@ -177,7 +186,7 @@ fn read_sections(
     let links = links::read(reader, &mut root, cluster.as_ref().map(|(cluster, ..)| cluster));
     let nodes = nodes::read(reader, &mut root, &links);
     let groups = groups::read(reader, &mut root, &nodes);
-    let clients = clients::read(reader, &mut root);
+    let clients = clients::read(reader, &mut root, places);
     let timing = cluster.as_ref().map(|(cluster, ..)| (cluster.keepalive, cluster.deadtime));
     let connectivity = connectivity::read(reader, &mut root, timing, &nodes, &groups);
     // Where targets were refused, the finding about them is enough.

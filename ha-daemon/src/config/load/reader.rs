@@ -14,7 +14,9 @@ use humantime::format_duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::finding::{Finding, Position, Severity, did_you_mean, list, quoted, shortened};
+use crate::config::finding::{
+    Finding, Position, Severity, did_you_mean, list, quoted, shortened, sort,
+};
 use crate::names::NameError;
 
 /// Most findings that are kept; the rest is counted.
@@ -96,11 +98,10 @@ impl<'a> Reader<'a> {
 
     /// All findings: those of this file in its order, then the others.
     pub(super) fn into_findings(mut self) -> Vec<Finding> {
-        let elsewhere = |finding: &Finding| finding.file.as_deref() != Some(self.path);
-        self.findings.sort_by_key(|finding| (elsewhere(finding), finding.line, finding.column));
+        sort(&mut self.findings, &[self.path]);
         if self.dropped_findings > 0 {
             let message = format!("{} more findings are not shown", self.dropped_findings);
-            let mut more = Finding::error(message, "correct those above first").in_file(self.path);
+            let mut more = Finding::error(message, "correct the others first").in_file(self.path);
             more.severity = self.dropped_worst;
             self.findings.push(more);
         }

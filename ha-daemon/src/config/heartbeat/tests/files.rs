@@ -147,6 +147,20 @@ fn check_compares_media_addresses_and_scripts_with_this_machine() {
     assert_eq!(findings.len(), 4, "{findings:#?}");
 }
 
+/// One file after the other, each from its beginning, whoever made the findings.
+#[test]
+fn findings_are_in_the_order_of_the_files() {
+    let ha_cf = LOCAL.replace("bcast lo", "bcast ha-none1\nbcast ha-none0");
+    let dir = etc_ha_d(&ha_cf, "alpha ha-no-such-script\n", "auth 1\n1 siphash short\n");
+    let findings = shown(&dir, &check_on_node(dir.path(), Some("alpha")));
+    let places: Vec<&str> = findings.iter().map(|it| it.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        places,
+        ["ha.cf:1:7", "ha.cf:2:7", "haresources:1:7", "authkeys:2:11"],
+        "{findings:#?}"
+    );
+}
+
 #[test]
 fn a_script_is_looked_up_as_the_daemon_does() {
     let scripts = "OCF::ha-test-agent::a=b ha-no-such.service\n";
@@ -159,6 +173,20 @@ fn a_script_is_looked_up_as_the_daemon_does() {
             "haresources:1:31: warning: the script \"ha-no-such.service\" is neither in resource.d nor in \
              /etc/init.d, and there is no unit ha-no-such.service; install it on this node, or correct \
              the name"
+        ]
+    );
+}
+
+#[test]
+fn a_program_that_cannot_be_started_is_refused() {
+    let ha_cf = format!("respawn nobody-has-this-name /ha-no-such-program\n{LOCAL}");
+    let dir = etc_ha_d(&ha_cf, "", AUTHKEYS);
+    assert_eq!(
+        shown(&dir, &check(dir.path())),
+        [
+            "ha.cf:1:9: error: there is no user \"nobody-has-this-name\"; create it, or name another one",
+            "ha.cf:1:30: error: the program \"/ha-no-such-program\" cannot be run: No such file or \
+             directory (os error 2); install it, or correct the path"
         ]
     );
 }

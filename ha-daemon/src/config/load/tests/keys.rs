@@ -141,7 +141,7 @@ fn findings_beyond_the_most_that_are_shown_are_counted() {
     let unknown: String = (0..300).map(|n| format!("unknown{n} = 1\n")).collect();
     let found = Place::new().findings(&(unknown + CLEAN));
     assert_eq!(found.len(), 201);
-    let last = "ha.toml: error: 100 more findings are not shown; correct those above first";
+    let last = "ha.toml: error: 100 more findings are not shown; correct the others first";
     assert_eq!(found[200], last);
 }
 
