@@ -4,15 +4,22 @@
 //! would put a verdict off for ever. So the time in between is counted: who was not heard for
 //! `daemon_deadtime` of it, and left questions without an answer, is judged whatever the window says.
 //! A long pause counts for nothing here either.
+//!
+//! Who listens before it takes anything, since it has just started or its interface just came back, must
+//! have listened for a window after a pause, too: that is put off in the same way, and as long.
 
 use std::time::Duration;
+
+use ha_common::wire::Phase;
 
 use super::Core;
 use super::asking::{ANSWER_WAIT_MAX, AskingTimes};
 use super::io::Input;
 use super::peer::Peer;
-use super::time::Moment;
-use crate::config::NodeIndex;
+use super::time::{Moment, nanoseconds};
+use crate::config::{LinkIndex, NodeIndex};
+use crate::names::InterfaceName;
+use crate::snapshot::NodeState;
 
 /// A clock that stands still in this node's pauses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,6 +85,42 @@ impl Core {
         {
             self.awake.pause(*paused_ns, now);
         }
+    }
+
+    /// A pause of this node is over: what came in during it is looked at before anything is concluded from
+    /// silence.
+    pub(super) fn begin_window(&mut self, now: Moment) {
+        self.window_from = now;
+        self.reach.distrust(now);
+        self.listen_on(now);
+    }
+
+    /// Whoever still listens before it takes anything does so for a full window from `now` on.
+    pub(super) fn listen_on(&mut self, now: Moment) {
+        let until = now.after(self.longest_deadtime());
+        let (initdead, awake_ns) = (self.config.cluster.initdead, self.awake.ns());
+        // Pauses in series put it off by so much of the time awake, as they do verdicts.
+        let listened = initdead + self.config.cluster.daemon_deadtime;
+        self.interfaces.listen_on(until, awake_ns, listened);
+        let unheard = self.peers.values().any(|peer| peer.state == NodeState::Unknown);
+        let listens = self.phase == Phase::Starting || unheard;
+        if listens && Duration::from_nanos(awake_ns) < listened {
+            let from = Moment(until.0.saturating_sub(nanoseconds(initdead) as u64));
+            self.initdead_from = self.initdead_from.max(from);
+        }
+    }
+
+    /// An interface is up again; whether that is news.
+    pub(super) fn interface_is_up(&mut self, name: InterfaceName, now: Moment) -> bool {
+        let until = now.after(self.config.cluster.initdead);
+        self.interfaces.up(name, until, self.awake.ns())
+    }
+
+    /// The longest deadtime that any link may have: a window in which every peer is heard that lives.
+    pub(super) fn longest_deadtime(&self) -> Duration {
+        let links = (0..self.config.links.len()).map(LinkIndex);
+        let deadtimes = links.map(|link| self.config.times(link).deadtime);
+        deadtimes.fold(self.config.cluster.deadtime, Duration::max)
     }
 
     /// Marks the newest signs of a peer. What excuses its silence counts as one; pauses of this node do

@@ -69,7 +69,7 @@ pub struct Core {
     incarnation: u64,
     started_at: Moment,
     /// Since when peers that were never heard are waited for: the start, or the reload that brought
-    /// a new one.
+    /// a new one; later by what this node's own pauses put the end of that off.
     initdead_from: Moment,
     /// End of this node's own last pause: silence before it counts for nothing.
     window_from: Moment,
@@ -477,19 +477,14 @@ impl Core {
             (Severity::Warning, "interface-down", "down")
         };
         let text = format!("interface {name} is {state}");
-        let changed = if up {
-            self.interfaces.up(name, now.after(self.config.cluster.initdead))
-        } else {
-            self.interfaces.down(name)
-        };
+        let changed = if up { self.interface_is_up(name, now) } else { self.interfaces.down(name) };
         if changed {
             self.note(severity, kind, text);
         }
     }
 
     fn own_pause(&mut self, length_ns: i64, sign: PauseSign, now: Moment) {
-        self.window_from = now;
-        self.reach.distrust(now);
+        self.begin_window(now);
         self.pauses += 1;
         if sign.ends_lease() && length_ns >= nanoseconds(self.config.cluster.holder_lease()) {
             self.lapse(length_ns, now);

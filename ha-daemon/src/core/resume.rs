@@ -518,6 +518,7 @@ impl Core {
         core.interfaces = memory.interfaces;
         core.resume_peers(memory.peers, now);
         core.resume_groups(memory.groups);
+        core.listen_on(now);
         core.patient = now < core.patience_ends_at();
         core.catch_up_story();
         core

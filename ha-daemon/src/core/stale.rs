@@ -200,8 +200,7 @@ impl Core {
     pub(super) fn lapse(&mut self, length_ns: i64, now: Moment) {
         self.lapsed_at = Some(now);
         // Before anything was looked at: what is known of others is as old as the pause is long.
-        self.window_from = now;
-        self.reach.distrust(now);
+        self.begin_window(now);
         let lease = milliseconds(nanoseconds(self.config.cluster.holder_lease()));
         let owned = self.groups.entries.iter().enumerate();
         let owned =
@@ -235,10 +234,7 @@ impl Core {
     }
 
     fn lapse_window_ends_at(&self) -> Option<Moment> {
-        let links = (0..self.config.links.len()).map(LinkIndex);
-        let deadtimes = links.map(|link| self.config.times(link).deadtime);
-        let window = deadtimes.fold(self.config.cluster.deadtime, Duration::max);
-        Some(self.lapsed_at?.after(window))
+        Some(self.lapsed_at?.after(self.longest_deadtime()))
     }
 }
 

@@ -7,6 +7,7 @@ mod connectivity;
 mod custody;
 mod deaths;
 mod links;
+mod listening;
 mod messages;
 mod network;
 mod operators;

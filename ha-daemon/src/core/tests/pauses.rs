@@ -191,7 +191,7 @@ fn after_a_common_pause_a_slow_link_has_its_full_window() {
 }
 
 /// Pauses of 10 ms, each before the window of the last one is over, for that long.
-fn stutter(sim: &mut Sim, node: usize, length: Duration) {
+pub(super) fn stutter(sim: &mut Sim, node: usize, length: Duration) {
     let until = sim.now.after(length);
     while sim.now < until {
         sim.run(ms(15));
