@@ -178,7 +178,9 @@ impl Core {
         let detector = peer.links.get(&link)?;
         let from = match detector.state() {
             LinkState::Up | LinkState::Late => {
-                suspect_at((&link, detector))?.min(anyway_at(deadtime(&link)))
+                let suspect_at = suspect_at((&link, detector))?.min(anyway_at(deadtime(&link)));
+                // Whose connection closed is asked at once.
+                peer.closing.map_or(suspect_at, |closing| closing.at.min(suspect_at))
             }
             // A dead link costs nothing while the peer is heard on another one.
             LinkState::Dead => {

@@ -60,15 +60,7 @@ impl Core {
             return;
         }
         let silence = peer.last_seen().map_or(0, |last| now.since(last));
-        if let Some(closing) = peer.closing.filter(|closing| now >= closing.verdict_at) {
-            self.end_in_custody(node, closing.at);
-            let text = format!(
-                "the daemon of {} is gone: its connection closed {} ago and no heartbeat came since; \
-                 nobody confirmed that its addresses are off",
-                self.node_name(node),
-                milliseconds(now.since(closing.at))
-            );
-            self.node_note(Severity::Error, "daemon-gone", node, text);
+        if self.judge_closing(node, now) {
             return;
         }
         let verdict = self.peers.get(&node).and_then(|peer| self.verdict(peer, now));

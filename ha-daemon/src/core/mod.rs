@@ -261,7 +261,7 @@ impl Core {
                 .filter_map(move |(link, it)| {
                     it.deadline(window_from, self.thresholds(peer, *link))
                 })
-                .chain(peer.closing.map(|closing| closing.verdict_at))
+                .chain(self.closing_deadline(peer))
                 .chain(peer.custody)
                 .chain(peer.resend_at)
         });

@@ -25,13 +25,16 @@ pub const RESEND_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause between two of them.
 pub const RESEND_MAX: Duration = Duration::from_secs(1);
 
-/// The control connection closed and the peer's heartbeats are awaited.
+/// The control connection closed and a sign of the peer's daemon is awaited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closing {
     /// When it closed.
     pub at: Moment,
-    /// When its daemon is gone unless a heartbeat came.
+    /// When its daemon is gone at the earliest, unless a heartbeat came.
     pub verdict_at: Moment,
+    /// When its kernel first answered since, and when the question left that it answered last.
+    #[serde(default)]
+    pub answers: Option<(Moment, Moment)>,
 }
 
 /// An answer that was given to a peer that asked for this node's state.

@@ -17,7 +17,7 @@ use crate::config::{GroupIndex, LinkIndex, NodeIndex};
 use crate::snapshot::{NodeState, Severity};
 
 /// Age of a lease up to which a daemon that beats counts as running: a driver that has nothing to do
-/// renews it every 250 ms.
+/// renews it every 100 ms.
 pub(super) const LEASE_FRESH: Duration = Duration::from_secs(1);
 
 /// An age that did not fit into its field says only "at least".
@@ -80,6 +80,7 @@ impl Core {
             // holder gives up by its own clock: to take its lease for older would be to act before it does.
             detector.answered(seen.answered);
             peer.extend_lease(seen.answer_at, seen.answer_lease_age_ms);
+            peer.closing = peer.closing.and_then(|it| it.answered(seen));
         }
     }
 

@@ -1,10 +1,12 @@
 //! Ends of a peer, and what looks like one and is none.
 
-use super::sim::{Death, Sim};
+use super::sim::{Death, Sim, Stop};
 use super::starts::holders_since;
 use super::*;
+use crate::core::closing::GONE_AFTER;
 use crate::core::io::Action;
 use crate::core::time::Moment;
+use crate::driver::WAKE_MAX;
 use crate::snapshot::NodeState;
 
 /// When a node last saw a peer, on any link.
@@ -58,10 +60,35 @@ fn an_obituary_is_believed_at_once() {
     }
 }
 
+const _: () = assert!(
+    GONE_AFTER.as_millis() > 2 * WAKE_MAX.as_millis(),
+    "a driver that lives would count as gone"
+);
+
 #[test]
-fn a_closed_connection_without_obituary_counts_after_two_heartbeats_are_missing() {
+fn a_closed_connection_counts_when_the_kernel_says_that_the_daemon_runs_no_more() {
     for seed in 0..40 {
         let mut sim = Sim::settled(config(2, 2, 1), seed);
+        let from = sim.now;
+        sim.kill(0, Death::Closed);
+        // Its driver ran up to a warntime before.
+        sim.run(GONE_AFTER - WARNTIME);
+        assert_eq!(sim.holders(0), [] as [usize; 0]);
+        sim.run(WARNTIME + ms(10));
+        assert_eq!(sim.serving(0), [1], "seed {seed}");
+        sim.run(ms(100));
+        let [(_, note)] = &sim.notes(1, "daemon-gone", from)[..] else { panic!("one verdict") };
+        assert!(note.message.contains("its kernel answers"), "{}", note.message);
+        assert_eq!(sim.notes(1, "node-dead", from), []);
+    }
+}
+
+#[test]
+fn a_closed_connection_counts_after_two_heartbeats_are_missing_where_nobody_is_asked() {
+    for seed in 0..40 {
+        let mut config = config(2, 2, 1);
+        config.detection.ask = false;
+        let mut sim = Sim::settled(config, seed);
         let from = sim.now;
         sim.kill(0, Death::Closed);
         sim.run(ms(19));
@@ -71,6 +98,84 @@ fn a_closed_connection_without_obituary_counts_after_two_heartbeats_are_missing(
         sim.run(ms(100));
         assert_eq!(sim.notes(1, "daemon-gone", from).len(), 1);
         assert_eq!(sim.notes(1, "node-dead", from), []);
+    }
+}
+
+/// As where a socket receives, which is gone with its daemon.
+#[test]
+fn a_closed_connection_of_a_peer_that_nobody_answers_for_is_judged_by_its_silence() {
+    for seed in 0..40 {
+        let mut sim = Sim::settled(config(2, 2, 1), seed);
+        let (from, incarnation) = (sim.now, sim.incarnation(0));
+        sim.close_connections(0, incarnation);
+        sim.kill(0, Death::PowerCut);
+        sim.run(ms(100));
+        let [(at, note)] = &sim.notes(1, "daemon-gone", from)[..] else { panic!("one verdict") };
+        // The youngest question is waited for.
+        let due = last_seen(&sim, 1, 0).after(DEADTIME);
+        assert!((due..=due.after(ms(1))).contains(at), "{at:?} instead of {due:?}, seed {seed}");
+        assert!(note.message.contains("silent on every link"), "{}", note.message);
+        assert_eq!(sim.notes(1, "node-dead", from), []);
+        assert_eq!(sim.serving(0), [1]);
+    }
+}
+
+/// A reset of a path that was cut, or a forged one, and just then a virtual CPU stands still.
+#[test]
+fn a_close_and_a_short_stop_of_a_living_peer_lead_to_nothing() {
+    for (seed, stop) in (0..60).zip([Stop::Sender, Stop::Daemon, Stop::Driver].into_iter().cycle())
+    {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        let (from, incarnation) = (sim.now, sim.incarnation(0));
+        sim.close_connections(0, incarnation);
+        sim.stop(0, stop);
+        let length = sim.net.random.between(ms(25), ms(130));
+        sim.run(length);
+        sim.resume(0);
+        sim.run(ms(1_000));
+        for kind in ["daemon-gone", "node-dead"] {
+            assert_eq!(sim.notes(1, kind, from), [], "seed {seed}, {stop:?}, {length:?}");
+        }
+        assert_eq!(sim.notes(1, "connection-closed", from).len(), 1, "seed {seed}");
+        assert_eq!(sim.since(0, from), [], "seed {seed}, {stop:?}, {length:?}");
+    }
+}
+
+/// The kernel of a host that stood still answers before its daemon gets the CPU.
+#[test]
+fn a_close_and_a_stop_of_the_whole_host_that_ends_within_deadtime_lead_to_nothing() {
+    for seed in 0..40 {
+        let mut config = config_manual(2, 2);
+        config.cluster.warntime = ms(300);
+        config.cluster.deadtime = ms(600);
+        let mut sim = Sim::settled(config, seed);
+        let (from, incarnation) = (sim.now, sim.incarnation(0));
+        sim.close_connections(0, incarnation);
+        sim.pause(0);
+        let length = sim.net.random.between(ms(260), ms(550));
+        sim.run(length);
+        // Its kernel is back a little earlier than its threads.
+        sim.wake_kernel(0);
+        sim.run(ms(5));
+        sim.resume(0);
+        sim.run(ms(1_000));
+        assert_eq!(sim.notes(1, "daemon-gone", from), [], "seed {seed}, {length:?}");
+        assert_eq!(sim.since(0, from), [], "seed {seed}, {length:?}");
+    }
+}
+
+/// Its driver's word that came after the close ends the doubt, not only its heartbeats.
+#[test]
+fn a_close_is_forgotten_when_the_kernel_says_that_the_daemon_ran_since() {
+    for seed in 0..20 {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        let (from, incarnation) = (sim.now, sim.incarnation(0));
+        for link in 0..2 {
+            sim.net.fault((0, 1, link)).beats_lost_percent = 90;
+        }
+        sim.close_connections(0, incarnation);
+        sim.run(ms(700));
+        assert_eq!(sim.notes(1, "daemon-gone", from), [], "seed {seed}");
     }
 }
 
@@ -126,7 +231,7 @@ fn a_peer_without_daemon_that_is_heard_again_takes_part_again() {
         sim.close_connections(0, incarnation);
         sim.run(ms(1));
         sim.cut(0, 1, true);
-        sim.run(ms(24));
+        sim.run(DEADTIME + ms(2));
         assert_eq!(sim.state(1, 0), NodeState::DaemonGone, "seed {seed}");
         sim.cut(0, 1, false);
         sim.run(SETTLE);

@@ -72,6 +72,16 @@ impl Sim {
         Duration::from_nanos(lengths.max().unwrap_or(0))
     }
 
+    /// The kernel of a host that was stopped runs again, and takes what waited for it.
+    pub(in super::super) fn wake_kernel(&mut self, node: usize) {
+        let kernel = &mut self.hosts[node].kernel;
+        kernel.silent = false;
+        for (wire, packet) in std::mem::take(&mut kernel.waiting) {
+            let delay = self.net.random.between(Duration::ZERO, Duration::from_micros(200));
+            self.after(delay, Happening::Arrival { wire, packet });
+        }
+    }
+
     /// What was stopped runs again: its sender at once, its driver right after it.
     pub(in super::super) fn resume(&mut self, node: usize) {
         let now = self.now;
@@ -80,8 +90,6 @@ impl Sim {
         if daemon.away.is_some() {
             return;
         }
-        host.kernel.silent = false;
-        let waiting = std::mem::take(&mut host.kernel.waiting);
         let sender_stopped = std::mem::take(&mut daemon.sender_stopped);
         let Some(paused_at) = daemon.paused.take() else { return };
         // As the driver has it: its wish to sleep is no pause, but the lease counts from turn to turn.
@@ -89,10 +97,7 @@ impl Sim {
         let lapsed = away_ns > daemon.core.config.cluster.holder_lease().as_nanos() as i64;
         let length_ns = if lapsed { away_ns } else { now.since(paused_at) };
         // The driver may well run before the kernel has looked at what arrived.
-        for (wire, packet) in waiting {
-            let delay = self.net.random.between(Duration::ZERO, Duration::from_micros(200));
-            self.after(delay, Happening::Arrival { wire, packet });
-        }
+        self.wake_kernel(node);
         if sender_stopped {
             self.keepalives().into_iter().for_each(|keepalive| self.beat(node, keepalive));
         }
