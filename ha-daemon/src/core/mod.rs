@@ -99,6 +99,8 @@ pub struct Core {
     /// What it goes on with was a dead daemon's, and not every peer knows yet.
     adoption: Option<Adoption>,
     published: Option<telling::Told>,
+    /// When silent peers are told again.
+    remind_at: Option<Moment>,
     /// An operator has put this node on standby.
     standby: bool,
     errands: Errands,
@@ -149,6 +151,7 @@ impl Core {
             hand_over: None,
             adoption: None,
             published: None,
+            remind_at: None,
             standby: false,
             errands: Errands::new(),
             errand_number: 0,
@@ -244,6 +247,7 @@ impl Core {
         self.begin_leaving();
         self.publish(now);
         self.send_states(now);
+        self.remind_the_silent(now);
         self.run_errands(now);
         self.finish_adoption();
         self.finish_leaving(now);
@@ -276,6 +280,7 @@ impl Core {
             .chain(self.lapse_deadline())
             .chain(initdead)
             .chain(patience)
+            .chain(self.remind_at)
             .chain(self.groups.deadline())
             .chain(self.interfaces.deadline())
             .chain(self.reach.deadline())

@@ -170,6 +170,23 @@ impl Peer {
         self.alive() && !self.mute
     }
 
+    /// Whether it is taken for dead by its silence alone, so that it may live and hear.
+    #[must_use]
+    pub fn may_hear(&self) -> bool {
+        match self.state {
+            NodeState::Dead => self.incarnation != 0,
+            // Unless its keeper said so, it is not certain.
+            NodeState::DaemonGone => self.incarnation > self.ended,
+            NodeState::Unknown
+            | NodeState::Joining
+            | NodeState::Up
+            | NodeState::Late
+            | NodeState::Stale
+            | NodeState::Restarting
+            | NodeState::Left => false,
+        }
+    }
+
     /// Whether what it says about its groups is not the newest.
     #[must_use]
     pub fn outdated(&self) -> bool {

@@ -285,6 +285,7 @@ impl Core {
             // There is no hand-over before its end.
             adoption: _,
             published,
+            remind_at: _,
             reach,
             standby,
             // Whoever waits for their end asks again.

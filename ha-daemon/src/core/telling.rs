@@ -1,5 +1,6 @@
 //! Telling the peers: this node's state goes to every peer that is heard, again and again until its
-//! acknowledgement has come, and then nothing is sent before something changes.
+//! acknowledgement has come, and then nothing is sent before something changes. A peer that is silent is
+//! told of each change, and reminded as long as this node owns anything.
 
 use ha_common::wire::Phase;
 use std::time::Duration;
@@ -7,10 +8,10 @@ use std::time::Duration;
 use super::Core;
 use super::io::Action;
 use super::message::{Claim, State};
-use super::peer::{Answer, RESEND_FIRST, RESEND_MAX};
+use super::peer::{Answer, Peer, RESEND_FIRST, RESEND_MAX};
 use super::time::Moment;
 use crate::config::{LinkKind, NodeIndex, serial};
-use crate::snapshot::{LinkState, NodeState, Severity};
+use crate::snapshot::{LinkState, Severity};
 
 /// Phase, standby, reached ping targets, claims: a change of any has to be told.
 pub(super) type Told = (Phase, bool, Option<u8>, Vec<Claim>);
@@ -41,16 +42,26 @@ impl Core {
             peer.resend_pause = RESEND_FIRST;
         }
         self.tell_the_silent();
+        self.remind_at = None;
     }
 
     /// A peer that is silent may still hear: where links work in one direction only, it must learn that
-    /// somebody else has taken what it owns. Nothing is repeated, since nobody can acknowledge it.
+    /// somebody else has taken what it owns. Nobody can acknowledge that.
     fn tell_the_silent(&mut self) {
-        let silent = self.peers.iter().filter(|(_, peer)| peer.state == NodeState::Dead);
-        let silent: Vec<NodeIndex> =
-            silent.filter(|(_, peer)| peer.incarnation != 0).map(|(node, _)| *node).collect();
+        let silent = self.peers.iter().filter(|(_, peer)| peer.may_hear());
+        let silent: Vec<NodeIndex> = silent.map(|(node, _)| *node).collect();
         for node in silent {
             self.send_state(node, None, false);
+        }
+    }
+
+    /// Tells silent peers again what this node owns: who cannot be heard cannot ask for what was lost.
+    pub(super) fn remind_the_silent(&mut self, now: Moment) {
+        if self.groups.all_stopped() || !self.peers.values().any(Peer::may_hear) {
+            self.remind_at = None;
+        } else if now >= *self.remind_at.get_or_insert(now.after(RESEND_MAX)) {
+            self.remind_at = Some(now.after(RESEND_MAX));
+            self.tell_the_silent();
         }
     }
 

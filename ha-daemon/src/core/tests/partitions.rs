@@ -1,6 +1,6 @@
 //! Nodes that are alive and do not hear each other.
 
-use super::sim::Sim;
+use super::sim::{Death, Sim};
 use super::starts::holders_since;
 use super::*;
 use crate::snapshot::NodeState;
@@ -120,6 +120,45 @@ fn a_one_way_cut_ends_with_one_owner() {
     }
 }
 
+/// What the winner tells at its takeover is lost, and nobody who is not heard can ask for it.
+#[test]
+fn a_one_way_cut_that_swallows_the_winners_word_ends_with_one_owner_all_the_same() {
+    for seed in 0..20 {
+        let mut sim = Sim::settled(config_manual(2, 2), seed);
+        for link in 0..2 {
+            sim.net.fault((0, 1, link)).cut = true;
+            sim.net.fault((1, 0, link)).control_lost_percent = 100;
+        }
+        while sim.serving(0) != [0, 1] {
+            sim.run(ms(1));
+        }
+        sim.run(ms(20));
+        for link in 0..2 {
+            sim.net.fault((1, 0, link)).control_lost_percent = 0;
+        }
+        sim.run(ms(2_000));
+        assert_eq!(sim.state(1, 0), NodeState::Dead);
+        assert_eq!(sim.holders(0), [1], "seed {seed}");
+        assert_eq!(sim.notes(0, "double-owner", crate::core::time::Moment(0)).len(), 1);
+    }
+}
+
+#[test]
+fn who_is_silent_is_reminded_once_a_second_while_something_is_owned() {
+    let mut sim = Sim::settled(config_manual(2, 2), 1);
+    sim.kill(0, Death::PowerCut);
+    sim.run(ms(500));
+    let told = |sim: &mut Sim| {
+        let before = sim.letters;
+        sim.run(ms(10_000));
+        sim.letters - before
+    };
+    assert_eq!(told(&mut sim), 10 * 2, "on each link");
+    sim.interface(1, false);
+    sim.run(ms(100));
+    assert_eq!((sim.holders(0), told(&mut sim)), (vec![], 0));
+}
+
 /// The loser learns of the later term while it owns by an earlier one. When it owns again, its
 /// term must be later than both, or a third memory of the first would win against it.
 #[test]
@@ -144,7 +183,7 @@ fn a_loser_that_owns_again_has_a_later_term_than_the_one_it_yielded_to() {
             sim.run(Duration::from_micros(100));
         }
         // It yields, and at that moment the other one is gone.
-        sim.kill(1, sim::Death::PowerCut);
+        sim.kill(1, Death::PowerCut);
         sim.run(SETTLE);
         assert_eq!(sim.serving(0), [0]);
         assert!(term(&sim, 0) > later, "{} after {later}; seed {seed}", term(&sim, 0));
