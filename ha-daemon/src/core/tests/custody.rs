@@ -2,7 +2,7 @@
 
 use super::sim::{Death, Sim};
 use super::*;
-use crate::config::GroupIndex;
+use crate::config::{GroupIndex, OnDaemonDeath};
 use crate::core::io::Input;
 use crate::core::message::{Custody, Message};
 use crate::core::time::Moment;
@@ -78,8 +78,12 @@ fn a_custody_after_the_obituary_changes_nothing() {
 /// The keeper is gone too, or its word got lost.
 #[test]
 fn what_may_be_kept_is_held_and_the_reason_is_told() {
+    let mut config = config_services(2, 2, 2);
+    for group in &mut config.groups {
+        group.on_daemon_death = OnDaemonDeath::Wait;
+    }
     for seed in 0..10 {
-        let mut sim = Sim::settled(config_services(2, 2, 2), seed);
+        let mut sim = Sim::settled(config.clone(), seed);
         let from = sim.now;
         sim.kill(0, Death::Closed);
         sim.run(DAEMON_DEADTIME - ms(20));
