@@ -36,7 +36,7 @@ pub struct AskingTimes {
     pub suspicion: Duration,
     /// Interval between two questions.
     pub interval: Duration,
-    /// How long the youngest question must have been away before a verdict.
+    /// How long questions must have been away before a verdict.
     pub answer_wait: Duration,
 }
 
@@ -61,8 +61,8 @@ impl AskingTimes {
 /// What became of the questions on one link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Asking {
-    /// When the last two left, the younger one first.
-    left: [Moment; 2],
+    /// When the last three left, the youngest one first.
+    left: [Moment; 3],
     /// When the last one could not leave.
     failed: Option<Moment>,
     /// When the next one may be asked.
@@ -72,7 +72,7 @@ pub struct Asking {
 impl Asking {
     /// A question left.
     pub(super) fn left(&mut self, at: Moment) {
-        self.left = [at, self.left[0]];
+        self.left = [at, self.left[0], self.left[1]];
         self.failed = None;
     }
 
@@ -86,11 +86,13 @@ impl Asking {
         self.failed.is_some_and(|at| at.since(since) > 0)
     }
 
-    /// From when on the questions after that moment have gone unanswered for long enough; `None`:
-    /// too few left.
+    /// From when on two questions after that moment have gone unanswered for long enough; `None`: too
+    /// few left. Of more the youngest may be under way: where deadtime is short, the next one leaves
+    /// before it was waited for.
     pub(super) fn complete_at(&self, since: Moment, times: AskingTimes) -> Option<Moment> {
-        let [younger, older] = self.left;
-        (older.since(since) > 0).then(|| younger.after(times.answer_wait))
+        let [youngest, younger, oldest] = self.left;
+        let last = if oldest.since(since) > 0 { younger } else { youngest };
+        (younger.since(since) > 0).then(|| last.after(times.answer_wait))
     }
 }
 
@@ -318,6 +320,9 @@ mod tests {
         asking.left(ms(119));
         assert_eq!(asking.complete_at(ms(100), of), Some(ms(120)));
         assert_eq!(asking.complete_at(ms(116), of), None, "the first one was answered");
+        asking.left(ms(122));
+        assert_eq!(asking.complete_at(ms(100), of), Some(ms(120)), "one more takes nothing back");
+        assert_eq!(asking.complete_at(ms(116), of), Some(ms(123)));
         assert!(!asking.fails_since(ms(100)));
         asking.failed(ms(122));
         assert!(asking.fails_since(ms(100)));

@@ -181,6 +181,23 @@ fn who_cannot_ask_judges_nobody_before_daemon_deadtime() {
     }
 }
 
+/// From where the next question leaves before the last one was waited for, to where it does not.
+#[test]
+fn a_short_deadtime_is_kept_however_soon_questions_follow_each_other() {
+    for deadtime in (1_500..14_000).step_by(500).map(Duration::from_micros) {
+        let mut config = with_ask(true);
+        config.cluster.keepalive = Duration::from_micros(500);
+        (config.cluster.warntime, config.cluster.deadtime) = (deadtime / 2, deadtime);
+        let mut sim = Sim::settled(config, 3);
+        let from = sim.now;
+        sim.kill(0, Death::PowerCut);
+        sim.run(ms(100));
+        let last = sim.core(1).peers()[&NodeIndex(0)].last_seen().unwrap();
+        let [(at, _)] = &sim.notes(1, "node-dead", from)[..] else { panic!("{deadtime:?}") };
+        assert_eq!(*at, last.after(deadtime), "{deadtime:?}");
+    }
+}
+
 #[test]
 fn one_link_that_can_be_asked_is_enough() {
     let mut sim = Sim::settled(with_ask(true), 3);
