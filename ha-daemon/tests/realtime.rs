@@ -4,6 +4,7 @@
 use std::hint::black_box;
 use std::sync::mpsc::{Sender, channel};
 
+use anyhow::Result;
 use ha_daemon::config::Realtime;
 use ha_daemon::io::realtime::{keep_heap, take_fifo};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -34,23 +35,25 @@ fn use_heap() {
 }
 
 /// Minor faults of the calling thread in some work.
-fn faults(work: fn()) -> i64 {
-    let so_far = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().minor_page_faults();
-    let before = so_far();
+fn faults(work: fn()) -> Result<i64> {
+    let so_far = || getrusage(UsageWho::RUSAGE_THREAD).map(|usage| usage.minor_page_faults());
+    let before = so_far()?;
     work();
-    so_far() - before
+    Ok(so_far()? - before)
 }
 
 /// A new thread: it begins, and tells its faults for stack and heap. It ends when the sender is dropped.
-fn thread(begin: fn()) -> (Sender<()>, (i64, i64)) {
+fn thread(begin: fn()) -> Result<(Sender<()>, (i64, i64))> {
     let (end, ended) = channel::<()>();
     let (tell, told) = channel();
     std::thread::spawn(move || {
         begin();
-        tell.send((faults(use_stack), faults(use_heap))).unwrap();
+        let found = faults(use_stack).and_then(|stack| Ok((stack, faults(use_heap)?)));
+        // Who asked waits for this very message, and ends the thread by going away.
+        let _ = tell.send(found);
         let _ = ended.recv();
     });
-    (end, told.recv().unwrap())
+    Ok((end, told.recv()??))
 }
 
 #[test]
@@ -62,9 +65,9 @@ fn a_thread_that_begins_as_a_real_time_one_takes_no_faults_for_stack_and_heap() 
     use_stack();
     use_heap();
     // Whether the priority is granted makes no difference to what it touches.
-    let (_end, (stack, heap)) = thread(|| drop(take_fifo(WANTED, PRIORITY)));
+    let (_end, (stack, heap)) = thread(|| drop(take_fifo(WANTED, PRIORITY))).unwrap();
     assert!(stack <= FAULTS_MAX && heap <= FAULTS_MAX, "a real-time one: {stack}, {heap}");
     // While that one has its stack and heap, another one gets others.
-    let (_end, (stack, heap)) = thread(|| {});
+    let (_end, (stack, heap)) = thread(|| {}).unwrap();
     assert!(stack > FAULTS_MAX && heap > FAULTS_MAX, "an ordinary one: {stack}, {heap}");
 }

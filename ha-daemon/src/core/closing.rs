@@ -2,9 +2,10 @@
 //!
 //! Or a path says so that was cut, or somebody who forges resets. A daemon that lives contradicts soon:
 //! by a heartbeat, or by what its kernel answers when it is asked how long ago its driver ran. So the
-//! kernel is asked at once, and the daemon is gone when the kernel says so: it has answered for two
-//! keepalives, and in all that time, and longer than any living driver stands still, the daemon has not
-//! run. Where nobody answers, silence is judged as any other.
+//! kernel is asked at once, and for another connection, too. The daemon is gone when nothing contradicts
+//! for two keepalives and the kernel says so: it refuses that connection, since nobody listens; or it has
+//! answered all that time that the daemon does not run, for longer than any living driver stands still.
+//! Where the kernel says nothing at all, silence is judged as any other.
 
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ impl Core {
             return;
         }
         let verdict_at = peer.restart.map_or(now.after(wait), |it| it.until.max(now.after(wait)));
-        peer.closing = Some(Closing { at: now, verdict_at, answers: None });
+        peer.closing = Some(Closing { at: now, verdict_at, answers: None, refused: false });
         let name = self.node_name(node);
         let text = if ask {
             format!(
@@ -67,6 +68,14 @@ impl Core {
             )
         };
         self.node_note(Severity::Warning, "connection-closed", node, text);
+    }
+
+    /// The peer's kernel refuses another connection in the place of the one that closed.
+    pub(super) fn connection_refused(&mut self, node: NodeIndex, incarnation: u64) {
+        let peer = self.peers.get_mut(&node).filter(|peer| peer.incarnation == incarnation);
+        if let Some(closing) = peer.and_then(|peer| peer.closing.as_mut()) {
+            closing.refused = true;
+        }
     }
 
     /// Judges a peer whose connection closed; whether its daemon is gone.
@@ -91,6 +100,9 @@ impl Core {
         if due && !self.asks_peers() {
             return Some("no heartbeat came since".to_owned());
         }
+        if due && closing.refused {
+            return Some("no heartbeat came since, nor does anybody listen there".to_owned());
+        }
         let wait = nanoseconds(self.closing_wait(peer));
         if due
             && let Some((first, last)) = closing.answers
@@ -112,7 +124,7 @@ impl Core {
 
     /// When [`Self::judge_closing`] has to be called next, besides for answers.
     pub(super) fn closing_deadline(&self, peer: &Peer) -> Option<Moment> {
-        peer.closing.map(|closing| closing.verdict_at).filter(|at| *at > self.handled_at)
+        peer.closing.map(|closing| closing.verdict_at).filter(|at| *at > self.read_at)
     }
 }
 
@@ -136,7 +148,7 @@ mod tests {
     /// A close at 100 ms, and an answer to a question that left at `left`.
     fn answered(before: Option<(u64, u64)>, left: u64, age_ms: u32) -> Option<Closing> {
         let answers = before.map(|(first, last)| (ms(first), ms(last)));
-        let closing = Closing { at: ms(100), verdict_at: ms(120), answers };
+        let closing = Closing { at: ms(100), verdict_at: ms(120), answers, refused: false };
         closing.answered(&Observation {
             answered: ms(left),
             answer_at: ms(left + 1),

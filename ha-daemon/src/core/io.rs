@@ -184,6 +184,13 @@ pub enum Input {
         /// The incarnation that held the other end.
         incarnation: u64,
     },
+    /// After that: nobody listens there for another connection.
+    ConnectionRefused {
+        /// The peer.
+        peer: NodeIndex,
+        /// The incarnation that held the other end.
+        incarnation: u64,
+    },
     /// A resource was started.
     ResourceStarted {
         /// Its group.

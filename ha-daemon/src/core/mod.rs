@@ -206,6 +206,9 @@ impl Core {
             Input::ConnectionClosed { peer, incarnation } => {
                 self.connection_closed(peer, incarnation, now);
             }
+            Input::ConnectionRefused { peer, incarnation } => {
+                self.connection_refused(peer, incarnation);
+            }
             Input::ResourceStarted { group, resource, error } => {
                 self.resource_started(group, resource, error, now);
             }

@@ -35,6 +35,9 @@ pub struct Closing {
     /// When its kernel first answered since, and when the question left that it answered last.
     #[serde(default)]
     pub answers: Option<(Moment, Moment)>,
+    /// Its kernel has refused another one since: nobody listens there.
+    #[serde(default)]
+    pub refused: bool,
 }
 
 /// An answer that was given to a peer that asked for this node's state.

@@ -24,6 +24,9 @@ impl Driver {
             Letter::ConnectionClosed { peer, incarnation } => {
                 self.handle(Input::ConnectionClosed { peer, incarnation });
             }
+            Letter::ConnectionRefused { peer, incarnation } => {
+                self.handle(Input::ConnectionRefused { peer, incarnation });
+            }
             Letter::Interface { name, up } => self.handle(Input::Interface { name, up }),
             Letter::Ping { target, reached } => self.handle(Input::Ping { target, reached }),
             Letter::Scheduling { thread, granted } => {

@@ -3,7 +3,8 @@
 //! When a daemon dies, its kernel closes its sockets, and the peer learns of it at once instead of
 //! after deadtime. Only the peer's kernel can say so: a connection that times out (a cut link) is
 //! not reported, and one that closes while heartbeats go on leads to nothing (the core waits for
-//! their absence), so that forged resets cause no failover.
+//! their absence), so that forged resets cause no failover. Whether anybody listens there any more is
+//! tried at once, and reported, too.
 //!
 //! Of two nodes the one with the smaller name connects. Both sides first show a signed header that
 //! echoes the other's incarnation, so that a recording of an earlier start opens nothing. Nor does
@@ -42,6 +43,11 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Unanswered data ends a connection after this time (without a report).
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a new connection in the place of one that ended stays open when its other end lives: a
+/// daemon that is just ending closes it at once.
+const KNOCK_WAIT: Duration = Duration::from_millis(100);
+/// Most attempts to find that out.
+const KNOCKS_MAX: usize = 10;
 /// Most connections that were accepted and have not shown a header yet.
 const STRANGERS_MAX: usize = 64;
 
@@ -305,14 +311,8 @@ async fn connect(context: Arc<Shared>, slot: usize, resumed: Option<(u64, TcpStr
 /// The connecting side of the handshake: sends a header, reads one.
 async fn introduce(context: &Shared, slot: usize, incarnation: u64) -> Option<TcpStream> {
     let path = &context.paths[slot];
-    let (network, Ends { local, remote }) = path.network().zip(ends(path))?;
     let attempt = async {
-        let socket = socket(local, &network.interface).ok()?;
-        let local = SocketAddr::new(local.ip(), 0);
-        socket.bind(&scoped(local, network.interface_index).into()).ok()?;
-        let socket = TcpSocket::from_std_stream(socket.into());
-        let remote = scoped(remote, network.interface_index);
-        let mut stream = socket.connect(remote).await.ok()?;
+        let mut stream = dial(path).await.ok()?;
         let clock = monotonic_ns();
         let signing = context.words.paths.get(slot)?.signing.get();
         let turn = context.introductions.fetch_add(1, Relaxed);
@@ -327,6 +327,35 @@ async fn introduce(context: &Shared, slot: usize, incarnation: u64) -> Option<Tc
         right.then_some(stream)
     };
     timeout(HANDSHAKE_MAX, attempt).await.ok()?
+}
+
+/// A connection to a path's other end.
+async fn dial(path: &Path) -> io::Result<TcpStream> {
+    let ends = path.network().zip(ends(path));
+    let (network, Ends { local, remote }) = ends.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let socket = socket(local, &network.interface)?;
+    let local = SocketAddr::new(local.ip(), 0);
+    socket.bind(&scoped(local, network.interface_index).into())?;
+    let socket = TcpSocket::from_std_stream(socket.into());
+    socket.connect(scoped(remote, network.interface_index)).await
+}
+
+/// Whether nobody listens any more at the other end of a path whose connection was closed there. A path
+/// that was cut, or who forges the end of one connection, does not say so.
+async fn is_deserted(path: &Path) -> bool {
+    for _ in 0..KNOCKS_MAX {
+        match timeout(HANDSHAKE_MAX, dial(path)).await {
+            Ok(Ok(mut stream)) => {
+                // A process that ends closes one socket after the other.
+                if timeout(KNOCK_WAIT, stream.read(&mut [0])).await.is_err() {
+                    return false;
+                }
+            }
+            Ok(Err(error)) => return error.kind() == io::ErrorKind::ConnectionRefused,
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 async fn send_header(
@@ -372,6 +401,9 @@ async fn watch_end(context: &Shared, slot: usize, incarnation: u64, stream: TcpS
     if ended {
         let peer = context.paths[slot].peer;
         context.mailbox.post(Letter::ConnectionClosed { peer, incarnation });
+        if is_deserted(&context.paths[slot]).await {
+            context.mailbox.post(Letter::ConnectionRefused { peer, incarnation });
+        }
     }
 }
 

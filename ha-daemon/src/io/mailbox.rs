@@ -41,6 +41,13 @@ pub enum Letter {
         /// The incarnation that held the other end.
         incarnation: u64,
     },
+    /// After that: nobody listens there for another connection.
+    ConnectionRefused {
+        /// The peer.
+        peer: NodeIndex,
+        /// The incarnation that held the other end.
+        incarnation: u64,
+    },
     /// An interface went up or down.
     Interface {
         /// The interface.

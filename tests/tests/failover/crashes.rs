@@ -120,8 +120,7 @@ fn frozen(via: Reception, time: Duration) -> Result<()> {
     finish(cluster, watch)
 }
 
-/// A closed control connection is a verdict after two keepalives at the earliest: 2 s here, time enough
-/// to start.
+/// A closed control connection is a verdict after two keepalives: 2 s here, time enough to start.
 fn an_owner_restarted_within_deadtime_owns_once_more_and_nobody_took_it(
     via: Reception,
 ) -> Result<()> {

@@ -70,7 +70,7 @@ fn a_closed_connection_counts_when_the_kernel_says_that_the_daemon_runs_no_more(
     for seed in 0..40 {
         let mut sim = Sim::settled(config(2, 2, 1), seed);
         let from = sim.now;
-        sim.kill(0, Death::Closed);
+        sim.kill(0, Death::ClosedBehindFirewall);
         // Its driver ran up to a warntime before.
         sim.run(GONE_AFTER - WARNTIME);
         assert_eq!(sim.holders(0), [] as [usize; 0]);
@@ -84,13 +84,15 @@ fn a_closed_connection_counts_when_the_kernel_says_that_the_daemon_runs_no_more(
 }
 
 #[test]
-fn a_closed_connection_counts_after_two_heartbeats_are_missing_where_nobody_is_asked() {
-    for seed in 0..40 {
+fn a_closed_connection_counts_after_two_heartbeats_are_missing() {
+    let deaths =
+        [(true, Death::Closed), (false, Death::Closed), (false, Death::ClosedBehindFirewall)];
+    for (seed, (ask, death)) in (0..60).zip(deaths.into_iter().cycle()) {
         let mut config = config(2, 2, 1);
-        config.detection.ask = false;
+        config.detection.ask = ask;
         let mut sim = Sim::settled(config, seed);
         let from = sim.now;
-        sim.kill(0, Death::Closed);
+        sim.kill(0, death);
         sim.run(ms(19));
         assert_eq!(sim.holders(0), [] as [usize; 0]);
         sim.run(ms(7));

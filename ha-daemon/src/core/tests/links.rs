@@ -3,7 +3,6 @@
 use super::sim::{Death, Sim};
 use super::*;
 use crate::config::Times;
-use crate::core::closing::GONE_AFTER;
 use crate::core::time::Moment;
 use crate::snapshot::{LinkState, NodeState};
 
@@ -96,7 +95,7 @@ fn a_closed_connection_is_judged_by_the_fastest_link_that_is_heard() {
         let mut sim = settled(mixed(), seed);
         let from = sim.now;
         sim.kill(0, Death::Closed);
-        sim.run(GONE_AFTER + ms(10));
+        sim.run(ms(100));
         assert_eq!(sim.notes(1, "daemon-gone", from).len(), 1, "seed {seed}");
     }
     for seed in 0..8 {

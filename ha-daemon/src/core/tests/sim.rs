@@ -47,6 +47,8 @@ pub(super) enum Death {
     Obituary,
     /// The keeper is gone too; the host's kernel closes the connections.
     Closed,
+    /// The same behind a firewall, which says nothing to who asks for new ones.
+    ClosedBehindFirewall,
     /// Both: the usual end of a killed daemon.
     ObituaryAndClosed,
 }
@@ -265,8 +267,11 @@ impl Sim {
     pub(super) fn kill(&mut self, node: usize, death: Death) {
         let Some(daemon) = self.hosts[node].daemon.take() else { return };
         let obituary = matches!(death, Death::Obituary | Death::ObituaryAndClosed);
-        if matches!(death, Death::Closed | Death::ObituaryAndClosed) {
+        if death != Death::PowerCut && death != Death::Obituary {
             self.close_connections(node, daemon.incarnation);
+            if death != Death::ClosedBehindFirewall {
+                self.refuse_connections(node, daemon.incarnation);
+            }
         }
         if obituary {
             let now = self.now;
@@ -300,12 +305,22 @@ impl Sim {
 
     /// The node's kernel closes its control connections, as after its daemon's end or forged.
     pub(super) fn close_connections(&mut self, node: usize, incarnation: u64) {
+        let peer = NodeIndex(node);
+        self.tell_peers(node, &Input::ConnectionClosed { peer, incarnation });
+    }
+
+    /// The peers find out that nobody listens there any more.
+    pub(super) fn refuse_connections(&mut self, node: usize, incarnation: u64) {
+        let peer = NodeIndex(node);
+        self.tell_peers(node, &Input::ConnectionRefused { peer, incarnation });
+    }
+
+    fn tell_peers(&mut self, node: usize, input: &Input) {
         let wires = self.wires_from(node);
         for (_, peer, link) in wires {
             let Some(delay) = self.net.carry((node, peer, link), false) else { continue };
             let Some(daemon) = &self.hosts[peer].daemon else { continue };
-            let input = Input::ConnectionClosed { peer: NodeIndex(node), incarnation };
-            let incarnation = daemon.incarnation;
+            let (incarnation, input) = (daemon.incarnation, input.clone());
             self.after(delay, Happening::Report { node: peer, incarnation, input });
         }
     }
@@ -557,6 +572,7 @@ impl Sim {
     fn exit(&mut self, node: usize) {
         let Some(daemon) = self.hosts[node].daemon.take() else { return };
         self.close_connections(node, daemon.incarnation);
+        self.refuse_connections(node, daemon.incarnation);
         if !daemon.core.all_released() {
             self.after(Duration::from_micros(300), Happening::Keeper { node, letters: Vec::new() });
         }
