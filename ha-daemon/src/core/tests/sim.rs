@@ -268,10 +268,8 @@ impl Sim {
         let Some(daemon) = self.hosts[node].daemon.take() else { return };
         let obituary = matches!(death, Death::Obituary | Death::ObituaryAndClosed);
         if death != Death::PowerCut && death != Death::Obituary {
-            self.close_connections(node, daemon.incarnation);
-            if death != Death::ClosedBehindFirewall {
-                self.refuse_connections(node, daemon.incarnation);
-            }
+            let refused = death != Death::ClosedBehindFirewall;
+            self.end_connections(node, daemon.incarnation, refused);
         }
         if obituary {
             let now = self.now;
@@ -305,23 +303,24 @@ impl Sim {
 
     /// The node's kernel closes its control connections, as after its daemon's end or forged.
     pub(super) fn close_connections(&mut self, node: usize, incarnation: u64) {
-        let peer = NodeIndex(node);
-        self.tell_peers(node, &Input::ConnectionClosed { peer, incarnation });
+        self.end_connections(node, incarnation, false);
     }
 
-    /// The peers find out that nobody listens there any more.
-    pub(super) fn refuse_connections(&mut self, node: usize, incarnation: u64) {
+    /// With `refused`, the peers find out as well that nobody listens there any more.
+    fn end_connections(&mut self, node: usize, incarnation: u64, refused: bool) {
         let peer = NodeIndex(node);
-        self.tell_peers(node, &Input::ConnectionRefused { peer, incarnation });
-    }
-
-    fn tell_peers(&mut self, node: usize, input: &Input) {
-        let wires = self.wires_from(node);
-        for (_, peer, link) in wires {
+        let closed = Input::ConnectionClosed { peer, incarnation };
+        let refused = refused.then_some(Input::ConnectionRefused { peer, incarnation });
+        for (_, peer, link) in self.wires_from(node) {
             let Some(delay) = self.net.carry((node, peer, link), false) else { continue };
             let Some(daemon) = &self.hosts[peer].daemon else { continue };
-            let (incarnation, input) = (daemon.incarnation, input.clone());
-            self.after(delay, Happening::Report { node: peer, incarnation, input });
+            let incarnation = daemon.incarnation;
+            for (input, later) in
+                [Some(closed.clone()), refused.clone()].into_iter().flatten().zip(1..)
+            {
+                let input = Happening::Report { node: peer, incarnation, input };
+                self.after(delay * later, input);
+            }
         }
     }
 
@@ -571,8 +570,7 @@ impl Sim {
     /// The process ends; what it could not stop is its keeper's business.
     fn exit(&mut self, node: usize) {
         let Some(daemon) = self.hosts[node].daemon.take() else { return };
-        self.close_connections(node, daemon.incarnation);
-        self.refuse_connections(node, daemon.incarnation);
+        self.end_connections(node, daemon.incarnation, true);
         if !daemon.core.all_released() {
             self.after(Duration::from_micros(300), Happening::Keeper { node, letters: Vec::new() });
         }
