@@ -190,6 +190,8 @@ fn a_standard_error_that_nobody_reads_stops_nothing_and_what_it_lost_is_said() -
         let mut text = String::new();
         reader.read_to_string(&mut text).map(|_| text)
     });
+    // Both write to one file: the other one first, so that its end is not the last word there.
+    cluster.node_mut(BETA)?.stop()?;
     cluster.node_mut(ALPHA)?.stop()?;
     let read = reads.join().map_err(|_| anyhow!("the reader panicked"))?;
     let read = read.context("what is logged is no text")?;
