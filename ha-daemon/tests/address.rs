@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::{between_two_namespaces, entry, eventually, ip};
 use ha_daemon::config::AnnouncePlan;
-use ha_daemon::io::address::{AddressCommand, AddressReport, purge};
+use ha_daemon::io::address::{AddressCommand, AddressDetails, AddressReport, purge};
 use ha_daemon::io::clock::monotonic_ns;
 use ha_daemon::io::frames::{
     NeighbourRole, arp_announcement, arp_gratuitous_reply, arp_probe, neighbour_advertisement,
@@ -326,6 +326,33 @@ fn beyond_the_lease_nothing_is_announced() {
         let capture = far_capture(far, ETHERTYPE_ARP);
         let (address, interface) = (FOUR.parse().unwrap(), "veth0".parse().unwrap());
         running.sender.send(AddressCommand::Announce { address, interface }).unwrap();
+        let frames = frames_until_quiet(&capture, Duration::from_millis(300), |_| true);
+        assert_eq!(frames, Vec::<Vec<u8>>::new());
+    });
+}
+
+/// Its gate was opened by a driver that was stopped just before, for longer than its lease.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn beyond_the_lease_nothing_that_is_armed_is_announced() {
+    between_two_namespaces(|far| {
+        ip("addr add 192.0.2.2/24 dev veth0");
+        let running = start(quiet(), 10);
+        let (address, interface) = (FOUR.parse().unwrap(), "veth0".parse().unwrap());
+        let details = AddressDetails::default();
+        running.sender.send(AddressCommand::Arm { token: 7, address, interface, details }).unwrap();
+        let armed = running.next();
+        assert!(matches!(armed, AddressReport::Armed { token: 7, outcome: Ok(()) }), "{armed:?}");
+        running.lease.set_length(Duration::ZERO);
+        assert!(running.lease.end());
+        let capture = far_capture(far, ETHERTYPE_ARP);
+        let (interface, details) = ("veth0".parse().unwrap(), AddressDetails::default());
+        running
+            .sender
+            .send(AddressCommand::Open { token: 7, address, interface, details })
+            .unwrap();
+        let cause = failure(running.next());
+        assert!(cause.contains("nothing is its own any more"), "{cause}");
         let frames = frames_until_quiet(&capture, Duration::from_millis(300), |_| true);
         assert_eq!(frames, Vec::<Vec<u8>>::new());
     });
