@@ -340,11 +340,14 @@ async fn dial(path: &Path) -> io::Result<TcpStream> {
     socket.connect(scoped(remote, network.interface_index)).await
 }
 
-/// Whether nobody listens any more at the other end of a path whose connection was closed there. A path
-/// that was cut, or who forges the end of one connection, does not say so.
-async fn is_deserted(path: &Path) -> bool {
+/// Whether nobody listens any more where a connection was closed, by trying for another one. A path that was
+/// cut, or who forges the end of one connection, does not say so.
+async fn is_deserted<D>(dial: impl Fn() -> D) -> bool
+where
+    D: Future<Output = io::Result<TcpStream>>,
+{
     for _ in 0..KNOCKS_MAX {
-        match timeout(HANDSHAKE_MAX, dial(path)).await {
+        match timeout(HANDSHAKE_MAX, dial()).await {
             Ok(Ok(mut stream)) => {
                 // A process that ends closes one socket after the other.
                 if timeout(KNOCK_WAIT, stream.read(&mut [0])).await.is_err() {
@@ -401,7 +404,7 @@ async fn watch_end(context: &Shared, slot: usize, incarnation: u64, stream: TcpS
     if ended {
         let peer = context.paths[slot].peer;
         context.mailbox.post(Letter::ConnectionClosed { peer, incarnation });
-        if is_deserted(&context.paths[slot]).await {
+        if is_deserted(|| dial(&context.paths[slot])).await {
             context.mailbox.post(Letter::ConnectionRefused { peer, incarnation });
         }
     }
@@ -460,6 +463,50 @@ mod tests {
             lease_age_ms: 0,
             key_offered: 0,
         }
+    }
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(test)
+    }
+
+    #[test]
+    fn who_listens_is_there_and_who_is_refused_knows_that_nobody_is() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let dial = || TcpStream::connect(address);
+            // Its kernel takes the connection, also while its process is stopped.
+            assert!(!is_deserted(dial).await);
+            drop(listener);
+            assert!(is_deserted(dial).await);
+        });
+    }
+
+    #[test]
+    fn who_closes_what_it_just_took_is_asked_again_and_not_for_ever() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            // As a process that ends: what waits to be accepted goes, and then the listener.
+            let ends = tokio::spawn(async move {
+                for _ in 0..3 {
+                    drop(listener.accept().await.unwrap());
+                }
+            });
+            assert!(is_deserted(|| TcpStream::connect(address)).await);
+            ends.await.unwrap();
+            // As a daemon that turns strangers away.
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let refuses = tokio::spawn(async move {
+                loop {
+                    drop(listener.accept().await);
+                }
+            });
+            assert!(!is_deserted(|| TcpStream::connect(address)).await);
+            refuses.abort();
+        });
     }
 
     #[test]
