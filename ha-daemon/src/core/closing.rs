@@ -5,17 +5,17 @@
 //! kernel is asked at once, and for another connection, too. The daemon is gone when nothing contradicts
 //! for two keepalives and the kernel says so: it refuses that connection, since nobody listens; or it has
 //! answered all that time that the daemon does not run, for longer than any living driver stands still.
-//! Where the kernel says nothing at all, silence is judged as any other.
+//! Where the kernel says nothing at all, silence is judged as any other, and is no more than that: who is
+//! taken for dead by it may live and own what it owned.
 
 use std::time::Duration;
 
 use super::Core;
 use super::io::Observation;
 use super::peer::{Closing, Peer};
-use super::stale::Cause;
 use super::time::{Moment, milliseconds, nanoseconds};
 use crate::config::{Config, NodeIndex, Times};
-use crate::snapshot::{LinkState, Severity};
+use crate::snapshot::{LinkState, NodeState, Severity};
 
 /// How long a daemon whose connection closed has not run when it is gone. A driver that lives runs every
 /// 100 ms ([`crate::driver::WAKE_MAX`]); virtual CPUs were seen to stand still for 30 to 130 ms.
@@ -83,7 +83,8 @@ impl Core {
         let Some(peer) = self.peers.get(&node) else { return false };
         let Some(closing) = peer.closing else { return false };
         let Some(why) = self.gone(peer, closing, now) else { return false };
-        self.end_in_custody(node, closing.at);
+        self.keep_what_waits(node, closing.at);
+        self.end_unless_heard(node, NodeState::DaemonGone);
         let text = format!(
             "the daemon of {} is gone: its connection closed {} ago and {why}; nobody confirmed that \
              its addresses are off",
@@ -112,14 +113,7 @@ impl Core {
             let ran = milliseconds(now.since(peer.lease));
             return Some(format!("it has not run for {ran}, while its kernel answers"));
         }
-        // Whoever takes it for dead by its silence knows more by now: its groups may be kept.
-        match self.verdict(peer, now)? {
-            Cause::Silent | Cause::Unasked => {
-                let silence = milliseconds(peer.last_seen().map_or(0, |last| now.since(last)));
-                Some(format!("it is silent on every link for {silence}"))
-            }
-            Cause::DaemonStale => None,
-        }
+        None
     }
 
     /// When [`Self::judge_closing`] has to be called next, besides for answers.

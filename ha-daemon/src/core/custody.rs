@@ -43,9 +43,9 @@ impl Core {
         self.node_note(severity, "daemon-gone", node, text);
     }
 
-    /// A daemon is gone and nobody said what became of its groups: those that wait for the next
+    /// A daemon is gone, or may be, and nobody said what became of its groups: those that wait for the next
     /// daemon may be kept by a keeper whose word got lost.
-    pub(super) fn end_in_custody(&mut self, node: NodeIndex, since: Moment) {
+    pub(super) fn keep_what_waits(&mut self, node: NodeIndex, since: Moment) {
         let until = since.after(self.config.cluster.holder_times().daemon_deadtime);
         let config = std::sync::Arc::clone(&self.config);
         let waits = |claim: &Claim| {
@@ -59,7 +59,6 @@ impl Core {
             peer.claims.retain(waits);
             peer.custody = (!peer.claims.is_empty()).then_some(until);
         }
-        self.end_unless_heard(node, NodeState::DaemonGone);
     }
 
     /// The keeper has taken off what it kept.

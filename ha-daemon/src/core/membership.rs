@@ -86,16 +86,24 @@ impl Core {
         let Some(peer) = self.peers.get(&node) else { return };
         let silence = milliseconds(peer.last_seen().map_or(0, |last| now.since(last)));
         let restart = peer.restart.map_or("", |_| "; it did not come back from its restart");
+        // Silence alone: its daemon may have gone before its host did, and left its groups to its keeper.
+        let closing = peer.closing.filter(|_| cause != Cause::DaemonStale);
+        let closed = closing.map_or_else(String::new, |it| {
+            format!("; its connection closed {} ago", milliseconds(now.since(it.at)))
+        });
         let cause = match cause {
-            Cause::Silent => format!("silent on every link for {silence}{restart}"),
+            Cause::Silent => format!("silent on every link for {silence}{restart}{closed}"),
             Cause::Unasked => format!(
-                "silent on every link for {silence}{restart}; its kernel could not be asked"
+                "silent on every link for {silence}{restart}{closed}; its kernel could not be asked"
             ),
             Cause::DaemonStale => format!(
                 "its daemon has not run for {}{restart}; its kernel answers",
                 milliseconds(now.since(peer.lease))
             ),
         };
+        if let Some(closing) = closing {
+            self.keep_what_waits(node, closing.at);
+        }
         self.end_unless_heard(node, NodeState::Dead);
         let text = format!("node {}: is dead: {cause}", self.node_name(node));
         self.node_note(Severity::Error, "node-dead", node, text);

@@ -49,6 +49,29 @@ fn what_is_kept_is_taken_after_daemon_deadtime_and_what_is_not_at_once() {
     }
 }
 
+/// Its daemon may have gone before its host did: its keeper's word would have come by the same links.
+#[test]
+fn what_waits_is_left_to_a_silent_peer_whose_connection_closed_first() {
+    for closed in [false, true] {
+        for seed in 0..10 {
+            let mut config = config_services(2, 2, 1);
+            config.groups[0].on_daemon_death = OnDaemonDeath::Wait;
+            let mut sim = Sim::settled(config, seed);
+            let (from, incarnation) = (sim.now, sim.incarnation(0));
+            if closed {
+                sim.close_connections(0, incarnation);
+            }
+            sim.kill(0, Death::PowerCut);
+            sim.run(DEADTIME + ms(20));
+            assert_eq!(sim.notes(1, "node-dead", from).len(), 1, "seed {seed}");
+            let expected = NodeIndex(usize::from(!closed));
+            assert_eq!(owner(&sim), Some(expected), "seed {seed}, closed: {closed}");
+            sim.run(DAEMON_DEADTIME + SETTLE);
+            assert_eq!(sim.serving(0), [1], "seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn the_obituary_frees_what_was_kept() {
     for seed in 0..10 {
