@@ -140,6 +140,23 @@ impl Core {
         self.group_note(Severity::Error, "resource-failed", group, text);
     }
 
+    pub(super) fn start_held_back(
+        &mut self,
+        group: GroupIndex,
+        resource: usize,
+        cause: &str,
+        now: Moment,
+    ) {
+        let Some(state) = self.resource(group, resource, ResourceState::Starting) else { return };
+        *state = ResourceState::Stopped;
+        self.groups.entries[group.0].local.start_held_back(now);
+        let text = format!(
+            "not starting {}, and deciding anew: {cause}",
+            self.resource_label(group, resource)
+        );
+        self.group_note(Severity::Error, "takeover-held", group, text);
+    }
+
     pub(super) fn resource_stopped(
         &mut self,
         group: GroupIndex,

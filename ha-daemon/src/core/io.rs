@@ -200,6 +200,15 @@ pub enum Input {
         /// Why it failed, if it did.
         error: Option<String>,
     },
+    /// A resource was not started, since this node's lease is over: that says nothing about the resource.
+    StartHeldBack {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+        /// For how long this node had not run.
+        cause: String,
+    },
     /// A resource was stopped.
     ResourceStopped {
         /// Its group.

@@ -212,6 +212,9 @@ impl Core {
             Input::ResourceStarted { group, resource, error } => {
                 self.resource_started(group, resource, error, now);
             }
+            Input::StartHeldBack { group, resource, cause } => {
+                self.start_held_back(group, resource, &cause, now);
+            }
             Input::ResourceStopped { group, resource, error } => {
                 self.resource_stopped(group, resource, error, now);
             }

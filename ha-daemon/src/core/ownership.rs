@@ -20,6 +20,9 @@ use crate::snapshot::ResourceState;
 pub const FAILED_PAUSE: Duration = Duration::from_secs(10);
 /// Longest pause after a start that failed again and again.
 pub const FAILED_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// How long a node that must not start anything, since its lease is over, leaves a group to others: by then its
+/// driver has had another turn, and knows of that.
+pub const HELD_BACK_PAUSE: Duration = Duration::from_millis(100);
 /// After so many doublings the longest pause is reached.
 const FAILED_DOUBLINGS_MAX: u32 = 6;
 
@@ -118,6 +121,12 @@ impl LocalGroup {
         self.failures = self.failures.saturating_add(1);
         self.failed_until =
             Some(now.after((FAILED_PAUSE * (1 << doublings)).min(FAILED_PAUSE_MAX)));
+        self.goal = Goal::Release;
+    }
+
+    /// Nothing was tried, so nothing failed: the group is given up for a moment.
+    pub fn start_held_back(&mut self, now: Moment) {
+        self.failed_until = Some(now.after(HELD_BACK_PAUSE));
         self.goal = Goal::Release;
     }
 

@@ -91,8 +91,7 @@ impl Driver {
     fn start_resource(&mut self, group: GroupIndex, resource: usize) -> Option<Input> {
         // Stopped since the core decided, and for longer than its lease, it would start what is another's.
         if let Some(over) = self.parts.keeper.lease().is_over() {
-            let error = Some(over.to_string());
-            return Some(Input::ResourceStarted { group, resource, error });
+            return Some(Input::StartHeldBack { group, resource, cause: over.to_string() });
         }
         let Some((address, interface)) = self.address(group, resource) else {
             return self.order(group, resource, Operation::Start);
@@ -226,7 +225,7 @@ impl Driver {
                     }
                 }
                 if !self.parts.gates.was_at_once(group, resource) {
-                    return Some(Input::ResourceStarted { group, resource, error: outcome.err() });
+                    return Some(self.address_started(group, resource, outcome.err()));
                 }
                 // Its start was reported when the gate was opened.
                 let cause = outcome.err()?;
@@ -281,6 +280,16 @@ impl Driver {
                 self.driver_note(Severity::Error, "renew-failed", text);
                 None
             }
+        }
+    }
+
+    /// The worker looks at the lease, too, before it adds anything and after.
+    fn address_started(&self, group: GroupIndex, resource: usize, error: Option<String>) -> Input {
+        match error {
+            Some(cause) if self.parts.keeper.lease().is_over().is_some() => {
+                Input::StartHeldBack { group, resource, cause }
+            }
+            error => Input::ResourceStarted { group, resource, error },
         }
     }
 

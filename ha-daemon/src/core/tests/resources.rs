@@ -5,7 +5,7 @@ use super::starts::holders_since;
 use super::*;
 use crate::config::GroupIndex;
 use crate::core::io::Input;
-use crate::core::ownership::FAILED_PAUSE;
+use crate::core::ownership::{FAILED_PAUSE, HELD_BACK_PAUSE};
 use crate::snapshot::GroupState;
 
 #[test]
@@ -23,6 +23,28 @@ fn a_start_that_fails_moves_the_group_and_the_node_is_eligible_again_later() {
         sim.run(FAILED_PAUSE);
         assert_eq!(sim.serving(0), [1], "seed {seed}");
         assert_eq!(holders_since(&sim, 0, from).len(), 6, "it moved once");
+    }
+}
+
+/// Stopped between its decision and the first start, for longer than its lease: nothing was tried.
+#[test]
+fn a_start_that_is_held_back_is_no_failure_and_another_node_may_take_the_group() {
+    for nodes in [2, 3] {
+        for seed in 0..10 {
+            let mut sim = Sim::settled(config(nodes, 1, 1), seed);
+            sim.held_back.insert(1);
+            let from = sim.now;
+            sim.kill(0, Death::PowerCut);
+            sim.run(SETTLE);
+            assert_eq!(sim.serving(0), if nodes == 3 { vec![2] } else { vec![] }, "seed {seed}");
+            assert_eq!(sim.notes(1, "resource-failed", from), []);
+            let tries = sim.notes(1, "takeover-held", from).len() as u128;
+            let tries_max = SETTLE.as_millis() / HELD_BACK_PAUSE.as_millis();
+            assert!((1..=tries_max).contains(&tries), "{tries}, seed {seed}");
+            sim.held_back.clear();
+            sim.run(HELD_BACK_PAUSE + ms(20));
+            assert_eq!(sim.serving(0), [1], "seed {seed}: at once");
+        }
     }
 }
 

@@ -152,6 +152,8 @@ pub(super) struct Sim {
     /// Starts, or stops, of a group on a node that fail.
     pub(super) start_fails: BTreeSet<(usize, usize)>,
     pub(super) stop_fails: BTreeSet<(usize, usize)>,
+    /// Nodes that start nothing, since their lease is over.
+    pub(super) held_back: BTreeSet<usize>,
     /// Datagrams with control messages that were sent.
     pub(super) letters: u64,
     /// Calls of cores.
@@ -194,6 +196,7 @@ impl Sim {
             log: Vec::new(),
             start_fails: BTreeSet::new(),
             stop_fails: BTreeSet::new(),
+            held_back: BTreeSet::new(),
             letters: 0,
             calls: 0,
             commands: 0,
@@ -522,6 +525,10 @@ impl Sim {
     fn carry_out(&mut self, node: usize, action: Action) {
         match action {
             Action::Probe { peer, link } => self.ask(node, peer, link),
+            Action::StartResource { group, resource } if self.held_back.contains(&node) => {
+                let cause = "it did not run".to_owned();
+                self.work(node, Input::StartHeldBack { group, resource, cause });
+            }
             Action::StartResource { group, resource } => {
                 self.hosts[node].resources.insert((group.0, resource), Standing::Starting);
                 self.note_holding();
