@@ -10,15 +10,23 @@ use crate::io::gate::Gates;
 use crate::io::keeper::Keeper;
 use crate::names::InterfaceName;
 
+/// What became of them.
+pub(super) struct Purged {
+    /// Those that this daemon goes on with.
+    pub(super) held: Vec<HeldAddress>,
+    /// Whether any other could not be removed.
+    pub(super) left: bool,
+}
+
 /// Removes the configured addresses that an earlier daemon left, and those that the program before
-/// owned and this one does not have any more. Gives those that it goes on with.
+/// owned and this one does not have any more.
 pub(super) fn purge(
     node: &Node,
     handed: Option<&Handed>,
     inherited: Vec<HeldAddress>,
     gates: &Gates,
     keeper: &mut Keeper,
-) -> Result<Vec<HeldAddress>> {
+) -> Result<Purged> {
     let floating = node::floating_addresses(&node.config);
     let held = |(address, interface): &(ipnet::IpNet, InterfaceName), stay: &[HeldAddress]| {
         let text = address.to_string();
@@ -31,7 +39,7 @@ pub(super) fn purge(
         for (address, interface) in address::purge(&left)? {
             tracing::warn!("removed {address} from {interface}: an earlier daemon left it there");
         }
-        return Ok(inherited);
+        return Ok(Purged { held: inherited, left: false });
     };
     let mut strays: Vec<_> = floating.into_iter().filter(|it| !held(it, &stay)).collect();
     for it in go {
@@ -39,13 +47,16 @@ pub(super) fn purge(
     }
     // One that cannot be removed is told of and left to its lifetime: a node that goes on must not
     // stop for it.
-    let removed = address::purge(&strays).unwrap_or_else(|error| {
-        tracing::error!("{error}");
-        error.removed
-    });
+    let (removed, left) = match address::purge(&strays) {
+        Ok(removed) => (removed, false),
+        Err(error) => {
+            tracing::error!("{error}");
+            (error.removed, true)
+        }
+    };
     for (address, interface) in removed {
         tracing::warn!("removed {address} from {interface}: this node does not own it");
         let _ = keeper.release(address, &interface);
     }
-    Ok(stay)
+    Ok(Purged { held: stay, left })
 }

@@ -122,13 +122,14 @@ impl GateSide {
         drop(self.end());
     }
 
-    /// Without gates: removes those of an earlier configuration, whose addresses have to be removed
-    /// before, or end with their lifetime.
+    /// Removes the gates of an earlier configuration, whose addresses have to be removed before.
     pub(super) fn discard_earlier(&self, directory: &Path) {
-        if self.kernel.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            return;
-        }
-        if let Err(error) = discard(directory) {
+        let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        let discarded = match &mut *kernel {
+            Some(kernel) => kernel.forget_others(),
+            None => discard(directory),
+        };
+        if let Err(error) = discarded {
             tracing::error!("{error:#}");
         }
     }

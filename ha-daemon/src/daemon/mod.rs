@@ -65,7 +65,8 @@ pub const STATE_DIRECTORY: &str = "/var/lib/ha";
 /// Where maps and programs are pinned unless told otherwise.
 pub const BPF_DIRECTORY: &str = "/sys/fs/bpf/ha";
 
-/// How long clients may take to end before another program takes over.
+/// How long clients may take to end before another program takes over; nobody renews the holder's lease
+/// meanwhile, so it is a quarter of that if that is less.
 const CLIENTS_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What the command line says.
@@ -246,9 +247,10 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     let parts = parts.context("the driver ended without a word").flatten();
     let hands_over = parts.as_ref().is_ok_and(|parts| parts.resumption.is_some());
     // The next program starts them anew. One that does not end in time is not waited for.
-    let patience = if hands_over { CLIENTS_WAIT_MAX } else { Duration::MAX };
+    let clients_wait = CLIENTS_WAIT_MAX.min(node.config.cluster.holder_lease() / 4);
+    let patience = if hands_over { clients_wait } else { Duration::MAX };
     if tokio::time::timeout(patience, clients.stop()).await.is_err() {
-        tracing::warn!("a client did not end within {CLIENTS_WAIT_MAX:?}; it was killed");
+        tracing::warn!("a client did not end within {clients_wait:?}; it was killed");
     }
     let parts = parts.inspect_err(|_| discard(options))?;
     if hands_over {
@@ -403,8 +405,12 @@ async fn prepare(
     let mut keeper = keeper;
     let before = Before::of(handed.as_ref(), &inherited, keeper.lease());
     let (gates, gate_side) = node.gates(&options.bpf_directory, before, &mailbox).await;
-    let held = addresses::purge(node, handed.as_ref(), inherited, &gates, &mut keeper)?;
-    gate_side.discard_earlier(&options.bpf_directory);
+    let addresses::Purged { held, left } =
+        addresses::purge(node, handed.as_ref(), inherited, &gates, &mut keeper)?;
+    // Else the next program does, when their lifetime is over.
+    if !left {
+        gate_side.discard_earlier(&options.bpf_directory);
+    }
     let stay = held.clone();
     let worker = node.address_worker(&mailbox, &shared, held, Arc::clone(keeper.lease()))?;
     let pinger = node.pinger(&mailbox)?;

@@ -25,6 +25,7 @@ use crate::support::{
 /// A host on the heartbeat network that is no node.
 const STRANGER: &str = "stranger";
 const ASK_INTERVAL: Duration = Duration::from_millis(5);
+const RELOADS: usize = 5;
 /// How long a client may be without an answer while the owner is restarted: far above what a loaded
 /// machine adds, far below a failover.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
@@ -352,6 +353,38 @@ fn an_open_gate_stays_open_while_the_program_is_replaced_and_the_configuration_c
     watch.expect_only(&mut cluster, ALPHA)?;
     watch.client.wait_answer(ALPHA, monotonic_ns(), STEP)?;
     drop(askers);
+    finish(cluster, watch)
+}
+
+/// An address that is not configured any more is removed before its gate is: no candidate answers for what its
+/// owner still has.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn a_candidate_that_is_reloaded_without_one_of_the_addresses_does_not_answer_for_it() -> Result<()>
+{
+    let _turn = turn_with_others();
+    let (mut cluster, watch, askers) = started(|_| {})?;
+    let v6 = FLOATING_V6.parse()?;
+    let client = cluster.client()?;
+    let often = Asker::start(&client, "eth0", v6, Duration::from_micros(500))?;
+    let beta = cluster.bed.mac(BETA, "eth0")?.to_owned();
+    let both = cluster.plan.clone();
+    let at_ns = monotonic_ns();
+    for _ in 0..RELOADS {
+        cluster.reconfigure(Plan { floating_v6: false, ..both.clone() })?;
+        cluster.node(BETA)?.hactl_done(&["reload"])?;
+        let here = cluster.node(BETA)?.netns().ip(&["-6", "address", "show", "dev", "eth0"])?;
+        ensure!(!here.contains(FLOATING_V6), "it is still there: {here}");
+        cluster.reconfigure(both.clone())?;
+        cluster.node(BETA)?.hactl_done(&["reload"])?;
+        wait_armed(&cluster)?;
+    }
+    ensure!(!often.answers(at_ns).is_empty(), "nobody answered at all");
+    for answers in [often.answers_of(&beta, at_ns), askers.arp.answers_of(&beta, at_ns)] {
+        ensure!(answers.is_empty(), "beta answered {} times", answers.len());
+    }
+    expect_owner(&mut cluster, &askers, ALPHA)?;
+    drop((askers, often));
     finish(cluster, watch)
 }
 

@@ -48,6 +48,8 @@ pub struct GateKernel {
     ebpf: Ebpf,
     directory: PathBuf,
     words: Arc<GateWords>,
+    /// The addresses that have gates, with their entries.
+    wanted: Vec<(GateKey, u32)>,
     /// By index of the interface, the attachments' own descriptors.
     held: BTreeMap<u32, Vec<PinnedLink>>,
 }
@@ -75,8 +77,8 @@ impl GateKernel {
         }
         let mut ebpf = loader.load(OBJECT).context("the kernel refused the gate's maps")?;
         let words = Arc::new(GateWords::new(map(&mut ebpf, "gate_until")?)?);
-        let mut gate =
-            Self { ebpf, directory: directory.to_path_buf(), words, held: BTreeMap::new() };
+        let directory = directory.to_path_buf();
+        let mut gate = Self { ebpf, directory, words, wanted: Vec::new(), held: BTreeMap::new() };
         for half in &HALVES {
             let program = gate.program(half.program)?;
             super::load(|| program.load())
@@ -91,8 +93,9 @@ impl GateKernel {
         Arc::clone(&self.words)
     }
 
-    /// Makes these the addresses that have gates, and gives the entry of each. A gate that was there is
-    /// as it was, unless `fresh`; any other is open until the time beside its key.
+    /// Gives these addresses gates, and gives the entry of each. A gate that was there is as it was, unless
+    /// `fresh`; any other is open until the time beside its key. Those of other addresses are closed, and stay
+    /// until [`Self::forget_others`]: without a gate an address that is still here would be answered for.
     ///
     /// # Errors
     /// There are too many, or the map could not be written.
@@ -100,28 +103,46 @@ impl GateKernel {
         if wanted.len() > GATES_MAX {
             bail!("{} pre-armed addresses are more than {GATES_MAX}", wanted.len());
         }
-        let before = if fresh { BTreeMap::new() } else { self.entries()? };
-        let kept = wanted.iter().filter_map(|(key, _)| before.get(key).copied());
-        let kept: Vec<u32> = kept.collect();
-        let mut taken = kept.clone();
+        let is_wanted = |key: &GateKey| wanted.iter().any(|(it, _)| it == key);
+        let mut there = self.entries()?;
+        let new = wanted.iter().filter(|(key, _)| !there.contains_key(key)).count();
+        if there.len() + new > GATES_MAX {
+            there.retain(|key, _| is_wanted(key));
+        }
+        let is_as_it_was = |key: &GateKey| !fresh && there.contains_key(key);
+        // An entry that another address still has would open that one's gate, too.
+        let mut taken: Vec<u32> = there.values().copied().collect();
         let mut entries = Vec::new();
         for (key, _) in wanted {
             let free = || (0..GATES_MAX as u32).find(|entry| !taken.contains(entry));
-            let entry = before.get(key).copied().or_else(free).context("no gate is free")?;
+            let entry = there.get(key).copied().or_else(free).context("no gate is free")?;
             taken.push(entry);
             entries.push((*key, entry));
         }
-        for entry in (0..GATES_MAX as u32).filter(|entry| !kept.contains(entry)) {
+        let kept = |at: &u32| entries.iter().any(|(key, entry)| entry == at && is_as_it_was(key));
+        for entry in (0..GATES_MAX as u32).filter(|entry| !kept(entry)) {
             self.words.close(entry);
         }
         // Before any is opened: until now an entry may be another address's, which is a peer's.
-        replace_entries(&mut self.ebpf, "gates", &entries)?;
+        let others = there.iter().filter(|(key, _)| !is_wanted(key));
+        let others = others.map(|(key, entry)| (*key, *entry));
+        let all: Vec<_> = entries.iter().copied().chain(others).collect();
+        replace_entries(&mut self.ebpf, "gates", &all)?;
         for ((key, entry), (_, until_ns)) in entries.iter().zip(wanted) {
-            if !before.contains_key(key) {
+            if !is_as_it_was(key) {
                 self.words.open(*entry, *until_ns);
             }
         }
+        self.wanted.clone_from(&entries);
         Ok(entries.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    /// Removes the gates of all other addresses, which are not here any more.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn forget_others(&mut self) -> Result<()> {
+        replace_entries(&mut self.ebpf, "gates", &self.wanted)
     }
 
     fn entries(&mut self) -> Result<BTreeMap<GateKey, u32>> {
