@@ -188,6 +188,7 @@ fn run(options: &Options, hand_over: Option<i32>) -> Result<()> {
     let dropped = handed.as_ref().map_or(0, |it| it.image.log_lines_dropped);
     let _logger =
         Logger::start(&config.logging, dropped).context("no thread for the log is left")?;
+    logging::take_panics();
     let own = check::own_node_at(&source.config, &config, source.node.as_deref())
         .map_err(|finding| anyhow::anyhow!("{finding}"))?;
     // What was checked before the hand-over was warned of then.

@@ -3,7 +3,8 @@
 //! Nobody who logs waits for whoever reads the log: lines for standard error and for files go through
 //! bounded queues to threads that do nothing else ([`LogLines`]), datagrams for syslog are thrown away when it
 //! does not read them. What is lost is counted, said in the log when there is room again, and shown by
-//! `hactl status`. Threads do not survive exec(2): [`flush`] comes before it.
+//! `hactl status`. Threads do not survive exec(2): [`flush`] comes before it. What a panic says goes the same
+//! way ([`take_panics`]).
 //!
 //! What remains for who logs: the line is put together, which asks the allocator for it, and the first one
 //! from a place in the program takes a lock of the `tracing` crates. So the sender logs nothing, and
@@ -24,7 +25,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::Logging;
-use crate::io::log_lines::{END_WAIT_MAX, LogLines};
+use crate::io::log_lines::{self, END_WAIT_MAX, LogLines};
 pub use events::LoggedEvents;
 use file::LogFile;
 use syslog::Syslog;
@@ -80,6 +81,14 @@ pub fn say(line: &str) {
     };
     stderr.post(format!("{line}\n").into_bytes());
     stderr.flush(Instant::now() + END_WAIT_MAX);
+}
+
+/// Has what a panic says written as the lines of the log are. For programs: there is one hook for a process,
+/// and in tests it is the harness's.
+pub fn take_panics() {
+    if let Some(log) = LOG.get() {
+        log_lines::say_panics(Arc::clone(&log.stderr));
+    }
 }
 
 /// The log while the daemon runs. When it is dropped, what is queued is written first.
@@ -159,5 +168,74 @@ impl Drop for Logger {
             );
         }
         flush(END_WAIT_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::process::{Child, Command, Stdio};
+    use std::{env, panic, process, thread};
+
+    use super::*;
+
+    /// For a machine that is busy with other things.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    /// Set for the process that panics.
+    const PANICS: &str = "HA_TEST_PANICS";
+    const THIS_TEST: &str =
+        "logging::tests::a_panic_is_said_after_the_line_before_it_and_waits_for_no_reader";
+    /// As nothing else does.
+    const STATUS: i32 = 77;
+
+    /// What the daemon does, except that its abort would leave a core file.
+    fn log_and_panic() -> ! {
+        let _logger = Logger::start(&Logging::default(), 0).unwrap();
+        take_panics();
+        tracing::info!("the line before");
+        let _ = panic::catch_unwind(|| panic!("as it was told"));
+        process::exit(STATUS);
+    }
+
+    fn start_panicking(stderr: UnixStream) -> Child {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", THIS_TEST, "--nocapture"]).env(PANICS, "1").env_remove("RUST_LOG");
+        command.stdout(Stdio::null()).stderr(OwnedFd::from(stderr)).spawn().unwrap()
+    }
+
+    fn status(mut child: Child) -> Option<i32> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("it hangs");
+    }
+
+    #[test]
+    fn a_panic_is_said_after_the_line_before_it_and_waits_for_no_reader() {
+        if env::var_os(PANICS).is_some() {
+            log_and_panic();
+        }
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        assert_eq!(status(start_panicking(writer)), Some(STATUS));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let [before, said] = ["the line before\n", "' panicked at "].map(|it| text.find(it));
+        assert!(before.is_some() && before < said, "{text}");
+        assert!(text.contains(":\nas it was told\n"), "{text}");
+
+        let (reader, mut full) = UnixStream::pair().unwrap();
+        full.set_nonblocking(true).unwrap();
+        while full.write(&[b'\n'; 4096]).is_ok() {}
+        full.set_nonblocking(false).unwrap();
+        assert_eq!(status(start_panicking(full)), Some(STATUS));
+        drop(reader);
     }
 }

@@ -27,7 +27,7 @@ use super::obituary::{OBITUARY_ROUNDS, Obituary};
 use super::upkeep::Upkeep;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::interrupted::uninterrupted;
-use crate::io::log_lines::{END_WAIT_MAX, LogLines};
+use crate::io::log_lines::{self, END_WAIT_MAX, LogLines};
 use crate::io::netlink::{Removal, RouteSocket, delete_address, serialized};
 use crate::io::sys;
 use crate::names::NodeName;
@@ -72,6 +72,7 @@ pub fn keeper_main(post: Post) -> anyhow::Result<()> {
     // A reader of standard error that hangs must not keep it from its work.
     let log = LogLines::start("standard error", io::stderr()).context("no thread is left")?;
     let log = Arc::new(log);
+    log_lines::say_panics(Arc::clone(&log));
     let ended = Keeper::new(post, lease, Arc::clone(&log))?.serve(&socket, warnings);
     log.flush(Instant::now() + END_WAIT_MAX);
     ended
