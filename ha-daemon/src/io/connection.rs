@@ -43,8 +43,9 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Unanswered data ends a connection after this time (without a report).
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// How long a new connection in the place of one that ended stays open when its other end lives: a
-/// daemon that is just ending closes it at once.
+/// How long a new connection in the place of one that ended stays open when its other end lives (a
+/// daemon that is just ending closes it at once); and how long another path of the same peer may take to say
+/// anything.
 const KNOCK_WAIT: Duration = Duration::from_millis(100);
 /// Most attempts to find that out.
 const KNOCKS_MAX: usize = 10;
@@ -65,6 +66,18 @@ struct Shared {
     mailbox: Mailbox,
     strangers: AtomicUsize,
     open: Arc<OpenConnections>,
+}
+
+impl Shared {
+    /// The other paths to the same peer on which there are control connections.
+    fn others(&self, slot: usize) -> Vec<usize> {
+        let peer = self.paths[slot].peer;
+        let is_other = |other: &usize| {
+            let path = &self.paths[*other];
+            *other != slot && path.peer == peer && ends(path).is_some()
+        };
+        (0..self.paths.len()).filter(is_other).collect()
+    }
 }
 
 /// The connections that are open, and what introduced itself: what the next program of this process
@@ -340,25 +353,58 @@ async fn dial(path: &Path) -> io::Result<TcpStream> {
     socket.connect(scoped(remote, network.interface_index)).await
 }
 
-/// Whether nobody listens any more where a connection was closed, by trying for another one. A path that was
-/// cut, or who forges the end of one connection, does not say so.
-async fn is_deserted<D>(dial: impl Fn() -> D) -> bool
+/// Who is there where a connection is tried for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// Somebody listens.
+    Open,
+    /// Nobody does: the kernel there refuses.
+    Deserted,
+    /// Nothing says so or so.
+    Silent,
+}
+
+/// Tries for another connection where one was closed. A path that was cut, or who forges the end of one
+/// connection, does not refuse it.
+async fn knock<D>(dial: impl Fn() -> D, patience: Duration) -> Door
 where
     D: Future<Output = io::Result<TcpStream>>,
 {
     for _ in 0..KNOCKS_MAX {
-        match timeout(HANDSHAKE_MAX, dial()).await {
+        match timeout(patience, dial()).await {
             Ok(Ok(mut stream)) => {
                 // A process that ends closes one socket after the other.
                 if timeout(KNOCK_WAIT, stream.read(&mut [0])).await.is_err() {
-                    return false;
+                    return Door::Open;
                 }
             }
-            Ok(Err(error)) => return error.kind() == io::ErrorKind::ConnectionRefused,
-            Err(_) => return false,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Door::Deserted;
+            }
+            Ok(Err(_)) | Err(_) => return Door::Silent,
         }
     }
-    false
+    Door::Open
+}
+
+/// Whether nobody listens any more where a connection was closed, nor on any other path of the same peer: one
+/// interface that was made anew refuses as well, and its daemon lives.
+async fn is_deserted<D>(
+    here: impl Fn() -> D,
+    elsewhere: impl IntoIterator<Item = impl Fn() -> D>,
+) -> bool
+where
+    D: Future<Output = io::Result<TcpStream>>,
+{
+    if knock(here, HANDSHAKE_MAX).await != Door::Deserted {
+        return false;
+    }
+    for dial in elsewhere {
+        if knock(dial, KNOCK_WAIT).await == Door::Open {
+            return false;
+        }
+    }
+    true
 }
 
 async fn send_header(
@@ -404,7 +450,8 @@ async fn watch_end(context: &Shared, slot: usize, incarnation: u64, stream: TcpS
     if ended {
         let peer = context.paths[slot].peer;
         context.mailbox.post(Letter::ConnectionClosed { peer, incarnation });
-        if is_deserted(|| dial(&context.paths[slot])).await {
+        let dial = |slot: usize| move || dial(&context.paths[slot]);
+        if is_deserted(dial(slot), context.others(slot).into_iter().map(dial)).await {
             context.mailbox.post(Letter::ConnectionRefused { peer, incarnation });
         }
     }
@@ -477,9 +524,38 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let dial = || TcpStream::connect(address);
             // Its kernel takes the connection, also while its process is stopped.
-            assert!(!is_deserted(dial).await);
+            assert_eq!(knock(dial, HANDSHAKE_MAX).await, Door::Open);
             drop(listener);
-            assert!(is_deserted(dial).await);
+            assert_eq!(knock(dial, HANDSHAKE_MAX).await, Door::Deserted);
+        });
+    }
+
+    #[test]
+    fn a_path_that_refuses_says_nothing_while_somebody_listens_on_another() {
+        run(async {
+            let [gone, lives] =
+                [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await]
+                    .map(Result::unwrap);
+            let at = |listener: &TcpListener| listener.local_addr().unwrap();
+            let (here, there) = (at(&gone), at(&lives));
+            drop(gone);
+            // A boxed one: these come to an end in different ways.
+            let dial = |address: Option<SocketAddr>| {
+                move || {
+                    Box::pin(async move {
+                        match address {
+                            Some(address) => TcpStream::connect(address).await,
+                            None => std::future::pending().await,
+                        }
+                    })
+                }
+            };
+            let (here, there, cut) = (Some(here), Some(there), None);
+            assert!(is_deserted(dial(here), [dial(here)]).await);
+            assert!(is_deserted(dial(here), [dial(cut)]).await, "a cut path speaks for nobody");
+            assert!(!is_deserted(dial(here), [dial(here), dial(there)]).await);
+            drop(lives);
+            assert!(is_deserted(dial(here), [dial(there), dial(here)]).await);
         });
     }
 
@@ -494,7 +570,8 @@ mod tests {
                     drop(listener.accept().await.unwrap());
                 }
             });
-            assert!(is_deserted(|| TcpStream::connect(address)).await);
+            let dial = || TcpStream::connect(address);
+            assert_eq!(knock(dial, HANDSHAKE_MAX).await, Door::Deserted);
             ends.await.unwrap();
             // As a daemon that turns strangers away.
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -504,7 +581,8 @@ mod tests {
                     drop(listener.accept().await);
                 }
             });
-            assert!(!is_deserted(|| TcpStream::connect(address)).await);
+            let dial = || TcpStream::connect(address);
+            assert_eq!(knock(dial, HANDSHAKE_MAX).await, Door::Open);
             refuses.abort();
         });
     }
