@@ -211,7 +211,8 @@ fn a_daemon_that_is_told_to_stop_at_any_moment_of_its_start_stops() -> Result<()
     // Whatever they left, the next one starts, serves and stops.
     beta.start()?;
     beta.wait_ready(WAIT)?;
-    beta.wait_until("the group", WAIT, |status| status.runs_on(GROUP, "beta"))?;
+    // It waits for its peer first, for initdead: twenty seconds.
+    beta.wait_until("the group", WAIT * 3, |status| status.runs_on(GROUP, "beta"))?;
     beta.stop()?;
     let pins: Vec<_> = fs::read_dir(beta.bpffs())?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
