@@ -3,8 +3,9 @@
 //! Or a path says so that was cut, or somebody who forges resets. A daemon that lives contradicts soon:
 //! by a heartbeat, or by what its kernel answers when it is asked how long ago its driver ran. So the
 //! kernel is asked at once, and for another connection, too. The daemon is gone when nothing contradicts
-//! for two keepalives and the kernel says so: it refuses that connection, since nobody listens, on whatever link; or it has
-//! answered all that time that the daemon does not run, for longer than any living driver stands still.
+//! for two keepalives and the kernel says so: it refuses that connection, since nobody listens, on whatever
+//! link; or it has answered all that time that the daemon does not run, for longer than any living driver
+//! stands still.
 //! Where the kernel says nothing at all, silence is judged as any other, and is no more than that: who is
 //! taken for dead by it may live and own what it owned.
 
