@@ -6,6 +6,7 @@ mod gate;
 pub mod handover;
 mod inherit;
 mod node;
+mod own_process;
 mod respawn;
 mod signals;
 
@@ -95,7 +96,7 @@ pub fn run(
     let name = config.nodes[own.0].name.clone();
     fs::create_dir_all(&options.run_directory)
         .with_context(|| format!("cannot make {}", options.run_directory.display()))?;
-    let lock = lock(&options.run_directory, handed.as_mut().and_then(Handed::lock))?;
+    let lock = own_process::lock(&options.run_directory, handed.as_mut().and_then(Handed::lock))?;
     let executable = match &handed {
         Some(handed) => handed.image.executable.clone(),
         None => std::env::current_exe().context("cannot find this program's own file")?,
@@ -103,7 +104,7 @@ pub fn run(
     // exec(2) has named it after the link that it was found by.
     let _ = nix::sys::prctl::set_name(c"ha-daemon");
     process::remember_limits(handed.as_ref().map_or(&[], |it| &it.image.limits));
-    limits();
+    own_process::raise_limits();
     let memory = realtime::lock_memory(config.realtime);
     realtime::keep_heap(config.realtime);
     if let Some(handed) = &handed {
@@ -144,23 +145,6 @@ pub fn run(
     }
 }
 
-fn limits() {
-    // Kernels before 5.11 count BPF maps against it.
-    let infinity = nix::sys::resource::RLIM_INFINITY;
-    let _ = nix::sys::resource::setrlimit(
-        nix::sys::resource::Resource::RLIMIT_MEMLOCK,
-        infinity,
-        infinity,
-    );
-    // A dying process closes its files only after its core dump is written: the keeper and the peers
-    // would learn of its death that much later.
-    // Only the soft limit: services get theirs back.
-    let core = nix::sys::resource::Resource::RLIMIT_CORE;
-    if let Ok((_, hard)) = nix::sys::resource::getrlimit(core) {
-        let _ = nix::sys::resource::setrlimit(core, 0, hard);
-    }
-}
-
 fn left(finished: Result<()>, failures: &[String]) -> Result<()> {
     for failure in failures {
         tracing::error!("not taken down: {failure}");
@@ -171,21 +155,6 @@ fn left(finished: Result<()>, failures: &[String]) -> Result<()> {
     } else {
         bail!("{} things were not taken down", failures.len())
     }
-}
-
-/// One daemon per run directory; `held` is the lock of the program before.
-fn lock(directory: &Path, held: Option<File>) -> Result<nix::fcntl::Flock<File>> {
-    let path = directory.join("lock");
-    let file = match held {
-        Some(file) => file,
-        None => File::create(&path).with_context(|| format!("cannot make {}", path.display()))?,
-    };
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
-        anyhow::anyhow!(
-            "another daemon runs with run directory {}: stop it, or choose another --run-dir",
-            directory.display()
-        )
-    })
 }
 
 /// What a program of this node starts with.
