@@ -4,7 +4,7 @@
 
 mod mapped;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -110,15 +110,8 @@ impl GateKernel {
             there.retain(|key, _| is_wanted(key));
         }
         let is_as_it_was = |key: &GateKey| !fresh && there.contains_key(key);
-        // An entry that another address still has would open that one's gate, too.
-        let mut taken: Vec<u32> = there.values().copied().collect();
-        let mut entries = Vec::new();
-        for (key, _) in wanted {
-            let free = || (0..GATES_MAX as u32).find(|entry| !taken.contains(entry));
-            let entry = there.get(key).copied().or_else(free).context("no gate is free")?;
-            taken.push(entry);
-            entries.push((*key, entry));
-        }
+        let keys = wanted.iter().map(|(key, _)| *key);
+        let entries = assign(&there, keys).context("no gate is free")?;
         let kept = |at: &u32| entries.iter().any(|(key, entry)| entry == at && is_as_it_was(key));
         for entry in (0..GATES_MAX as u32).filter(|entry| !kept(entry)) {
             self.words.close(entry);
@@ -228,6 +221,17 @@ impl GateKernel {
     }
 }
 
+/// An entry for each of these addresses: the one that it has, or one that no other has. An entry of two would
+/// open the gate of both.
+fn assign(
+    there: &BTreeMap<GateKey, u32>,
+    wanted: impl Iterator<Item = GateKey>,
+) -> Option<Vec<(GateKey, u32)>> {
+    let taken: BTreeSet<u32> = there.values().copied().collect();
+    let mut free = (0..GATES_MAX as u32).filter(|entry| !taken.contains(entry));
+    wanted.map(|key| Some((key, there.get(&key).copied().or_else(|| free.next())?))).collect()
+}
+
 /// Removes what an earlier instance left pinned.
 ///
 /// # Errors
@@ -263,7 +267,24 @@ fn explain(error: &ProgramError, interface: &InterfaceName) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use ha_common::gate::address_of;
+
     use super::*;
+
+    #[test]
+    fn no_address_gets_the_gate_of_another_that_may_still_be_here() {
+        let key = |number: u8| GateKey::new(address_of([192, 0, 2, number].into()), 1);
+        let there = BTreeMap::from([(key(1), 0), (key(2), 2)]);
+        let assigned = |wanted: &[u8]| assign(&there, wanted.iter().map(|number| key(*number)));
+        let expected = vec![(key(3), 1), (key(2), 2), (key(4), 3)];
+        assert_eq!(assigned(&[3, 2, 4]), Some(expected), "0 is that of an address that goes");
+        let many: Vec<u8> = (3..=255).collect();
+        assert_eq!(assigned(&many).map(|it| it.len()), Some(many.len()));
+        let full = (0..=255).map(|entry| {
+            (GateKey::new(address_of([198, 51, 100, entry].into()), 1), u32::from(entry))
+        });
+        assert_eq!(assign(&full.collect(), [key(1)].into_iter()), None);
+    }
 
     #[test]
     fn only_its_own_pins_are_taken_for_attachments() {
