@@ -219,7 +219,10 @@ pub struct Lease {
     /// Number of this node's current set of group states.
     pub generation: u32,
     /// What this node says of itself, see [`crate::wire::Phase`].
-    pub phase: u32,
+    pub phase: u16,
+    /// Layers of liveness that only the daemon knows, see [`crate::wire::layers`]: answered with while the
+    /// daemon runs.
+    pub layers: u16,
 }
 
 /// What changed, so that the daemon must look.

@@ -75,7 +75,11 @@ impl Answering {
         } else {
             self.now_ns.saturating_sub(lease.driver_ran_ns) / 1_000_000
         };
-        let daemon = if age_ms < DAEMON_LEASE_MS { layers::DAEMON } else { 0 };
+        let daemon = if age_ms < DAEMON_LEASE_MS {
+            layers::DAEMON | (lease.layers as u8 & layers::SERVICE)
+        } else {
+            0
+        };
         let link = if self.hears { layers::LINK } else { 0 };
         let age_ms = if age_ms > u64::from(u16::MAX) { u64::from(u16::MAX) } else { age_ms };
         let phase = Phase::from_wire(lease.phase as u8) as u64;

@@ -48,6 +48,15 @@ impl NodeState {
         Self::Dead,
         Self::Left,
     ];
+
+    /// Whether what its heartbeats say of its daemon holds.
+    #[must_use]
+    pub fn speaks(self) -> bool {
+        match self {
+            Self::Joining | Self::Up | Self::Late | Self::Restarting => true,
+            Self::Unknown | Self::Stale | Self::DaemonGone | Self::Dead | Self::Left => false,
+        }
+    }
 }
 
 /// State of one heartbeat link to one peer.
@@ -332,6 +341,10 @@ pub struct NodeStatus {
     /// An operator has put it on standby: it owns nothing that another node could own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub standby: bool,
+    /// Whether all groups that it owns are well, as it says itself; absent while nothing is heard of its
+    /// daemon. Earlier versions do not say so, and look ill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services_well: Option<bool>,
     /// Links to it; empty for the reporting node.
     pub links: Vec<LinkStatus>,
 }
@@ -345,12 +358,23 @@ pub struct ResourceStatus {
     pub kind: String,
     /// State on the reporting node.
     pub state: ResourceState,
+    /// Interval at which it is asked for its status while it runs, microseconds; absent when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor_us: Option<u64>,
+    /// Age of the last status that said that it runs, microseconds; absent when it was not asked yet since
+    /// its start, and where it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_us: Option<u64>,
     /// Of a pre-armed group: whether the address is there beforehand, behind its gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub armed: Option<bool>,
     /// Why it is not.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub not_armed: String,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// One group.
@@ -367,6 +391,10 @@ pub struct GroupStatus {
     /// The node that operators want to own it; absent: the one that the configuration prefers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wished: Option<NodeName>,
+    /// How often services of it failed on the reporting node in a row: since they ran well for
+    /// `restart_window`.
+    #[serde(default, skip_serializing_if = "crate::snapshot::is_zero")]
+    pub failures: u32,
     /// Candidates, preferred first.
     pub nodes: Vec<NodeName>,
     /// Resources in starting order.
@@ -550,25 +578,4 @@ pub struct Snapshot {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The words that a type is read from, as its reader names them when it gets another one.
-    fn words<T: serde::de::DeserializeOwned>() -> Vec<String> {
-        let error = serde_json::from_str::<T>("\"\"").err().map(|error| error.to_string());
-        let words = error.unwrap_or_default();
-        words.split('`').skip(3).step_by(2).map(str::to_owned).collect()
-    }
-
-    fn written<T: Serialize>(values: &[T]) -> Vec<String> {
-        let word = |value| serde_json::to_string(value).unwrap().replace('"', "");
-        values.iter().map(word).collect()
-    }
-
-    #[test]
-    fn all_states_are_all_that_there_are() {
-        assert_eq!(written(&NodeState::ALL), words::<NodeState>());
-        assert_eq!(written(&LinkState::ALL), words::<LinkState>());
-        assert_eq!(written(&GroupState::ALL), words::<GroupState>());
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ha_daemon::config::Resource;
-use ha_daemon::core::io::Presence;
+use ha_daemon::core::io::{Health, Presence};
 use ha_daemon::io::service::{self, Operation, Order, Outcome, ServiceOptions};
 
 const WAIT: Duration = Duration::from_secs(30);
@@ -180,6 +180,7 @@ fn inside() {
         environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
         stop_pause: Duration::from_secs(1),
         report: Arc::new(move |it| report.send(it).is_ok()),
+        ending: None,
     };
     let sender = runtime.block_on(async { service::start(options) });
     let services = Services { runtime, sender, reports: RefCell::new(reports) };
@@ -191,6 +192,21 @@ fn inside() {
     assert_eq!(of(Operation::Start, "ha-test.service"), Outcome::Started(Ok(())));
     assert_eq!(of(Operation::Probe, "ha-test.service"), is(Presence::Here));
     assert_eq!(of(Operation::Start, "ha-test.service"), Outcome::Started(Ok(())), "once more");
+    let monitored = |number, health| Outcome::Monitored { number, health };
+    let ask = |number| of(Operation::Monitor { number }, "ha-test.service");
+    assert_eq!(ask(1), monitored(1, Health::Runs));
+    let kill = ["kill", "--kill-whom=all", "--signal=KILL", "ha-test.service"];
+    assert!(Command::new("systemctl").args(kill).status().unwrap().success());
+    let ended = || {
+        let outcome = ask(2);
+        matches!(&outcome, Outcome::Monitored { number: 2, health: Health::Failed { .. } })
+    };
+    let deadline = Instant::now() + WAIT;
+    while !ended() {
+        assert!(Instant::now() < deadline, "a unit that was killed runs");
+    }
+    assert_eq!(of(Operation::Start, "ha-test.service"), Outcome::Started(Ok(())), "and is started");
+    assert_eq!(ask(3), monitored(3, Health::Runs));
     assert_eq!(of(Operation::Stop, "ha-test.service"), Outcome::Stopped(Ok(())));
     assert_eq!(of(Operation::Probe, "ha-test.service"), is(Presence::Absent));
 
@@ -235,7 +251,8 @@ fn inside() {
     let calls = fs::read_to_string("/run/calls").unwrap();
     assert_eq!(calls, "a b status\na b status\na b start\na b stop\n");
 
-    assert_eq!(of(Operation::Probe, "ha-none.service"), is(Presence::Absent));
+    let outcome = of(Operation::Probe, "ha-none.service");
+    assert!(matches!(outcome, Outcome::Probed(Presence::NotInstalled { .. })), "{outcome:?}");
     let outcome = of(Operation::Start, "ha-none.service");
     assert!(
         matches!(&outcome, Outcome::Started(Err(error)) if error.contains("no systemd unit")),

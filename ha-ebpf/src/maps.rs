@@ -119,6 +119,7 @@ impl Tables for Maps {
                 driver_ran_ns: (&raw const (*lease).driver_ran_ns).read_volatile(),
                 generation: (&raw const (*lease).generation).read_volatile(),
                 phase: (&raw const (*lease).phase).read_volatile(),
+                layers: (&raw const (*lease).layers).read_volatile(),
             }
         }
     }

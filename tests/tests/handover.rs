@@ -79,6 +79,7 @@ fn nothing_is_seen(
     let monitor = AddressMonitor::start(cluster.node(ALPHA)?.netns())?;
     let client = Client::start(&cluster.client()?, address, ClientOptions::default())?;
     client.wait_answer(ALPHA, 0, STEP)?;
+    cluster.wait_connected(2)?;
     let from_ns = monotonic_ns();
     let before =
         [identity(&cluster.node(ALPHA)?.status()?)?, identity(&cluster.node(BETA)?.status()?)?];

@@ -41,7 +41,8 @@ fn header_of(frame: &[u8]) -> Header {
 fn an_answer_says_who_answers_to_which_probe_and_how_old_the_lease_is() {
     let tables = settled();
     let ran_ns = tables.now_ns();
-    tables.set_lease(Lease { driver_ran_ns: ran_ns, generation: 99, phase: Phase::Active as u32 });
+    let (phase, layers) = (Phase::Active as u16, u16::from(layers::SERVICE));
+    tables.set_lease(Lease { driver_ran_ns: ran_ns, generation: 99, phase, layers });
     tables.advance(3_000_000);
     let packet = probe(5, 1);
     let answer = answered(&tables, &packet);
@@ -55,7 +56,7 @@ fn an_answer_says_who_answers_to_which_probe_and_how_old_the_lease_is() {
         keepalive_us: 0,
         generation: 99,
         phase: Phase::Active,
-        layers: layers::KERNEL | layers::DAEMON,
+        layers: layers::KERNEL | layers::DAEMON | layers::SERVICE,
         lease_age_ms: 3,
         key_offered: 0,
         ..asked

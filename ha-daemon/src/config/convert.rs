@@ -10,8 +10,8 @@ use super::finding::{ConfigError, Finding};
 use super::load::{self, announce_default};
 use super::{
     AnnouncePlan, Client, Config, Connectivity, Detection, Endpoint, Failback, Group, Link,
-    LinkIdentity, LinkIndex, LinkKind, Node, OnDaemonDeath, OnDoubt, Receive, Resource, Times,
-    heartbeat,
+    LinkIdentity, LinkIndex, LinkKind, MONITOR_DEFAULT, Node, OnDaemonDeath, OnDoubt, Receive,
+    Resource, Times, heartbeat,
 };
 
 #[cfg(test)]
@@ -287,8 +287,9 @@ impl Toml {
             self.set("prearmed", "true");
         }
         self.line(format_args!("resources = ["));
-        for resource in &group.resources {
-            self.line(format_args!("  {{ {} }},", self::resource(resource)));
+        for (position, resource) in group.resources.iter().enumerate() {
+            let pairs = self::resource(resource, group.monitor(position));
+            self.line(format_args!("  {{ {pairs} }},"));
         }
         self.line(format_args!("]"));
     }
@@ -305,7 +306,7 @@ impl Toml {
 }
 
 /// The pairs of a resource's table.
-fn resource(resource: &Resource) -> String {
+fn resource(resource: &Resource, monitor: Option<Duration>) -> String {
     let mut pairs = vec![("kind", quoted(resource.kind()))];
     match resource {
         Resource::Address { address, interface, label, broadcast } => {
@@ -324,6 +325,10 @@ fn resource(resource: &Resource) -> String {
             }
         }
         Resource::Systemd { unit } => pairs.push(("unit", quoted(unit))),
+    }
+    let is_service = matches!(resource, Resource::Script { .. } | Resource::Systemd { .. });
+    if is_service && monitor != Some(MONITOR_DEFAULT) {
+        pairs.push(("monitor", monitor.map_or_else(|| quoted("off"), duration)));
     }
     pairs.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", ")
 }

@@ -26,6 +26,7 @@ mod holder;
 mod keys;
 mod link_rules;
 mod load;
+mod recovery;
 pub mod serial;
 mod time_rules;
 mod times;
@@ -37,6 +38,10 @@ pub use keys::{AuthKey, AuthMethod, KeyRing};
 pub use link_rules::{LinkFinding, link_findings};
 pub(crate) use load::is_unit_name;
 pub use load::{CONFIG_BYTES_MAX, load, load_with_warnings, parse};
+pub use recovery::{
+    MONITOR_DEFAULT, MONITOR_MIN, RESTART_WINDOW_DEFAULT, RESTART_WINDOW_MIN, RESTARTS_DEFAULT,
+    RESTARTS_MAX, Recovery, RecoveryPolicy, status_time,
+};
 pub use times::{Auto, Times};
 
 /// UDP and TCP port unless configured otherwise: `ha-cluster`, IANA's registration for Linux-HA.
@@ -477,8 +482,22 @@ pub struct Group {
     /// Whether every candidate has its addresses beforehand, behind a gate in the kernel. Only for groups
     /// of addresses. Default no.
     pub prearmed: bool,
+    /// What follows when a service of it has failed.
+    pub recovery: Recovery,
     /// Resources in starting order.
     pub resources: Vec<Resource>,
+    /// How often each of them is asked for its status while it runs; `None` = never. Beside the resources,
+    /// since a change of it changes nothing about them. Default [`MONITOR_DEFAULT`] for services,
+    /// never for addresses and for Heartbeat's files.
+    pub monitors: Vec<Option<Duration>>,
+}
+
+impl Group {
+    /// How often a resource is asked for its status while it runs.
+    #[must_use]
+    pub fn monitor(&self, resource: usize) -> Option<Duration> {
+        self.monitors.get(resource).copied().flatten()
+    }
 }
 
 /// The whole configuration.

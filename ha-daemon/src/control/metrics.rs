@@ -174,6 +174,10 @@ fn nodes(page: &mut Page<'_>, nodes: &[NodeStatus]) -> fmt::Result {
         nodes.iter().map(|it| (named("node", it), flag(it.standby))).collect(),
     )?;
     page.gauge(
+        plain("node_services_well", "Whether the node says that all groups that it owns are well."),
+        nodes.iter().filter_map(|it| Some((named("node", it), flag(it.services_well?)))).collect(),
+    )?;
+    page.gauge(
         plain("node_reached_ping_targets", "How many ping targets the node reaches."),
         nodes.iter().filter_map(|it| Some((named("node", it), u32::from(it.reached?)))).collect(),
     )

@@ -73,17 +73,25 @@ pub fn nodes(nodes: &[NodeStatus]) -> String {
         let last_seen_us = node.links.iter().filter_map(|link| link.last_seen_us).min();
         table.row([
             node.name.to_string(),
-            match (node.local, node.standby) {
-                (true, true) => format!("{state} (here, standby)"),
-                (true, false) => format!("{state} (here)"),
-                (false, true) => format!("{state} (standby)"),
-                (false, false) => state,
+            match notes(node).join(", ") {
+                notes if notes.is_empty() => state,
+                notes => format!("{state} ({notes})"),
             },
             incarnation(node.incarnation),
             last_seen_us.map(age).unwrap_or_default(),
         ]);
     }
     table.text()
+}
+
+/// What is to be known of a node beside its state.
+fn notes(node: &NodeStatus) -> Vec<&'static str> {
+    let notes = [
+        (node.local, "here"),
+        (node.standby, "standby"),
+        (node.services_well == Some(false), "a service failed"),
+    ];
+    notes.into_iter().filter_map(|(holds, note)| holds.then_some(note)).collect()
 }
 
 /// A line per group.
@@ -123,7 +131,14 @@ pub fn groups(groups: &[GroupStatus]) -> String {
             format!("{}: {name} is not pre-armed here: {cause}\n", group.name)
         })
     });
-    table.text() + &wishes.collect::<String>() + &not_armed.collect::<String>()
+    let failed = groups.iter().filter(|group| group.failures > 0).map(|group| {
+        let (name, failures) = (&group.name, group.failures);
+        format!(
+            "{name}: services of it failed here, {failures} times in a row (see hactl events)\n"
+        )
+    });
+    let lines = wishes.chain(not_armed).chain(failed);
+    table.text() + &lines.collect::<String>()
 }
 
 /// A line per link and peer, and below them why a link is not received in the best way.
@@ -399,6 +414,22 @@ mod tests {
         assert_eq!(incarnation(0), "");
         assert_eq!(incarnation(123_456), "123456");
         assert_eq!(incarnation(1_700_000_123_456), "..123456");
+    }
+
+    #[test]
+    fn services_that_failed_are_told_beside_node_and_group() -> Outcome {
+        let mut snapshot = sample()?;
+        snapshot.nodes[0].services_well = Some(false);
+        snapshot.groups[0].failures = 2;
+        let shown = nodes(&snapshot.nodes);
+        assert!(shown.contains("up (here, a service failed)"), "{shown}");
+        let shown = groups(&snapshot.groups);
+        assert!(
+            shown.ends_with(
+                "\nweb: services of it failed here, 2 times in a row (see hactl events)\n"
+            )
+        );
+        Ok(())
     }
 
     #[test]

@@ -69,6 +69,7 @@ mod tests {
             state,
             term: 1,
             wished: None,
+            failures: 0,
             nodes: Vec::new(),
             resources: Vec::new(),
         };

@@ -191,7 +191,7 @@ impl Core {
 
     fn enable(&mut self, group: GroupIndex) -> Accepted {
         // Whoever enables a group has seen to why it failed.
-        self.groups.local_mut(group).forget_failures();
+        self.groups.local_mut(group).forgive();
         let name = self.group_name(group);
         let message = match self.wish(group) {
             Wish::None => format!("{name} is enabled already"),
@@ -355,7 +355,9 @@ impl Core {
         let not_able = |place: &str| {
             refused(
                 format!("{name} cannot own {} now", self.group_name(group)),
-                format!("an interface is down {place} or a start failed: see hactl events there"),
+                format!(
+                    "an interface is down {place}, or a start or a service failed: see hactl events there"
+                ),
             )
         };
         let reaches_fewer = || {

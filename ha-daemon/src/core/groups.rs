@@ -8,6 +8,7 @@ use super::io::{Action, Presence};
 use super::message::{Claim, ClaimState, Wish};
 use super::ownership::{Candidate, Decision, FAILED_PAUSE, Goal, LocalGroup, Step, decide};
 use super::peer::Peer;
+use super::recovery::{self, Avoidance, Monitor};
 use super::time::Moment;
 use super::{Core, word};
 use crate::config::{Config, GroupIndex, NodeIndex, OnDoubt, Resource};
@@ -21,6 +22,10 @@ pub(super) struct Entry {
     pub(super) reported: ClaimState,
     /// Another node claims it too.
     pub(super) contested: bool,
+    /// A service failed, and the group does not run again yet.
+    pub(super) recovering: bool,
+    /// By resource: what is known of it while it runs here.
+    pub(super) monitors: Vec<Monitor>,
 }
 
 /// All groups, by [`GroupIndex`].
@@ -48,6 +53,8 @@ impl Groups {
             local: LocalGroup::new(group, own),
             reported: ClaimState::Stopped,
             contested: false,
+            recovering: false,
+            monitors: recovery::monitors(group),
         };
         Self { entries: config.groups.iter().map(entry).collect() }
     }
@@ -82,8 +89,14 @@ impl Groups {
     }
 
     pub(super) fn deadline(&self) -> Option<Moment> {
-        let pauses = |entry: &Entry| [entry.local.failed_until, entry.local.retry_stop_at];
-        self.entries.iter().flat_map(pauses).flatten().min()
+        let pauses = |entry: &Entry| {
+            let local = &entry.local;
+            let avoidance = local.avoidance.map(Avoidance::deadline);
+            [local.failed_until, avoidance, local.retry_stop_at]
+        };
+        let monitors = self.entries.iter().flat_map(|entry| &entry.monitors);
+        let pauses = self.entries.iter().flat_map(pauses).flatten();
+        pauses.chain(monitors.filter_map(Monitor::deadline)).min()
     }
 }
 
@@ -109,7 +122,9 @@ impl Core {
         };
         let state = match state {
             ClaimState::Stopped if local.wish == Wish::Disabled => GroupState::Disabled,
-            ClaimState::Stopped if local.failed_until.is_some() => GroupState::Failed,
+            ClaimState::Stopped if local.failed_until.is_some() || local.avoidance.is_some() => {
+                GroupState::Failed
+            }
             ClaimState::Stopped => GroupState::Stopped,
             ClaimState::Starting => GroupState::Starting,
             ClaimState::Started => GroupState::Started,
@@ -167,7 +182,12 @@ impl Core {
         let Some(state) = self.resource(group, resource, ResourceState::Stopping) else { return };
         *state = if error.is_none() { ResourceState::Stopped } else { ResourceState::Failed };
         let Some(error) = error else { return };
-        self.groups.entries[group.0].local.retry_stop_at = Some(now.after(FAILED_PAUSE));
+        let local = &mut self.groups.entries[group.0].local;
+        local.retry_stop_at = Some(now.after(FAILED_PAUSE));
+        if local.restart_from.take().is_some() {
+            // What does not stop is not started again on top of itself.
+            local.goal = Goal::Release;
+        }
         let text = format!(
             "{} could not be stopped here, so nobody else may start it: {error}",
             self.resource_label(group, resource)
@@ -181,23 +201,30 @@ impl Core {
         resource: usize,
         presence: Presence,
     ) {
-        let Some(state) = self.resource(group, resource, ResourceState::Unknown) else { return };
-        *state = match presence {
-            Presence::Absent => ResourceState::Stopped,
-            Presence::Here | Presence::Unclear { .. } => ResourceState::Started,
+        // Of an adopted group it is known that everything ran.
+        let adopts = self.groups.entries.get(group.0).is_some_and(|it| it.local.goal == Goal::Own);
+        let presence = match presence {
+            Presence::NotInstalled { cause } if adopts => Presence::Unclear { cause },
+            Presence::NotInstalled { .. } => Presence::Absent,
+            other @ (Presence::Here | Presence::Absent | Presence::Unclear { .. }) => other,
         };
+        let Some(state) = self.resource(group, resource, ResourceState::Unknown) else { return };
+        let runs = presence != Presence::Absent;
+        *state = if runs { ResourceState::Started } else { ResourceState::Stopped };
         let label = self.resource_label(group, resource);
-        if self.groups.local(group).goal == Goal::Own {
+        if adopts {
             return match presence {
                 Presence::Here => {}
-                Presence::Absent => self.not_adopted(group, &format!("{label} does not run")),
+                Presence::Absent | Presence::NotInstalled { .. } => {
+                    self.not_adopted(group, &format!("{label} does not run"));
+                }
                 Presence::Unclear { cause } => {
                     self.not_adopted(group, &format!("whether {label} runs is not clear: {cause}"));
                 }
             };
         }
         let text = match presence {
-            Presence::Absent => return,
+            Presence::Absent | Presence::NotInstalled { .. } => return,
             Presence::Here => format!("{label} runs here: an earlier daemon left it; stopping it"),
             Presence::Unclear { cause } => {
                 format!("nothing tells whether {label} runs here: {cause}; stopping it to be sure")
@@ -288,6 +315,10 @@ impl Core {
         for entry in &mut self.groups.entries {
             entry.local.end_pauses(now);
         }
+        // Before it is seen what the peers know: who is able anew tells so before it takes.
+        for index in (0..self.groups.entries.len()).map(GroupIndex) {
+            self.end_avoidance(index, now);
+        }
         self.compare_reach(now);
         self.end_lapse(now);
         let agreed = self.lapsed_at.is_none() && self.agreed();
@@ -299,7 +330,8 @@ impl Core {
                 self.decide_group(index, agreed, now);
             }
             self.step_group(index);
-            self.report_group(index);
+            self.monitor(index, now);
+            self.report_group(index, now);
         }
         self.reach.plan(self.config.connectivity.damping, now);
     }
@@ -420,7 +452,7 @@ impl Core {
     }
 
     /// All nodes that matter for a group, preferred first.
-    fn candidates(&self, index: GroupIndex) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, index: GroupIndex) -> Vec<Candidate> {
         let group = &self.config.groups[index.0];
         let others =
             (0..self.config.nodes.len()).map(NodeIndex).filter(|node| !group.nodes.contains(node));
@@ -500,6 +532,7 @@ impl Core {
 
     fn step_group(&mut self, group: GroupIndex) {
         let local = &mut self.groups.entries[group.0].local;
+        local.end_restart();
         match local.step() {
             Some(Step::Start(resource)) => {
                 local.resources[resource] = ResourceState::Starting;
@@ -527,7 +560,7 @@ impl Core {
         }
     }
 
-    fn report_group(&mut self, index: GroupIndex) {
+    fn report_group(&mut self, index: GroupIndex, now: Moment) {
         let entry = &mut self.groups.entries[index.0];
         if entry.local.is_probing() {
             return;
@@ -539,6 +572,7 @@ impl Core {
         if std::mem::replace(&mut entry.reported, state) == state {
             return;
         }
+        entry.end_recovery(state, now);
         let (term, name) = (entry.local.term, &self.config.groups[index.0].name);
         let (severity, kind, text) = match state {
             ClaimState::Stopped => {

@@ -129,8 +129,35 @@ pub enum Presence {
     Here,
     /// It does not.
     Absent,
+    /// What would tell is not installed: it does not run, unless it is known to have run.
+    NotInstalled {
+        /// What is missing.
+        cause: String,
+    },
     /// Nothing tells; it is stopped to be sure.
     Unclear {
+        /// Why not.
+        cause: String,
+    },
+}
+
+/// What asking a service that is to run for its status came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Health {
+    /// It says that it runs.
+    Runs,
+    /// It says that it does not.
+    Failed {
+        /// What it said.
+        cause: String,
+    },
+    /// It was asked, and what came back says neither; or nothing came back in time.
+    NoAnswer {
+        /// What came back.
+        cause: String,
+    },
+    /// It could not be asked: neither a restart nor another node follows from that.
+    NotAsked {
         /// Why not.
         cause: String,
     },
@@ -226,6 +253,17 @@ pub enum Input {
         resource: usize,
         /// What was found.
         presence: Presence,
+    },
+    /// What the status of a service that runs here says.
+    ResourceMonitored {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+        /// Number of the question.
+        number: u32,
+        /// What came of it.
+        health: Health,
     },
     /// A resource that ran here does not any more.
     ResourceLost {
@@ -348,6 +386,18 @@ pub enum Action {
         /// Its position in the group.
         resource: usize,
     },
+    /// Ask a service that runs here for its status; to be answered by [`Input::ResourceMonitored`].
+    MonitorResource {
+        /// Its group.
+        group: GroupIndex,
+        /// Its position in the group.
+        resource: usize,
+        /// Number of the question.
+        number: u32,
+    },
+    /// End the statuses that are under way: nobody waits for them any more. They are answered by
+    /// [`Health::NotAsked`].
+    EndStatuses,
     /// Ask the network who has the addresses of a group, where that is wanted; to be answered by
     /// [`Input::AddressesProbed`].
     ProbeAddresses {
@@ -386,6 +436,11 @@ pub enum Action {
         generation: u32,
         /// See [`ha_common::wire::Phase`].
         phase: u8,
+    },
+    /// What this node's heartbeats and its kernel's answers say of its groups from now on.
+    AdvertiseServices {
+        /// Whether all groups that it owns are well.
+        well: bool,
     },
     /// Tell the operator.
     Event(Note),

@@ -20,6 +20,7 @@ mod membership;
 pub mod message;
 pub mod ownership;
 pub mod peer;
+mod recovery;
 mod restart;
 pub mod resume;
 mod stale;
@@ -105,6 +106,10 @@ pub struct Core {
     standby: bool,
     errands: Errands,
     errand_number: u32,
+    /// Number of the last question for a service's status.
+    questions: u32,
+    /// What was said last of this node's groups.
+    told_well: bool,
     story: Story,
     /// What an earlier daemon may have left was not asked for yet.
     unprobed: bool,
@@ -155,6 +160,8 @@ impl Core {
             standby: false,
             errands: Errands::new(),
             errand_number: 0,
+            questions: 0,
+            told_well: false,
             unprobed: true,
             actions: Vec::new(),
         }
@@ -220,6 +227,9 @@ impl Core {
             }
             Input::ResourceProbed { group, resource, presence } => {
                 self.resource_probed(group, resource, presence);
+            }
+            Input::ResourceMonitored { group, resource, number, health } => {
+                self.resource_monitored(group, resource, number, health, now);
             }
             Input::ResourceLost { group, resource, cause } => {
                 self.resource_lost(group, resource, &cause);
@@ -496,6 +506,7 @@ impl Core {
 
     fn own_pause(&mut self, length_ns: i64, sign: PauseSign, now: Moment) {
         self.begin_window(now);
+        self.disturb_statuses(length_ns);
         self.pauses += 1;
         if sign.ends_lease() && length_ns >= nanoseconds(self.config.cluster.holder_lease()) {
             self.lapse(length_ns, now);

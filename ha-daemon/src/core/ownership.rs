@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Group, NodeIndex, Resource};
 use crate::core::message::{ClaimState, Wish};
+use crate::core::recovery::Avoidance;
 use crate::core::time::Moment;
 use crate::names::InterfaceName;
 use crate::snapshot::ResourceState;
@@ -66,6 +67,16 @@ pub struct LocalGroup {
     pub failures: u32,
     /// A stop failed here; it is tried again then.
     pub retry_stop_at: Option<Moment>,
+    /// A service failed: resources from this position on are stopped, and then started again.
+    pub restart_from: Option<usize>,
+    /// Services of the group that failed here in a row: since they ran for the window of its recovery.
+    pub service_failures: u32,
+    /// When the last of these failed.
+    pub service_failed_at: Option<Moment>,
+    /// Since when everything runs here.
+    pub started_at: Option<Moment>,
+    /// They failed here too often, so it is left to others.
+    pub avoidance: Option<Avoidance>,
     /// A hand-over is near: resources from this position are stopped, and none is started.
     pub trim: Option<usize>,
 }
@@ -98,6 +109,11 @@ impl LocalGroup {
             failed_until: None,
             failures: 0,
             retry_stop_at: None,
+            restart_from: None,
+            service_failures: 0,
+            service_failed_at: None,
+            started_at: None,
+            avoidance: None,
             trim: None,
         }
     }
@@ -188,7 +204,8 @@ impl LocalGroup {
             return None;
         }
         let started = |state: &ResourceState| *state == ResourceState::Started;
-        match (self.goal, self.trim) {
+        let keep = self.trim.into_iter().chain(self.restart_from).min();
+        match (self.goal, keep) {
             (Goal::Own, Some(keep)) => {
                 self.resources.iter().rposition(started).filter(|it| *it >= keep).map(Step::Stop)
             }
@@ -212,6 +229,7 @@ impl LocalGroup {
         };
         group.nodes.contains(&own)
             && self.failed_until.is_none()
+            && self.avoidance.is_none()
             // A group that is being adopted is owned while its services are asked for.
             && (!self.is_probing() || self.goal == Goal::Own)
             && group.resources.iter().all(usable)

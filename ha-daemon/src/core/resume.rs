@@ -5,6 +5,9 @@
 //! [`Input::HandOver`](super::io::Input::HandOver)) and waits until nothing is under way. A group that
 //! stays is claimed all the time, so that no peer takes it meanwhile.
 
+mod group;
+mod peer;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,22 +15,20 @@ use std::time::Duration;
 use ha_common::wire::Phase;
 use serde::{Deserialize, Serialize};
 
-use super::auto::{Estimator, EstimatorMemory};
+use self::group::GroupMemory;
+use self::peer::PeerMemory;
 use super::connectivity::{Reach, ReachMemory};
-use super::detector::Detector;
 use super::groups::Entry;
 use super::interfaces::Interfaces;
 use super::io::Action;
-use super::message::{Claim, ClaimState, Wish};
-use super::ownership::{Goal, LocalGroup};
-use super::peer::{Answer, Closing, Peer};
-use super::restart::{RESTART_GRACE, Restart};
-use super::standing::Standing;
+use super::message::Claim;
+use super::ownership::Goal;
+use super::peer::Peer;
 use super::time::{Moment, milliseconds, nanoseconds};
-use super::{Core, RESEND_FIRST, closing_wait};
+use super::{Core, closing_wait};
 use crate::config::{Config, Group, GroupIndex, NodeIndex, Resource};
-use crate::names::{GroupName, LinkName, NodeName};
-use crate::snapshot::{LinkState, NodeState, ResourceState, Severity};
+use crate::names::{GroupName, NodeName};
+use crate::snapshot::{ResourceState, Severity};
 
 /// Longest wait until nothing is under way and what does not stay is stopped.
 pub const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -86,55 +87,20 @@ pub struct Memory {
     reach: ReachMemory,
     standby: bool,
     errand_number: u32,
+    #[serde(default)]
+    services_well: bool,
     interfaces: Interfaces,
     peers: BTreeMap<NodeName, PeerMemory>,
     groups: BTreeMap<GroupName, GroupMemory>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct PeerMemory {
-    state: NodeState,
-    incarnation: u64,
-    ended: u64,
-    phase: u8,
-    links: BTreeMap<LinkName, (LinkState, Option<Moment>, Standing)>,
-    #[serde(default)]
-    estimators: BTreeMap<LinkName, EstimatorMemory>,
-    claims: Vec<Claim>,
-    known: Option<(u64, u32)>,
-    generation: u32,
-    acknowledged: Option<u32>,
-    closing: Option<Closing>,
-    answered: Option<Answer>,
-    restart: Option<Restart>,
-    resumed_at: Moment,
-    #[serde(default)]
-    custody: Option<Moment>,
-    /// Earlier versions knew of none.
-    #[serde(default)]
-    lease: Moment,
-    reached: Option<u8>,
-    standby: bool,
-    errand: Option<(u64, u32)>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct GroupMemory {
-    goal: Goal,
-    /// What each resource is, and its state.
-    resources: Vec<(String, ResourceState)>,
-    term: u64,
-    highest_term: u64,
-    wish: Wish,
-    own_wish: Wish,
-    failed_until: Option<Moment>,
-    failures: u32,
-    retry_stop_at: Option<Moment>,
-    reported: ClaimState,
-    contested: bool,
-}
-
 impl Memory {
+    /// Whether heartbeats say so long that all groups of this node are well.
+    #[must_use]
+    pub fn services_well(&self) -> bool {
+        self.services_well
+    }
+
     /// What heartbeats of this node say until a driver runs again.
     #[must_use]
     pub fn advertised(&self) -> (u32, Phase) {
@@ -188,6 +154,7 @@ impl Core {
             }
         }
         self.hand_over = Some(HandOver { kept, until: now.after(HAND_OVER_WAIT_MAX) });
+        self.end_statuses();
     }
 
     /// Whether the group is released for good by the hand-over that is being prepared.
@@ -245,7 +212,7 @@ impl Core {
             ResourceState::Started | ResourceState::Failed => (!stays).then_some(label),
             ResourceState::Stopped => None,
         };
-        self.resources_here().find_map(busy)
+        self.resources_here().find_map(busy).or_else(|| self.status_under_way())
     }
 
     fn stuck_before_hand_over(&self) -> Option<String> {
@@ -291,6 +258,9 @@ impl Core {
             // Whoever waits for their end asks again.
             errands: _,
             errand_number,
+            // Nobody answers a question of the program before.
+            questions: _,
+            told_well,
             // Only services that are new in the configuration are asked for.
             unprobed: _,
             // Begins with what is: see `Core::catch_up_story`.
@@ -316,179 +286,11 @@ impl Core {
             reach: reach.remember(&config.connectivity),
             standby: *standby,
             errand_number: *errand_number,
+            services_well: *told_well,
             interfaces: interfaces.clone(),
             peers: peers.iter().map(peer).collect(),
             groups: config.groups.iter().zip(&groups.entries).map(group).collect(),
         }
-    }
-}
-
-impl PeerMemory {
-    fn of(peer: &Peer, config: &Config) -> Self {
-        let Peer {
-            state,
-            incarnation,
-            ended,
-            phase,
-            links,
-            estimators,
-            claims,
-            known,
-            generation,
-            acknowledged,
-            resend_at: _,
-            resend_pause: _,
-            closing,
-            answered,
-            restart,
-            resumed_at,
-            custody,
-            lease,
-            // Judged anew, in a fresh window.
-            mute: _,
-            signs: _,
-            unasked_since: _,
-            standings,
-            reached,
-            standby,
-            errand,
-        } = peer.clone();
-        let links = links.iter().map(|(link, detector)| {
-            let standing = standings.get(link).copied().unwrap_or_default();
-            let known = (detector.state(), detector.last_seen(), standing);
-            (config.links[link.0].name.clone(), known)
-        });
-        let estimators =
-            estimators.iter().map(|(link, it)| (config.links[link.0].name.clone(), it.remember()));
-        Self {
-            state,
-            incarnation,
-            ended,
-            phase: phase as u8,
-            links: links.collect(),
-            estimators: estimators.collect(),
-            claims,
-            known,
-            generation,
-            acknowledged,
-            closing,
-            answered,
-            restart,
-            resumed_at,
-            custody,
-            lease,
-            reached,
-            standby,
-            errand,
-        }
-    }
-
-    /// The peer as the new configuration has it.
-    fn resume(mut self, peer: &mut Peer, config: &Config, now: Moment) {
-        let grace = RESTART_GRACE.max(config.cluster.deadtime);
-        for (link, detector) in &mut peer.links {
-            if let Some((state, last_seen, standing)) = self.links.get(&config.links[link.0].name) {
-                *detector = Detector::resume(*state, *last_seen);
-                peer.standings.insert(*link, *standing);
-            }
-            // One that has a fixed deadtime by now is not used, and neither in the way of the next reload.
-            let known = self.estimators.remove(&config.links[link.0].name);
-            if let Some(known) = known.and_then(|known| Estimator::resume(known, now)) {
-                peer.estimators.insert(*link, known);
-            }
-        }
-        peer.state = self.state;
-        peer.incarnation = self.incarnation;
-        peer.ended = self.ended;
-        peer.phase = Phase::from_wire(self.phase);
-        peer.claims = self.claims;
-        peer.known = self.known;
-        peer.generation = self.generation;
-        peer.acknowledged = self.acknowledged;
-        peer.resend_at = None;
-        peer.resend_pause = RESEND_FIRST;
-        peer.closing = self.closing;
-        peer.answered = self.answered;
-        // Whether it is still the same one is not known here: it may have come back in between.
-        peer.restart = self.restart.map(|it| Restart { until: now.after(grace), ..it });
-        peer.resumed_at = self.resumed_at;
-        peer.custody = self.custody;
-        let known = self.lease != Moment::default() || !peer.alive();
-        peer.lease = if known { self.lease } else { now };
-        peer.reached = self.reached;
-        peer.standby = self.standby;
-        peer.errand = self.errand;
-        // On new links it was not heard yet, which is no silence: it gets a full window there.
-        if peer.alive() && peer.last_seen().is_none() {
-            for detector in peer.links.values_mut() {
-                *detector = Detector::resume(LinkState::Up, Some(now));
-            }
-        }
-    }
-}
-
-impl GroupMemory {
-    fn of(group: &Group, entry: &Entry) -> Self {
-        let LocalGroup {
-            goal,
-            resources,
-            term,
-            highest_term,
-            wish,
-            own_wish,
-            failed_until,
-            failures,
-            retry_stop_at,
-            trim: _,
-        } = entry.local.clone();
-        let Entry { local: _, reported, contested } = *entry;
-        Self {
-            goal,
-            resources: group.resources.iter().map(identity).zip(resources).collect(),
-            term,
-            highest_term,
-            wish,
-            own_wish,
-            failed_until,
-            failures,
-            retry_stop_at,
-            reported,
-            contested,
-        }
-    }
-
-    /// The group as the new configuration has it; what of the old one runs on and is not in it.
-    fn resume(self, group: &Group, entry: &mut Entry) -> Vec<String> {
-        let identities: Vec<String> = group.resources.iter().map(identity).collect();
-        let pairs = self.resources.iter().zip(&identities);
-        let same = pairs.take_while(|((old, _), new)| old == *new).count();
-        let (stay, go) = self.resources.split_at(same);
-        let local = &mut entry.local;
-        for (state, (_, was)) in local.resources.iter_mut().zip(stay) {
-            // Whoever was to report the end of this is gone: done again, it does no harm.
-            *state = match was {
-                ResourceState::Starting => ResourceState::Stopped,
-                ResourceState::Stopping => ResourceState::Started,
-                ResourceState::Stopped
-                | ResourceState::Started
-                | ResourceState::Failed
-                | ResourceState::Unknown => *was,
-            };
-        }
-        local.goal = self.goal;
-        local.term = self.term;
-        local.highest_term = self.highest_term;
-        local.wish = self.wish;
-        local.own_wish = self.own_wish;
-        local.failed_until = self.failed_until;
-        local.failures = self.failures;
-        local.retry_stop_at = self.retry_stop_at;
-        entry.reported = self.reported;
-        entry.contested = self.contested;
-        let runs = |(label, state): &(String, ResourceState)| {
-            (*state != ResourceState::Stopped).then(|| label.clone())
-        };
-        go.iter().filter_map(runs).collect()
     }
 }
 
@@ -516,6 +318,7 @@ impl Core {
         core.reach = Reach::resume(&core.config.connectivity, memory.reach);
         core.standby = memory.standby;
         core.errand_number = memory.errand_number;
+        core.told_well = memory.services_well;
         core.interfaces = memory.interfaces;
         core.resume_peers(memory.peers, now);
         core.resume_groups(memory.groups);

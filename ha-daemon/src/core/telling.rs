@@ -29,6 +29,10 @@ impl Core {
 
     /// Gives this node's state a new number when it changed.
     pub(super) fn publish(&mut self, now: Moment) {
+        let well = self.services_well();
+        if std::mem::replace(&mut self.told_well, well) != well {
+            self.actions.push(Action::AdvertiseServices { well });
+        }
         let state = self.state_to_publish();
         if self.published.as_ref() == Some(&state) {
             return;

@@ -212,7 +212,8 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
         }
         served
     });
-    let parts = until_driver_ends(&mut driver, &mut signals, &mailbox, &asker).await;
+    let (parts, told_to_leave) =
+        until_driver_ends(&mut driver, &mut signals, &mailbox, &asker).await;
     let parts = parts.context("the driver ended without a word").flatten();
     let hands_over = parts.as_ref().is_ok_and(|parts| parts.resumption.is_some());
     // The next program starts them anew. One that does not end in time is not waited for.
@@ -250,7 +251,9 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
             logged: log.logged.end(),
         };
         let departure = Box::new(depart::pack(parts, sender, rest)?);
-        return Ok(Ended::HandsOver { departure, leave: signals.leaves().await });
+        // The driver may have had its mind made up by the time it was told.
+        let leave = told_to_leave || signals.leaves().await;
+        return Ok(Ended::HandsOver { departure, leave });
     }
     let failures = take_down(parts, sender, worker, pinger, gates);
     drop(stop);
@@ -258,18 +261,20 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     Ok(Ended::Left { finished: served.map_err(Into::into), failures })
 }
 
-/// Passes signals on until the driver gives its parts back.
+/// Passes signals on until the driver gives its parts back; and whether one of them asked to leave.
 async fn until_driver_ends(
     driver: &mut oneshot::Receiver<Result<Parts>>,
     signals: &mut Signals,
     mailbox: &Mailbox,
     asker: &Asker,
-) -> Result<Result<Parts>, oneshot::error::RecvError> {
+) -> (Result<Result<Parts>, oneshot::error::RecvError>, bool) {
+    let mut told_to_leave = false;
     loop {
         tokio::select! {
-            parts = &mut *driver => return parts,
+            parts = &mut *driver => return (parts, told_to_leave),
             word = signals.next() => match word {
                 Word::Leave => {
+                    told_to_leave = true;
                     mailbox.post(Letter::Shutdown);
                 }
                 Word::HandOver(cause) => {

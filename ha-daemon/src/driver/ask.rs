@@ -245,10 +245,12 @@ impl Driver {
     /// Renews the lease that kernel and socket answer probes with.
     pub(super) fn renew_lease(&self, now_ns: u64) {
         let shared = &self.parts.shared;
+        let services = if shared.services_well.load(Relaxed) { layers::SERVICE } else { 0 };
         let lease = Lease {
             driver_ran_ns: now_ns,
             generation: shared.generation.load(Relaxed),
-            phase: u32::from(shared.phase.load(Relaxed)),
+            phase: u16::from(shared.phase.load(Relaxed)),
+            layers: u16::from(services),
         };
         if let Some(kernel) = &self.parts.kernel {
             kernel.renew_lease(lease);

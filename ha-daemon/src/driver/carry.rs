@@ -59,6 +59,10 @@ impl Driver {
             Action::ProbeResource { group, resource } => {
                 return self.order(group, resource, Operation::Probe);
             }
+            Action::MonitorResource { group, resource, number } => {
+                return self.order(group, resource, Operation::Monitor { number });
+            }
+            Action::EndStatuses => self.parts.services.end_statuses(),
             Action::ProbeAddresses { group } => return self.probe_addresses(group),
             Action::Announce { group } => self.announce(group),
             Action::SendState { peer, state } => self.send_message(peer, &Message::State(state)),
@@ -67,6 +71,9 @@ impl Driver {
             Action::Advertise { generation, phase } => {
                 self.parts.shared.generation.store(generation, Relaxed);
                 self.parts.shared.phase.store(phase, Relaxed);
+            }
+            Action::AdvertiseServices { well } => {
+                self.parts.shared.services_well.store(well, Relaxed);
             }
             Action::Event(note) => self.event(now, note),
             Action::HandOver => self.hand_over(),

@@ -41,6 +41,7 @@ pub(super) fn core(parts: &mut Parts, now: Moment) -> (Core, Vec<u64>) {
     let (generation, phase) = core.advertised();
     parts.shared.generation.store(generation, Relaxed);
     parts.shared.phase.store(phase as u8, Relaxed);
+    parts.shared.services_well.store(core.services_well(), Relaxed);
     (core, control_sequences)
 }
 

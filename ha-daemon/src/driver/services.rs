@@ -3,7 +3,7 @@
 use super::Driver;
 use super::carry::{of_token, token};
 use crate::config::{GroupIndex, Resource};
-use crate::core::io::{Input, Presence};
+use crate::core::io::{Health, Input, Presence};
 use crate::io::clock::monotonic_ns;
 use crate::io::service::{Operation, Order, Outcome, ServiceReport};
 use crate::snapshot::Severity;
@@ -21,12 +21,17 @@ impl Driver {
         operation: Operation,
     ) -> Option<Input> {
         let found = self.parts.config.groups.get(group.0)?.resources.get(resource)?.clone();
-        let order = Order { token: token(group, resource), operation, resource: found };
+        let token = token(group, resource);
+        let order = Order { token, operation, resource: found };
         let error = self.parts.services.send(order).err()?;
         Some(match operation {
             Operation::Probe => {
                 let presence = Presence::Unclear { cause: error };
                 Input::ResourceProbed { group, resource, presence }
+            }
+            Operation::Monitor { number } => {
+                let health = Health::NotAsked { cause: error };
+                Input::ResourceMonitored { group, resource, number, health }
             }
             Operation::Start => Input::ResourceStarted { group, resource, error: Some(error) },
             Operation::Stop => Input::ResourceStopped { group, resource, error: Some(error) },
@@ -60,6 +65,9 @@ impl Driver {
         let seconds = report.duration.as_secs_f64();
         Some(match report.outcome {
             Outcome::Probed(presence) => Input::ResourceProbed { group, resource, presence },
+            Outcome::Monitored { number, health } => {
+                Input::ResourceMonitored { group, resource, number, health }
+            }
             Outcome::Started(outcome) => {
                 if outcome.is_ok() {
                     self.note_service(group, resource, "service-started", seconds);

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use ha_common::reason::Reason;
 use ha_common::record::Record;
+use ha_common::wire::layers;
 
 use super::{Driver, record};
 use crate::config::{GroupIndex, NodeIndex, PingTarget};
@@ -87,10 +88,14 @@ impl Driver {
                 incarnation,
                 reached: self.core.reached(),
                 standby: self.core.on_standby(node),
+                services_well: Some(self.core.services_well()),
                 links: Vec::new(),
             };
         };
         let slots = (0..self.parts.paths.len()).filter(|slot| self.parts.paths[*slot].peer == node);
+        let heard = slots.clone().filter_map(|slot| record(&self.parts, slot));
+        let newest = heard.max_by_key(|it| it.last_seen_ns());
+        let said = newest.filter(|_| peer.state.speaks());
         NodeStatus {
             name,
             local: false,
@@ -98,6 +103,7 @@ impl Driver {
             incarnation: peer.incarnation,
             reached: peer.reached,
             standby: peer.standby,
+            services_well: said.map(|it| it.layers() as u8 & layers::SERVICE != 0),
             links: slots.filter_map(|slot| self.link(slot, peer)).collect(),
         }
     }
@@ -160,6 +166,7 @@ impl Driver {
             owner: view.owner.as_ref().map(name_of),
             state: view.state,
             term: view.term,
+            failures: self.core.service_failures(index),
             wished: self.core.wished(index).as_ref().map(name_of),
             nodes: group.nodes.iter().map(name_of).collect(),
             resources: resources
@@ -170,6 +177,11 @@ impl Driver {
                         name: resource.label(),
                         kind: resource.kind().to_owned(),
                         state,
+                        monitor_us: group.monitor(position).map(|it| it.as_micros() as u64),
+                        ran_us: self
+                            .core
+                            .ran_at(index, position)
+                            .map(|at| monotonic_ns().saturating_sub(at.0) / 1_000),
                         armed: armed.map(|it| it.is_ok()),
                         not_armed: armed.and_then(Result::err).unwrap_or_default().to_owned(),
                     }

@@ -150,6 +150,7 @@ async fn live(
         arguments: client.arguments.iter().map(Into::into).collect(),
         environment,
         identity: Some(identity),
+        quiet: false,
         on_daemon_death: Signal::SIGTERM,
     };
     let user = &client.user;

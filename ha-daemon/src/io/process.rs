@@ -51,6 +51,8 @@ pub struct Program {
     pub identity: Option<Identity>,
     /// What it gets when the daemon dies.
     pub on_daemon_death: Signal,
+    /// Whether what it prints is for who asked, and logged with level debug only.
+    pub quiet: bool,
 }
 
 /// How a program ended.
@@ -62,6 +64,8 @@ pub enum Exit {
     Signal(i32),
     /// It took too long, and was killed with its whole process group.
     TimedOut(Duration),
+    /// Nobody wanted its answer any more: ended with its whole process group.
+    Withdrawn,
 }
 
 impl Exit {
@@ -81,6 +85,7 @@ impl std::fmt::Display for Exit {
                 Ok(signal) => write!(f, "ended by {signal}"),
                 Err(_) => write!(f, "ended by signal {number}"),
             },
+            Self::Withdrawn => f.write_str("ended: nobody waits for it any more"),
             Self::TimedOut(limit) => {
                 write!(f, "not finished after {}, killed", humantime::format_duration(*limit))
             }
@@ -215,17 +220,25 @@ impl Running {
     }
 }
 
-/// Runs a program to its end, for `limit` at most.
+/// Runs a program to its end, for `limit` at most, and until it is `withdrawn`.
 ///
 /// # Errors
 /// As [`spawn`]; how it ends is no error here.
-pub async fn run(program: &Program, limit: Duration) -> io::Result<Ended> {
+pub async fn run(
+    program: &Program,
+    limit: Duration,
+    withdrawn: impl Future<Output = ()>,
+) -> io::Result<Ended> {
     let mut running = spawn(program)?;
-    let exit = match timeout(limit, running.wait()).await {
+    let ended = tokio::select! {
+        ended = timeout(limit, running.wait()) => ended.map_err(|_| Exit::TimedOut(limit)),
+        () = withdrawn => Err(Exit::Withdrawn),
+    };
+    let exit = match ended {
         Ok(exit) => exit?,
-        Err(_) => {
+        Err(ended) => {
             running.end(END_WAIT).await;
-            Exit::TimedOut(limit)
+            ended
         }
     };
     Ok(running.close(exit))
@@ -242,6 +255,7 @@ fn last_line(bytes: &[u8]) -> Option<String> {
 struct Output {
     pipe: Option<pipe::Receiver>,
     label: String,
+    quiet: bool,
     kept: Vec<u8>,
     line: Vec<u8>,
     logged: usize,
@@ -250,9 +264,9 @@ struct Output {
 
 impl Output {
     fn new(pipe: pipe::Receiver, program: &Program) -> Self {
-        let label = program.label.clone();
+        let (label, quiet) = (program.label.clone(), program.quiet);
         let (kept, line, window) = (Vec::new(), Vec::new(), Instant::now());
-        Self { pipe: Some(pipe), label, kept, line, logged: 0, window }
+        Self { pipe: Some(pipe), label, quiet, kept, line, logged: 0, window }
     }
 
     /// Whether more may come.
@@ -335,6 +349,8 @@ impl Output {
                 self.label,
                 humantime::format_duration(LINES_WINDOW)
             );
+        } else if self.quiet {
+            tracing::debug!("{}: {}", self.label, text.escape_debug());
         } else {
             tracing::info!("{}: {}", self.label, text.escape_debug());
         }

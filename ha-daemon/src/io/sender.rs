@@ -56,6 +56,8 @@ pub struct Shared {
     pub generation: AtomicU32,
     /// See [`Phase`].
     pub phase: AtomicU8,
+    /// Whether all groups that this node owns are well.
+    pub services_well: AtomicBool,
     /// When the driver last ran.
     pub driver_ran_ns: AtomicU64,
     /// When the sender last ran.
@@ -83,6 +85,7 @@ impl Shared {
         Self {
             generation: AtomicU32::new(0),
             phase: AtomicU8::new(Phase::Starting as u8),
+            services_well: AtomicBool::new(false),
             driver_ran_ns: AtomicU64::new(now),
             sender_ran_ns: AtomicU64::new(now),
             pause_end_ns: AtomicU64::new(0),
@@ -257,6 +260,9 @@ fn run(plan: &Plan, targets: Vec<Target>, shared: &Shared) {
 fn send_due(targets: &mut [Due], shared: &Shared, keys: &Keys, now_ns: u64) {
     let age_ns = monotonic_ns().saturating_sub(shared.driver_ran_ns.load(Relaxed));
     let daemon = if age_ns < DAEMON_LEASE.as_nanos() as u64 { layers::DAEMON } else { 0 };
+    // A daemon that hangs knows nothing of its services.
+    let well = daemon != 0 && shared.services_well.load(Relaxed);
+    let services = if well { layers::SERVICE } else { 0 };
     for Due { target, beat } in targets {
         let Some(words) = shared.paths.get(target.slot) else { continue };
         if !beat.strike(now_ns) {
@@ -270,7 +276,7 @@ fn send_due(targets: &mut [Due], shared: &Shared, keys: &Keys, now_ns: u64) {
         header.echo = words.echo.load(Relaxed);
         header.generation = shared.generation.load(Relaxed);
         header.phase = Phase::from_wire(shared.phase.load(Relaxed));
-        header.layers = link | layers::KERNEL | daemon;
+        header.layers = link | layers::KERNEL | daemon | services;
         header.lease_age_ms = u16::try_from(age_ns / 1_000_000).unwrap_or(u16::MAX);
         header.sent_ns = monotonic_ns();
         let signer = keys.signer(words.signing.get(), sequence);

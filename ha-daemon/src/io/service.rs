@@ -2,45 +2,45 @@
 //! driver, which never waits: an [`Order`] goes into a bounded queue, a [`ServiceReport`] comes back.
 //!
 //! Everything here runs on tokio. Each order is a task of its own, so that a script that hangs holds
-//! up nothing but its own group; the core gives one order at a time for each group, except probes, of
-//! which few run at once.
+//! up nothing but its own group; the core gives one order at a time for each group, except probes and
+//! statuses of what runs, of which few run at once. Nothing else is done with a service while its status is
+//! asked: a start or a stop ends the status first.
 
 mod agent;
 pub(crate) mod lookup;
 mod script;
 mod source;
 mod systemd;
+mod workshop;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
-use self::agent::Lookup;
+use self::workshop::Workshop;
 use crate::config::heartbeat::time_text;
-use crate::config::{Config, GROUPS_MAX, NodeIndex, RESOURCES_MAX, Resource};
-use crate::core::io::Presence;
+use crate::config::{Config, GROUPS_MAX, NodeIndex, RESOURCES_MAX, Resource, status_time};
+use crate::core::io::{Health, Presence};
 
-/// Most orders that wait; one more is refused. Each resource has one at most.
-const ORDERS_MAX: usize = GROUPS_MAX * RESOURCES_MAX;
-/// Most probes that run at once.
-const PROBES_MAX: usize = 8;
-/// Longest time that a status may take: a third of what a start may take, up to this.
-pub const STATUS_TIME_MAX: Duration = Duration::from_secs(20);
+/// Most orders that wait; one more is refused. Each resource has a status at most, and another order.
+const ORDERS_MAX: usize = 2 * GROUPS_MAX * RESOURCES_MAX;
 /// Pause between two tries of a stop that fails, as Heartbeat does.
 const STOP_PAUSE: Duration = Duration::from_secs(1);
-/// Pause before a report is given once more that found no room.
-const REPORT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is to be done with a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Find out whether it runs.
     Probe,
+    /// The same while it is to run.
+    Monitor {
+        /// Comes back in the report.
+        number: u32,
+    },
     /// Start it.
     Start,
     /// Stop it.
@@ -74,6 +74,13 @@ pub struct ServiceReport {
 pub enum Outcome {
     /// Of a probe.
     Probed(Presence),
+    /// Of a status while it is to run.
+    Monitored {
+        /// The order's number.
+        number: u32,
+        /// What came of it.
+        health: Health,
+    },
     /// Of a start.
     Started(Result<(), String>),
     /// Of a stop.
@@ -96,6 +103,8 @@ pub struct ServiceOptions {
     pub stop_pause: Duration,
     /// Where reports go.
     pub report: ReportService,
+    /// Of a status: told when nobody waits for its answer any more.
+    pub ending: Option<Arc<Notify>>,
 }
 
 impl fmt::Debug for ServiceOptions {
@@ -117,11 +126,20 @@ impl ServiceOptions {
             environment: environment(config, own),
             stop_pause: STOP_PAUSE,
             report,
+            ending: None,
         }
     }
 
     fn status_timeout(&self) -> Duration {
-        (self.timeout / 3).min(STATUS_TIME_MAX)
+        status_time(self.timeout)
+    }
+
+    /// Ends when the program that is run has to end before its time; never, unless of a status.
+    async fn withdrawn(&self) {
+        match &self.ending {
+            Some(ending) => ending.notified().await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -163,9 +181,16 @@ pub fn environment(config: &Config, own: NodeIndex) -> Vec<(OsString, OsString)>
     environment
 }
 
+/// What comes through the queue.
+#[derive(Debug)]
+enum Letter {
+    Order(Order),
+    EndStatuses,
+}
+
 /// Where orders go. Any thread may use it, also a real-time one: it never blocks.
 #[derive(Debug, Clone)]
-pub struct ServiceSender(mpsc::Sender<Order>);
+pub struct ServiceSender(mpsc::Sender<Letter>);
 
 impl ServiceSender {
     /// Queues an order.
@@ -173,105 +198,35 @@ impl ServiceSender {
     /// # Errors
     /// The queue is full, or nobody takes orders any more.
     pub fn send(&self, order: Order) -> Result<(), String> {
-        self.0.try_send(order).map_err(|error| match error {
+        self.0.try_send(Letter::Order(order)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 format!("{ORDERS_MAX} operations on services wait already")
             }
             mpsc::error::TrySendError::Closed(_) => "services are run no more".to_owned(),
         })
     }
+
+    /// Ends all statuses that are under way or wait; they are reported as not asked. Where there is no room
+    /// for this, they end by themselves.
+    pub fn end_statuses(&self) {
+        let _ = self.0.try_send(Letter::EndStatuses);
+    }
 }
 
 /// Takes orders, on the runtime of the caller, until the last sender is gone.
 #[must_use]
 pub fn start(options: ServiceOptions) -> ServiceSender {
-    let (sender, mut orders) = mpsc::channel::<Order>(ORDERS_MAX);
-    let workshop = Arc::new(Workshop {
-        options,
-        probes: Semaphore::new(PROBES_MAX),
-        started: Mutex::default(),
-    });
+    let (sender, mut letters) = mpsc::channel::<Letter>(ORDERS_MAX);
+    let workshop = Arc::new(Workshop::new(options));
     tokio::spawn(async move {
-        while let Some(order) = orders.recv().await {
-            let workshop = Arc::clone(&workshop);
-            tokio::spawn(async move { workshop.carry_out(order).await });
+        while let Some(letter) = letters.recv().await {
+            match letter {
+                Letter::Order(order) => workshop.take(order),
+                Letter::EndStatuses => workshop.end_statuses(),
+            }
         }
     });
     ServiceSender(sender)
-}
-
-/// What all orders share.
-struct Workshop {
-    options: ServiceOptions,
-    probes: Semaphore,
-    /// Services that this daemon has started, by token.
-    started: Mutex<BTreeSet<u64>>,
-}
-
-impl Workshop {
-    async fn carry_out(&self, order: Order) {
-        let began = Instant::now();
-        let outcome = match order.operation {
-            Operation::Probe => {
-                // The semaphore is never closed.
-                let _permit = self.probes.acquire().await;
-                Outcome::Probed(self.probe(&order.resource).await)
-            }
-            Operation::Start => {
-                let outcome = self.start(&order.resource).await;
-                if outcome.is_ok() {
-                    self.started().insert(order.token);
-                }
-                Outcome::Started(outcome)
-            }
-            Operation::Stop => {
-                let outcome = self.stop(&order).await;
-                if outcome.is_ok() {
-                    self.started().remove(&order.token);
-                }
-                Outcome::Stopped(outcome)
-            }
-        };
-        let report = ServiceReport { token: order.token, outcome, duration: began.elapsed() };
-        while !(self.options.report)(report.clone()) {
-            tokio::time::sleep(REPORT_PAUSE).await;
-        }
-    }
-
-    fn started(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
-        self.started.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn probe(&self, resource: &Resource) -> Presence {
-        match agent::find(resource, &self.options).await {
-            Lookup::Found(agent) => agent.probe(&self.options).await,
-            // What is not installed does not run.
-            Lookup::NotThere { message } => {
-                tracing::warn!("{message}");
-                Presence::Absent
-            }
-            Lookup::Unclear { message } => Presence::Unclear { cause: message },
-        }
-    }
-
-    async fn start(&self, resource: &Resource) -> Result<(), String> {
-        match agent::find(resource, &self.options).await {
-            Lookup::Found(agent) => agent.start(&self.options).await,
-            Lookup::NotThere { message } | Lookup::Unclear { message } => Err(message),
-        }
-    }
-
-    async fn stop(&self, order: &Order) -> Result<(), String> {
-        match agent::find(&order.resource, &self.options).await {
-            Lookup::Found(agent) => agent.stop(&self.options).await,
-            // Its start failed for the same reason: there is nothing to stop.
-            Lookup::NotThere { message } if !self.started().contains(&order.token) => {
-                tracing::debug!("nothing to stop: {message}");
-                Ok(())
-            }
-            Lookup::NotThere { message } | Lookup::Unclear { message } => Err(message),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 mod cgroup;
 mod cluster;
 pub mod command;
+mod connections;
 mod interrupt;
 mod leftovers;
 pub(crate) mod netlink;

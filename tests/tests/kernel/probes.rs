@@ -109,7 +109,8 @@ fn a_right_checksum_is_right_in_the_answer_too() -> Result<()> {
 fn the_lease_is_told(hook: Hook) -> Result<()> {
     let mut both = settled(hook)?;
     let ran_ns = now_ns().saturating_sub(700_000_000);
-    let lease = Lease { driver_ran_ns: ran_ns, generation: 77, phase: Phase::Active as u32 };
+    let (phase, services) = (Phase::Active as u16, u16::from(layers::SERVICE));
+    let lease = Lease { driver_ran_ns: ran_ns, generation: 77, phase, layers: services };
     both.kernel.renew_lease(lease);
     let (_, out) = both.out(hook, &probe(5, Way::Xdp).frame(), 1)?;
     let age_ms = now_ns().saturating_sub(ran_ns) / 1_000_000;
@@ -117,13 +118,15 @@ fn the_lease_is_told(hook: Hook) -> Result<()> {
     ensure!((said.generation, said.phase) == (77, Phase::Active), "{said:?}");
     ensure!((700..=age_ms).contains(&u64::from(said.lease_age_ms)), "{said:?}, {age_ms} ms");
     if age_ms < 1_000 {
-        ensure!(said.layers & layers::DAEMON != 0, "{said:?}");
+        let both = layers::DAEMON | layers::SERVICE;
+        ensure!(said.layers & both == both, "{said:?}");
     }
     both.kernel.renew_lease(Lease { driver_ran_ns: now_ns() - 2_000_000_000, ..lease });
     both.kernel.record(SLOT_ALPHA).context("no record")?.set_answer_from_ns(0);
     let (_, out) = both.out(hook, &probe(6, Way::Xdp).frame(), 1)?;
     let said = answer_of(&out)?;
-    ensure!(said.lease_age_ms >= 2_000 && said.layers & layers::DAEMON == 0, "{said:?}");
+    ensure!(said.lease_age_ms >= 2_000, "{said:?}");
+    ensure!(said.layers & (layers::DAEMON | layers::SERVICE) == 0, "{said:?}");
     Ok(())
 }
 

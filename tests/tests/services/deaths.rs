@@ -56,6 +56,7 @@ impl Scene {
         cluster.start()?;
         client.wait_answer(ALPHA, 0, STEP)?;
         wait_site(&mut cluster, ALPHA)?;
+        cluster.wait_connected(2)?;
         let nginx = pid_in(&site(cluster.node(ALPHA)?).join("nginx.pid"))?;
         let (term, calls) = (term(&cluster, ALPHA)?, moves(cluster.node(ALPHA)?).len());
         Ok(Self { cluster, client, alpha, beta, nginx, term, calls })

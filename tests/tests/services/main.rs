@@ -5,5 +5,6 @@ mod deaths;
 mod failures;
 mod leftovers;
 mod moves;
+mod recovery;
 mod source;
 mod support;

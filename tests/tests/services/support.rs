@@ -31,18 +31,18 @@ echo "$name $* $address" >>$here/calls
 if [ -e $here/$name-$operation-hangs ]; then sleep 600; fi
 if [ -e $here/$name-$operation-spins ]; then while :; do :; done; fi
 if [ -e $here/$name-$operation-fails ]; then echo "$name will not $operation" >&2; exit 1; fi
+# What was killed is a zombie for as long as its new parent takes.
+lives() { [ -e $here/nginx.pid ] && grep -qsv ') Z ' "/proc/$(cat $here/nginx.pid)/stat"; }
 case $name-$operation in
 httpd-start)
     mkdir -p $here/pages
     echo "$HA_CURHOST" >$here/pages/index.html
     nginx -p $here -c $here/nginx.conf -e $here/error.log;;
 httpd-stop)
-    if [ -e $here/nginx.pid ]; then
-        kill -TERM "$(cat $here/nginx.pid)"
-        while [ -e $here/nginx.pid ]; do sleep 0.02; done
-    fi;;
+    if lives; then kill -TERM "$(cat $here/nginx.pid)"; else rm -f $here/nginx.pid; fi
+    while [ -e $here/nginx.pid ]; do sleep 0.02; done;;
 httpd-status)
-    if [ -e $here/nginx.pid ] && kill -0 "$(cat $here/nginx.pid)"; then echo "httpd is running"
+    if lives; then echo "httpd is running"
     else echo "httpd is stopped"; fi;;
 *-start) touch $here/$name.up;;
 *-stop) rm -f $here/$name.up;;

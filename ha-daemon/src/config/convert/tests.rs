@@ -124,7 +124,7 @@ failback = "auto"
 resources = [
   { kind = "address", address = "192.168.171.100/24", interface = "eth0", label = "eth0:0", broadcast = "192.168.171.255" },
   { kind = "source-address", address = "192.168.171.100" },
-  { kind = "script", name = "nginx" },
+  { kind = "script", name = "nginx", monitor = "off" },
 ]
 
 [groups.slavernginx-2001-db8--10]
@@ -132,7 +132,7 @@ nodes = ["slavernginx", "masternginx"]
 failback = "auto"
 resources = [
   { kind = "address", address = "2001:db8::10/64", interface = "eth0" },
-  { kind = "script", name = "Filesystem", arguments = ["/dev/sda1", "/data", "ext2"] },
+  { kind = "script", name = "Filesystem", arguments = ["/dev/sda1", "/data", "ext2"], monitor = "off" },
 ]
 
 [[clients]]

@@ -12,7 +12,7 @@ use super::world::{Interfaces, World};
 use crate::config::finding::{Position, did_you_mean, list, quoted};
 use crate::config::load::{Places, unusable_in_network};
 use crate::config::{
-    Failback, GROUPS_MAX, Group, GroupIndex, Node, NodeIndex, OnDaemonDeath, Resource,
+    Failback, GROUPS_MAX, Group, GroupIndex, Node, NodeIndex, OnDaemonDeath, Recovery, Resource,
 };
 use crate::names::{GroupName, InterfaceName, NAME_BYTES_MAX};
 
@@ -62,8 +62,19 @@ pub(super) fn assemble(
         let id = ha_common::wire::name_id(name.as_str());
         let on_daemon_death = OnDaemonDeath::default_of(&resources);
         let failback = scene.failback;
-        let group =
-            Group { id, name, nodes, failback, on_daemon_death, prearmed: false, resources };
+        // Heartbeat asks no status of what runs, so scripts that came with it may not know theirs.
+        let (recovery, monitors) = (Recovery::default(), vec![None; resources.len()]);
+        let group = Group {
+            id,
+            name,
+            nodes,
+            failback,
+            on_daemon_death,
+            prearmed: false,
+            recovery,
+            resources,
+            monitors,
+        };
         groups.push((group, positions));
     }
     groups.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -11,18 +12,26 @@ use super::resources::read_resource;
 use super::{named_tables, refuse_equal_ids};
 use crate::config::finding::{did_you_mean, quoted};
 use crate::config::{
-    Failback, GROUPS_MAX, Group, NodeIndex, OnDaemonDeath, RESOURCES_MAX, Resource,
+    DURATION_MAX, Failback, GROUPS_MAX, Group, NodeIndex, OnDaemonDeath, RESOURCES_MAX,
+    RESTART_WINDOW_MIN, RESTARTS_MAX, Recovery, RecoveryPolicy, Resource,
 };
 use crate::names::GroupName;
 
 const FAILBACK: &[(&str, Failback)] = &[("auto", Failback::Auto), ("manual", Failback::Manual)];
 const ON_DAEMON_DEATH: &[(&str, OnDaemonDeath)] =
     &[("move", OnDaemonDeath::Move), ("wait", OnDaemonDeath::Wait)];
+const RECOVERY: &[(&str, RecoveryPolicy)] = &[
+    ("restart", RecoveryPolicy::Restart),
+    ("relocate", RecoveryPolicy::Relocate),
+    ("disable", RecoveryPolicy::Disable),
+];
 
 /// A group as far as it could be read.
 pub(super) struct Draft {
     /// Its resources that were not refused, each where its address is.
     pub(super) resources: Vec<Spanned<Resource>>,
+    /// How often each of them is asked for its status.
+    monitors: Vec<Option<Duration>>,
     key: String,
     span: Span,
     name: Option<GroupName>,
@@ -31,6 +40,7 @@ pub(super) struct Draft {
     /// `None`: as its resources are; refused: the outer one.
     on_daemon_death: Option<Option<OnDaemonDeath>>,
     prearmed: Option<bool>,
+    recovery: Option<Recovery>,
 }
 
 impl Draft {
@@ -46,7 +56,9 @@ impl Draft {
             failback: self.failback?,
             on_daemon_death: self.on_daemon_death?.unwrap_or(default),
             prearmed: self.prearmed?,
+            recovery: self.recovery?,
             resources,
+            monitors: self.monitors,
         })
     }
 }
@@ -76,6 +88,7 @@ fn read_group(
 ) -> Draft {
     let mut group = Draft {
         resources: Vec::new(),
+        monitors: Vec::new(),
         key: key.get_ref().clone(),
         span: key.span(),
         name: reader.name(key, "the group name"),
@@ -83,6 +96,7 @@ fn read_group(
         failback: None,
         on_daemon_death: None,
         prearmed: None,
+        recovery: None,
     };
     let Some(mut table) = table else { return group };
     group.nodes = read_candidates(reader, &mut table, nodes);
@@ -93,7 +107,8 @@ fn read_group(
         Field::Given(given) => Some(Some(given.into_inner())),
     };
     let prearmed = table.boolean(reader, "prearmed");
-    group.resources = read_resources(reader, &mut table, key);
+    (group.resources, group.monitors) = read_resources(reader, &mut table, key).into_iter().unzip();
+    group.recovery = read_recovery(reader, &mut table, &group.monitors);
     group.prearmed = check_prearmed(reader, &group, prearmed);
     table.finish(reader);
     group
@@ -165,6 +180,43 @@ fn read_failback(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<Failb
     None
 }
 
+/// What follows when a service has failed. A key that can have no effect is told.
+fn read_recovery(
+    reader: &mut Reader<'_>,
+    table: &mut Table<'_>,
+    monitors: &[Option<Duration>],
+) -> Option<Recovery> {
+    let policy = table.choice(reader, "recovery", RECOVERY);
+    let restarts = table.integer(reader, "restarts", &(0..=RESTARTS_MAX));
+    let range = RESTART_WINDOW_MIN..=DURATION_MAX;
+    let window = table.duration(reader, "restart_window", &range);
+    let spans = [
+        ("recovery", policy.span()),
+        ("restarts", restarts.span()),
+        ("restart_window", window.span()),
+    ];
+    let default = Recovery::default();
+    let policy = policy.or_default(default.policy)?;
+    if monitors.iter().all(Option::is_none) {
+        let remedy = "remove it, or give a service an interval: monitor = \"10s\"";
+        for (key, span) in spans {
+            let Some(span) = span else { continue };
+            let message = format!("{key} has no effect: no service of the group is monitored");
+            reader.warning(&span, message, remedy);
+        }
+    } else if policy != RecoveryPolicy::Restart
+        && let Some(span) = restarts.span()
+    {
+        let message = "restarts has no effect: the group is not to be restarted where it is";
+        reader.warning(&span, message, "remove it, or write recovery = \"restart\"");
+    }
+    Some(Recovery {
+        policy,
+        restarts: restarts.or_default(default.restarts)?,
+        window: window.or_default(default.window)?,
+    })
+}
+
 /// What is started beforehand everywhere must do no harm there: only an address behind its gate does none.
 fn check_prearmed(reader: &mut Reader<'_>, group: &Draft, given: Field<bool>) -> Option<bool> {
     let given = match given {
@@ -193,7 +245,7 @@ fn read_resources(
     reader: &mut Reader<'_>,
     table: &mut Table<'_>,
     group: &Spanned<String>,
-) -> Vec<Spanned<Resource>> {
+) -> Vec<(Spanned<Resource>, Option<Duration>)> {
     let label = table.label().to_owned();
     let values = match table.array(reader, "resources", "resources = [{ kind = \"...\", ... }]") {
         Field::Absent => Spanned::new(group.span(), Vec::new()),

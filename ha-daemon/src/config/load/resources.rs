@@ -1,6 +1,7 @@
 //! The resources of a group.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::Spanned;
@@ -9,7 +10,9 @@ use super::links::read_interface;
 use super::nodes::unusable_host;
 use super::reader::{Field, Reader, Table, Value};
 use crate::config::finding::{did_you_mean, quoted};
-use crate::config::{ADDRESS_LABEL_BYTES_MAX, ARGUMENTS_MAX, Resource};
+use crate::config::{
+    ADDRESS_LABEL_BYTES_MAX, ARGUMENTS_MAX, DURATION_MAX, MONITOR_DEFAULT, MONITOR_MIN, Resource,
+};
 use crate::names::InterfaceName;
 
 const KINDS: &[&str] = &["address", "source-address", "script", "systemd"];
@@ -18,11 +21,12 @@ const KINDS_LATER: &[&str] = &["ocf", "filesystem", "lvm", "process"];
 /// What a unit that can be started is (systemd.unit(5)).
 const UNIT_SUFFIXES: &[&str] = &["service", "socket", "target", "mount", "timer", "path", "swap"];
 
+/// A resource, and how often it is asked for its status.
 pub(super) fn read_resource(
     reader: &mut Reader<'_>,
     value: Value<'_>,
     label: String,
-) -> Option<Spanned<Resource>> {
+) -> Option<(Spanned<Resource>, Option<Duration>)> {
     let mut table = reader.table(value, label)?;
     let kind = match table.word(reader, "kind", KINDS.iter().copied()) {
         Field::Absent => {
@@ -34,11 +38,18 @@ pub(super) fn read_resource(
         Field::Given(kind) => kind,
     };
     let word = kind.get_ref().as_str();
+    let not_monitored = |resource| Some((resource?, None));
     let resource = match word {
-        "address" => read_address(reader, &mut table),
-        "source-address" => read_source_address(reader, &mut table),
-        "script" => read_script(reader, &mut table),
-        "systemd" => read_unit(reader, &mut table),
+        "address" => not_monitored(read_address(reader, &mut table)),
+        "source-address" => not_monitored(read_source_address(reader, &mut table)),
+        "script" => {
+            let script = read_script(reader, &mut table);
+            monitored(reader, &mut table, script)
+        }
+        "systemd" => {
+            let unit = read_unit(reader, &mut table);
+            monitored(reader, &mut table, unit)
+        }
         _ if KINDS_LATER.contains(&word) => {
             let message = format!("the resource kind \"{word}\" is not supported yet");
             reader.error(&kind.span(), message, "remove the resource, or write a script for it");
@@ -53,6 +64,17 @@ pub(super) fn read_resource(
     };
     table.finish(reader);
     resource
+}
+
+/// A service with its interval.
+fn monitored(
+    reader: &mut Reader<'_>,
+    table: &mut Table<'_>,
+    service: Option<Spanned<Resource>>,
+) -> Option<(Spanned<Resource>, Option<Duration>)> {
+    let range = MONITOR_MIN..=DURATION_MAX;
+    let monitor = table.duration_or(reader, "monitor", &range, "off");
+    Some((service?, monitor.or_default(Some(MONITOR_DEFAULT))?))
 }
 
 /// A key that the kind cannot do without.

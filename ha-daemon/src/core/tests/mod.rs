@@ -15,6 +15,7 @@ mod partitions;
 mod pauses;
 mod precedence;
 mod properties;
+mod recovery;
 mod resources;
 mod resume;
 mod rolling;
@@ -32,7 +33,7 @@ use super::io::{Observation, Sighting};
 use crate::config::{
     AnnouncePlan, Cluster, Config, Connectivity, Detection, Endpoint, Failback, Group, KeyRing,
     Link, LinkIdentity, LinkIndex, LinkKind, Logging, Node, NodeIndex, OnDaemonDeath, OnDoubt,
-    Realtime, Receive, Resource,
+    Realtime, Receive, Recovery, Resource,
 };
 
 pub(super) const KEEPALIVE: Duration = Duration::from_millis(10);
@@ -72,6 +73,8 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
         failback: Failback::Auto,
         on_daemon_death: OnDaemonDeath::Move,
         prearmed: false,
+        recovery: Recovery::default(),
+        monitors: Vec::new(),
         resources: vec![address(group, 1), address(group, 2)],
     };
     let link = |link: usize| Link {
@@ -118,6 +121,19 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
 pub(super) fn config_manual(nodes: usize, links: usize) -> Config {
     let mut config = config(nodes, links, 1);
     config.groups[0].failback = Failback::Manual;
+    config
+}
+
+/// How often services are asked in the tests that want that.
+pub(super) const MONITOR: Duration = Duration::from_secs(1);
+
+/// As [`config_services`], with two services behind the addresses, which are asked for their status.
+pub(super) fn config_monitored(nodes: usize, links: usize) -> Config {
+    let mut config = config_services(nodes, links, 1);
+    let group = &mut config.groups[0];
+    let service = Resource::Script { name: "squid".to_owned(), arguments: Vec::new() };
+    group.resources.push(service);
+    group.monitors = vec![None, None, Some(MONITOR), Some(MONITOR)];
     config
 }
 

@@ -9,9 +9,9 @@ use proptest::test_runner::RngSeed;
 use super::connectivity::pinged;
 use super::sim::{Death, Sim};
 use super::*;
-use crate::config::GroupIndex;
+use crate::config::{GroupIndex, Recovery, RecoveryPolicy};
 use crate::core::command::{Command, Standby, Which};
-use crate::core::io::Action;
+use crate::core::io::{Action, Health};
 use crate::core::message::Wish;
 use crate::core::ownership::FAILED_PAUSE;
 use crate::core::peer::RESEND_MAX;
@@ -26,6 +26,8 @@ enum Op {
     Interface(usize, bool),
     StartFails(usize, usize, bool),
     StopFails(usize, usize),
+    /// The services of a group fail there: once, without an answer, or whenever they run.
+    Sicken(usize, usize, Sickness),
     ForgedClose(usize),
     HandOver(usize, u64),
     LoseControl(u8),
@@ -44,6 +46,23 @@ enum Op {
     Heal,
     /// Everybody hears the others again, for long enough.
     Settle,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Sickness {
+    Down,
+    Unclear,
+    Chronic,
+    Cured,
+}
+
+fn sickness() -> impl Strategy<Value = Sickness> {
+    prop_oneof![
+        Just(Sickness::Down),
+        Just(Sickness::Unclear),
+        Just(Sickness::Chronic),
+        Just(Sickness::Cured)
+    ]
 }
 
 fn death() -> impl Strategy<Value = Death> {
@@ -165,6 +184,7 @@ fn apply(sim: &mut Sim, op: Op) {
         Op::StartFails(node, group, true) => drop(sim.start_fails.insert((node % nodes, group))),
         Op::StartFails(node, group, false) => drop(sim.start_fails.remove(&(node % nodes, group))),
         Op::StopFails(node, group) => drop(sim.stop_fails.insert((node % nodes, group))),
+        Op::Sicken(node, group, sickness) => sicken(sim, node % nodes, group, sickness),
         Op::ForgedClose(node) if sim.runs(node % nodes) => {
             let incarnation = sim.incarnation(node % nodes);
             sim.close_connections(node % nodes, incarnation);
@@ -196,6 +216,16 @@ fn apply(sim: &mut Sim, op: Op) {
     }
 }
 
+fn sicken(sim: &mut Sim, node: usize, group: usize, sickness: Sickness) {
+    let cause = "it does not run".to_owned();
+    match sickness {
+        Sickness::Down => sim.sicken(node, group, 1, Health::Failed { cause }),
+        Sickness::Unclear => sim.sicken(node, group, 0, Health::NoAnswer { cause }),
+        Sickness::Chronic => drop(sim.sickening.insert((node, group))),
+        Sickness::Cured => drop(sim.sickening.remove(&(node, group))),
+    }
+}
+
 fn settle(sim: &mut Sim) {
     sim.net.heal();
     (0..sim.config.nodes.len()).for_each(|node| sim.resume(node));
@@ -206,6 +236,8 @@ fn settle(sim: &mut Sim) {
 fn recover(sim: &mut Sim) {
     sim.start_fails.clear();
     sim.stop_fails.clear();
+    sim.sickening.clear();
+    sim.sick.clear();
     for node in 0..sim.config.nodes.len() {
         for target in 0..sim.config.connectivity.targets.len() {
             sim.ping(node, target, true);
@@ -279,6 +311,14 @@ fn expect_order(sim: &Sim) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+fn expect_never_two(sim: &Sim, op: Op) -> Result<(), TestCaseError> {
+    for group in 0..2 {
+        let two = sim.since(group, Moment(0)).into_iter().find(|it| it.holders.len() > 1);
+        prop_assert_eq!(two, None, "after {:?}", op);
+    }
+    Ok(())
+}
+
 /// The same cases every time; with `PROPTEST_CASES` so many others.
 fn settings() -> ProptestConfig {
     let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
@@ -304,15 +344,60 @@ proptest! {
         for (op, wait) in steps {
             apply(&mut sim, op);
             sim.run(Duration::from_micros(wait));
-            for group in 0..2 {
-                let two = sim.since(group, Moment(0)).into_iter().find(|it| it.holders.len() > 1);
-                prop_assert_eq!(two, None, "after {:?}", op);
-            }
+            expect_never_two(&sim, op)?;
         }
         recover(&mut sim);
         expect_wishes(&sim)?;
         take_back(&mut sim);
         expect_order(&sim)?;
+    }
+
+    /// The same where services fail and are recovered, by whatever policy.
+    #[test]
+    fn a_recovery_never_makes_two_owners(
+        nodes in 2..4usize,
+        seed in any::<u64>(),
+        policy in prop_oneof![
+            3 => Just(RecoveryPolicy::Restart),
+            2 => Just(RecoveryPolicy::Relocate),
+            1 => Just(RecoveryPolicy::Disable)
+        ],
+        restarts in 0..3u32,
+        work_ms in prop_oneof![Just(2u64), Just(200)],
+        steps in proptest::collection::vec(
+            (
+                prop_oneof![
+                    1 => calm(),
+                    1 => (0..3usize, 0..2usize, sickness()).prop_map(|(n, g, how)| Op::Sicken(n, g, how)),
+                ],
+                0..80_000u64,
+            ),
+            1..40,
+        ),
+    ) {
+        let mut config = config(nodes, 2, 2);
+        for group in &mut config.groups {
+            group.recovery = Recovery { policy, restarts, window: ms(2_000) };
+            group.monitors = vec![Some(ms(30)), Some(ms(20))];
+        }
+        let mut sim = Sim::settled(config, seed);
+        sim.work_max = ms(work_ms);
+        for (op, wait) in steps {
+            apply(&mut sim, op);
+            sim.run(Duration::from_micros(wait));
+            expect_never_two(&sim, op)?;
+        }
+        sim.work_max = ms(2);
+        recover(&mut sim);
+        sim.run(ms(800));
+        expect_agreement(&sim)?;
+        // Pauses after many failures are long; an operator at each node ends them.
+        for (node, group) in (0..nodes).flat_map(|node| [(node, 0), (node, 1)]) {
+            assert!(sim.command(node, Command::Enable(GroupIndex(group))).unwrap().is_ok());
+        }
+        take_back(&mut sim);
+        expect_order(&sim)?;
+        prop_assert!((0..nodes).all(|node| sim.core(node).services_well()));
     }
 
     /// While the service network carries questions and answers, heartbeats that do not arrive never
@@ -330,10 +415,7 @@ proptest! {
                 apply(&mut sim, op);
             }
             sim.run(Duration::from_micros(wait));
-            for group in 0..2 {
-                let two = sim.since(group, Moment(0)).into_iter().find(|it| it.holders.len() > 1);
-                prop_assert_eq!(two, None, "after {:?}", op);
-            }
+            expect_never_two(&sim, op)?;
         }
         recover(&mut sim);
         expect_wishes(&sim)?;

@@ -4,10 +4,12 @@
 //! the messages, then letters. After every call of a core the invariants that need no context are
 //! checked: its next deadline lies in the future, and no term that it tells ever decreases.
 
+mod acting;
 mod handover;
 mod kernel;
 mod outside;
 mod seen;
+mod services;
 mod wires;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +23,7 @@ use kernel::{Kernel, header};
 use super::network::{Header, Network, Packet, Record, Wire};
 use crate::config::{Config, GroupIndex, LinkIndex, NodeIndex, Resource};
 use crate::core::Core;
-use crate::core::io::{Action, Input, Note, Observation, PauseSign, Presence, Sighting};
+use crate::core::io::{Action, Health, Input, Note, Observation, PauseSign, Sighting};
 use crate::core::message::{Message, State};
 use crate::core::time::Moment;
 use crate::driver::WAKE_MAX;
@@ -152,8 +154,14 @@ pub(super) struct Sim {
     /// Starts, or stops, of a group on a node that fail.
     pub(super) start_fails: BTreeSet<(usize, usize)>,
     pub(super) stop_fails: BTreeSet<(usize, usize)>,
+    /// Services that have failed: node, group, resource; what their status says.
+    pub(super) sick: BTreeMap<(usize, usize, usize), Health>,
+    /// Nodes on which the services of a group fail as soon as they run.
+    pub(super) sickening: BTreeSet<(usize, usize)>,
     /// Nodes that start nothing, since their lease is over.
     pub(super) held_back: BTreeSet<usize>,
+    /// Longest time that an action takes.
+    pub(super) work_max: Duration,
     /// Datagrams with control messages that were sent.
     pub(super) letters: u64,
     /// Calls of cores.
@@ -196,7 +204,10 @@ impl Sim {
             log: Vec::new(),
             start_fails: BTreeSet::new(),
             stop_fails: BTreeSet::new(),
+            sick: BTreeMap::new(),
+            sickening: BTreeSet::new(),
             held_back: BTreeSet::new(),
+            work_max: super::ms(2),
             letters: 0,
             calls: 0,
             commands: 0,
@@ -519,67 +530,6 @@ impl Sim {
         for action in actions {
             self.log.push((now, node, action.clone()));
             self.carry_out(node, action);
-        }
-    }
-
-    fn carry_out(&mut self, node: usize, action: Action) {
-        match action {
-            Action::Probe { peer, link } => self.ask(node, peer, link),
-            Action::StartResource { group, resource } if self.held_back.contains(&node) => {
-                let cause = "it did not run".to_owned();
-                self.work(node, Input::StartHeldBack { group, resource, cause });
-            }
-            Action::StartResource { group, resource } => {
-                self.hosts[node].resources.insert((group.0, resource), Standing::Starting);
-                self.note_holding();
-                let fails = self.start_fails.contains(&(node, group.0));
-                let error = fails.then(|| "it would not start".to_owned());
-                self.work(node, Input::ResourceStarted { group, resource, error });
-            }
-            Action::StopResource { group, resource } => {
-                // What the keeper has taken off already is not there for the time of its stop.
-                let here = self.hosts[node].resources.get_mut(&(group.0, resource));
-                here.into_iter().for_each(|it| *it = Standing::Stopping);
-                self.note_holding();
-                let fails = self.stop_fails.contains(&(node, group.0));
-                let error = fails.then(|| "it would not stop".to_owned());
-                self.work(node, Input::ResourceStopped { group, resource, error });
-            }
-            Action::ProbeResource { group, resource } => {
-                let here = self.hosts[node].resources.contains_key(&(group.0, resource));
-                let presence = if here { Presence::Here } else { Presence::Absent };
-                self.work(node, Input::ResourceProbed { group, resource, presence });
-            }
-            Action::ProbeAddresses { group } => self.probe(node, group.0),
-            Action::SendState { peer, state } => self.send_state(node, peer, &state),
-            Action::Advertise { generation, phase } => {
-                let Some(daemon) = &mut self.hosts[node].daemon else { return };
-                (daemon.generation, daemon.phase) = (generation, phase);
-            }
-            Action::Exit => self.exit(node),
-            Action::HandOver => self.go_away(node),
-            Action::SendMessage { peer, message } => self.send_message(node, peer, &message),
-            Action::Announce { .. }
-            | Action::Event(_)
-            | Action::Answer { .. }
-            | Action::Adopted
-            | Action::HandOverFailed(_) => {}
-        }
-    }
-
-    fn work(&mut self, node: usize, input: Input) {
-        let Some(daemon) = &self.hosts[node].daemon else { return };
-        let incarnation = daemon.incarnation;
-        let delay = self.net.random.between(Duration::from_micros(20), super::ms(2));
-        self.after(delay, Happening::Report { node, incarnation, input });
-    }
-
-    /// The process ends; what it could not stop is its keeper's business.
-    fn exit(&mut self, node: usize) {
-        let Some(daemon) = self.hosts[node].daemon.take() else { return };
-        self.end_connections(node, daemon.incarnation, true);
-        if !daemon.core.all_released() {
-            self.after(Duration::from_micros(300), Happening::Keeper { node, letters: Vec::new() });
         }
     }
 

@@ -133,6 +133,7 @@ impl Handed {
         let (generation, phase) = self.image.core.advertised();
         shared.generation.store(generation, Relaxed);
         shared.phase.store(phase as u8, Relaxed);
+        shared.services_well.store(self.image.core.services_well(), Relaxed);
         for (path, words) in paths.iter().zip(&shared.paths) {
             let Some((position, known)) = self.path(config, path) else { continue };
             let sequence = self.tail.sequences.get(position).copied().unwrap_or_default();

@@ -61,6 +61,7 @@ impl MappedLease {
         unsafe {
             (&raw mut (*words).generation).write_volatile(lease.generation);
             (&raw mut (*words).phase).write_volatile(lease.phase);
+            (&raw mut (*words).layers).write_volatile(lease.layers);
             (&raw mut (*words).driver_ran_ns).write_volatile(lease.driver_ran_ns);
         }
     }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::config::{
     AnnouncePlan, Cluster, Connectivity, Detection, Failback, Group, KeyRing, Logging, Node,
-    OnDaemonDeath, OnDoubt, Realtime, Receive, Resource,
+    OnDaemonDeath, OnDoubt, Realtime, Receive, Recovery, Resource,
 };
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ fn config(nodes: usize, kind: LinkKind, identity: LinkIdentity) -> Config {
             failback: Failback::Auto,
             on_daemon_death: OnDaemonDeath::Move,
             prearmed: false,
+            recovery: Recovery::default(),
+            monitors: Vec::new(),
             resources: vec![Resource::Address {
                 address: "192.0.2.50/24".parse().unwrap(),
                 interface: "eth1".parse().unwrap(),

@@ -13,8 +13,14 @@ fn shell(script: &str) -> Program {
         arguments: vec!["-c".into(), script.into()],
         environment: vec![("PATH".into(), "/usr/bin:/bin".into()), ("HA_X".into(), "y z".into())],
         identity: None,
+        quiet: false,
         on_daemon_death: Signal::SIGKILL,
     }
+}
+
+/// To its end: nobody withdraws it.
+async fn run(program: &Program, limit: Duration) -> io::Result<Ended> {
+    super::run(program, limit, std::future::pending()).await
 }
 
 #[tokio::test]
@@ -48,11 +54,7 @@ async fn a_program_has_a_session_of_its_own_and_nothing_but_its_outputs() {
     assert!(ended.stdout.contains("SCHED_OTHER"), "{}", ended.stdout);
 }
 
-#[tokio::test]
-async fn what_takes_too_long_is_killed_with_all_of_its_group() {
-    let ended = run(&shell("sleep 600 & echo $!; wait"), Duration::from_millis(300)).await.unwrap();
-    assert_eq!(ended.exit, Exit::TimedOut(Duration::from_millis(300)));
-    let child = ended.stdout.trim().to_owned();
+async fn expect_gone(child: &str) {
     let stat = format!("/proc/{child}/stat");
     // Its new parent reaps it.
     let gone = || std::fs::read_to_string(&stat).map_or(true, |text| text.contains(") Z "));
@@ -61,6 +63,13 @@ async fn what_takes_too_long_is_killed_with_all_of_its_group() {
         assert!(Instant::now() < deadline, "process {child} is still there");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn what_takes_too_long_is_killed_with_all_of_its_group() {
+    let ended = run(&shell("sleep 600 & echo $!; wait"), Duration::from_millis(300)).await.unwrap();
+    assert_eq!(ended.exit, Exit::TimedOut(Duration::from_millis(300)));
+    expect_gone(ended.stdout.trim()).await;
 }
 
 #[tokio::test]
@@ -99,4 +108,21 @@ async fn what_cannot_be_executed_is_an_error() {
     let mut program = shell("");
     program.path = "/nonexistent".into();
     assert_eq!(run(&program, LONG).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_ended_with_all_of_its_group() {
+    let (told, ending) = tokio::sync::oneshot::channel::<()>();
+    let withdrawn = async {
+        let _ = ending.await;
+    };
+    let script = shell("sleep 600 & echo $!; wait");
+    let ended = async { super::run(&script, LONG, withdrawn).await.unwrap() };
+    let tell = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(told);
+    };
+    let (ended, ()) = tokio::join!(ended, tell);
+    assert_eq!(ended.exit, Exit::Withdrawn);
+    expect_gone(ended.stdout.trim()).await;
 }

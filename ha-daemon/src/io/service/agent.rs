@@ -7,7 +7,7 @@ use super::script::Script;
 use super::systemd::{self, LoadState, Unit};
 use super::{ServiceOptions, source};
 use crate::config::Resource;
-use crate::core::io::Presence;
+use crate::core::io::{Health, Presence};
 
 /// Who carries a resource out.
 #[derive(Debug)]
@@ -99,6 +99,20 @@ impl Agent {
             Self::Script(script) => script.probe(options).await,
             Self::Unit(unit) => unit.probe(options).await,
             Self::Source(address) => source::probe(*address).await,
+        }
+    }
+
+    pub(super) async fn health(&self, options: &ServiceOptions) -> Health {
+        match self {
+            Self::Script(script) => script.health(options).await,
+            Self::Unit(unit) => unit.health(options).await,
+            Self::Source(address) => match source::probe(*address).await {
+                Presence::Here => Health::Runs,
+                Presence::Absent => Health::Failed { cause: "its routes are gone".to_owned() },
+                Presence::NotInstalled { cause } | Presence::Unclear { cause } => {
+                    Health::NotAsked { cause }
+                }
+            },
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::ServiceOptions;
-use crate::core::io::Presence;
+use crate::core::io::{Health, Presence};
 use crate::io::process::{self, Ended, Exit, Program};
 
 /// How often a stop that fails is tried, as Heartbeat does.
@@ -17,6 +17,9 @@ pub(super) const STOPS_MAX: u32 = 10;
 const OCF_ROOT: &str = "/usr/lib/ocf";
 /// What an OCF agent's `monitor` says of what is not running (OCF resource agent API 1.1).
 const OCF_NOT_RUNNING: i32 = 7;
+
+/// The shell could not run something (POSIX: not executable, not found).
+const SHELL_FAILED: [i32; 2] = [126, 127];
 
 /// By which rules a script answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +85,9 @@ impl Script {
             environment,
             identity: None,
             on_daemon_death: Signal::SIGKILL,
+            quiet: operation == "status",
         };
-        let ended = process::run(&program, limit).await;
+        let ended = process::run(&program, limit, options.withdrawn()).await;
         ended.map_err(|error| format!("cannot run {} {word}: {error}", self.path.display()))
     }
 
@@ -93,7 +97,7 @@ impl Script {
             Err(cause) => return Presence::Unclear { cause },
         };
         match (ended.exit, self.rules) {
-            (Exit::TimedOut(_), _) => {
+            (Exit::TimedOut(_) | Exit::Withdrawn, _) => {
                 Presence::Unclear { cause: format!("{} status: {}", self.label, ended.exit) }
             }
             (Exit::Code(_) | Exit::Signal(_), Rules::Heartbeat) => {
@@ -111,6 +115,37 @@ impl Script {
         }
     }
 
+    /// As [`Self::status`], of what is to run: what broke is no word of the service.
+    pub(super) async fn health(&self, options: &ServiceOptions) -> Health {
+        let ended = match self.run("status", options, options.status_timeout()).await {
+            Ok(ended) => ended,
+            Err(cause) => return Health::NotAsked { cause },
+        };
+        let cause = || failure("its", "status", &ended);
+        match (ended.exit, self.rules) {
+            (Exit::Withdrawn, _) => Health::NotAsked { cause: cause() },
+            (Exit::TimedOut(_) | Exit::Signal(_), _) => Health::NoAnswer { cause: cause() },
+            (Exit::Code(code), Rules::Heartbeat) => {
+                let said = ended.stdout.trim();
+                if says_running(said) {
+                    Health::Runs
+                } else if said.is_empty() || SHELL_FAILED.contains(&code) {
+                    Health::NoAnswer { cause: cause() }
+                } else {
+                    let said = said.lines().next_back().unwrap_or_default();
+                    Health::Failed { cause: format!("its status says {said:?}") }
+                }
+            }
+            (Exit::Code(0), Rules::Ocf) => Health::Runs,
+            (Exit::Code(OCF_NOT_RUNNING), Rules::Ocf) => Health::Failed {
+                cause: format!("its monitor says that it does not run (code {OCF_NOT_RUNNING})"),
+            },
+            (Exit::Code(_), Rules::Ocf) => {
+                Health::NoAnswer { cause: failure("its", "monitor", &ended) }
+            }
+        }
+    }
+
     pub(super) async fn probe(&self, options: &ServiceOptions) -> Presence {
         self.status(options).await
     }
@@ -123,7 +158,7 @@ impl Script {
         let ended = self.run("start", options, options.timeout).await?;
         match ended.exit {
             Exit::Code(0) => Ok(()),
-            Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut(_) => {
+            Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut(_) | Exit::Withdrawn => {
                 Err(failure(&self.label, "start", &ended))
             }
         }
@@ -144,7 +179,9 @@ impl Script {
                     let failure = failure(&self.label, "stop", &ended);
                     return Err(format!("{failure}; tried {STOPS_MAX} times"));
                 }
-                Exit::TimedOut(_) => return Err(failure(&self.label, "stop", &ended)),
+                Exit::TimedOut(_) | Exit::Withdrawn => {
+                    return Err(failure(&self.label, "stop", &ended));
+                }
             }
             tokio::time::sleep(options.stop_pause).await;
             tries += 1;
@@ -204,6 +241,7 @@ mod tests {
             timeout: Duration::from_secs(60),
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
             stop_pause: Duration::ZERO,
+            ending: None,
             report: std::sync::Arc::new(|_| true),
         };
         let home = ("home".to_owned(), directory.path().display().to_string());

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::ServiceOptions;
 use super::script::failure;
-use crate::core::io::Presence;
+use crate::core::io::{Health, Presence};
 use crate::io::process::{self, Ended, Exit, Program};
 
 /// There while systemd runs the system, sd_booted(3).
@@ -56,7 +56,7 @@ fn judge_load_state(unit: &str, ended: &Ended) -> LoadState {
                 "the systemd unit {unit} is in the state {state:?}: see systemctl status"
             ),
         },
-        (Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut(_), _) => {
+        (Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut(_) | Exit::Withdrawn, _) => {
             LoadState::Unclear { message: failure("systemctl", "show", ended) }
         }
     }
@@ -76,18 +76,20 @@ async fn systemctl(
         environment: options.environment.clone(),
         identity: None,
         on_daemon_death: Signal::SIGTERM,
+        quiet: arguments.first() == Some(&"show"),
     };
-    let ended = process::run(&program, limit).await;
+    let ended = process::run(&program, limit, options.withdrawn()).await;
     ended.map_err(|error| format!("cannot run systemctl {}: {error}", arguments.join(" ")))
 }
 
 impl Unit {
-    async fn active_state(&self, options: &ServiceOptions) -> Result<String, String> {
-        let arguments = ["show", "--property=ActiveState", "--value", "--", &self.name];
+    /// What it is, and whether systemd is about to change that.
+    async fn active_state(&self, options: &ServiceOptions) -> Result<(String, bool), String> {
+        let arguments = ["show", "--property=ActiveState,Job", "--", &self.name];
         let limit = options.status_timeout();
         let ended = systemctl(&self.label, &arguments, options, limit).await?;
         if ended.exit == Exit::Code(0) {
-            Ok(ended.stdout.trim().to_owned())
+            Ok(read_state(&ended.stdout))
         } else {
             Err(failure("systemctl", "show", &ended))
         }
@@ -95,8 +97,26 @@ impl Unit {
 
     pub(super) async fn probe(&self, options: &ServiceOptions) -> Presence {
         match self.active_state(options).await {
-            Ok(state) => presence(&self.name, &state),
+            Ok((state, _)) => presence(&self.name, &state),
             Err(cause) => Presence::Unclear { cause },
+        }
+    }
+
+    pub(super) async fn health(&self, options: &ServiceOptions) -> Health {
+        match self.active_state(options).await {
+            Ok((state, changes)) => match presence(&self.name, &state) {
+                Presence::Here => Health::Runs,
+                // Between the two halves of a restart, say.
+                Presence::Absent if changes => Health::NoAnswer {
+                    cause: format!("systemd says {state:?}, and has a job to change that"),
+                },
+                Presence::Absent => Health::Failed { cause: format!("systemd says {state:?}") },
+                Presence::NotInstalled { cause } | Presence::Unclear { cause } => {
+                    Health::NotAsked { cause }
+                }
+            },
+            // Where systemd does not answer, it would neither stop nor start the unit.
+            Err(cause) => Health::NotAsked { cause },
         }
     }
 
@@ -114,12 +134,19 @@ impl Unit {
         let ended = systemctl(&self.label, &arguments, options, options.timeout).await?;
         match ended.exit {
             Exit::Code(0) => Ok(()),
-            Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut(_) => {
+            Exit::Code(_) | Exit::Signal(_) | Exit::TimedOut(_) | Exit::Withdrawn => {
                 let failure = failure("systemctl", verb, &ended);
                 Err(format!("{failure}; see systemctl status {}", self.name))
             }
         }
     }
+}
+
+/// The properties that systemctl-show(1) prints, one per line; a unit without a job has none, or 0.
+fn read_state(shown: &str) -> (String, bool) {
+    let value = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let job = value("Job=").is_some_and(|job| !job.is_empty() && job != "0");
+    (value("ActiveState=").unwrap_or_default().to_owned(), job)
 }
 
 /// What an `ActiveState` means (org.freedesktop.systemd1(5)). What is on its way in either
@@ -151,6 +178,19 @@ mod tests {
         }
         for (code, stdout) in [(0, "bad-setting\n"), (0, ""), (1, "loaded\n")] {
             assert!(matches!(judge(code, stdout), LoadState::Unclear { .. }), "{code} {stdout}");
+        }
+    }
+
+    #[test]
+    fn a_job_is_told_beside_the_state() {
+        for (shown, state, job) in [
+            ("ActiveState=active\n", "active", false),
+            ("Job=0\nActiveState=inactive\n", "inactive", false),
+            ("Job=\nActiveState=failed\n", "failed", false),
+            ("Job=412\nActiveState=inactive\n", "inactive", true),
+            ("", "", false),
+        ] {
+            assert_eq!(read_state(shown), (state.to_owned(), job), "{shown}");
         }
     }
 

@@ -19,6 +19,7 @@ impl Bed {
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
             stop_pause: Duration::from_millis(10),
             report: Arc::new(move |it| report.send(it).is_ok()),
+            ending: None,
         };
         std::fs::create_dir(&options.script_directory).unwrap();
         Self { directory, sender: start(options), reports }
@@ -127,11 +128,101 @@ async fn what_is_not_installed_has_nothing_to_stop_unless_it_was_started() {
     let stopped = bed.order(Operation::Stop, "web", &[]).await;
     assert!(matches!(stopped, Outcome::Stopped(Err(_))), "{stopped:?}");
     let mut bed = Bed::new(LONG);
-    assert_eq!(bed.order(Operation::Probe, "web", &[]).await, Outcome::Probed(Presence::Absent));
+    let probed = bed.order(Operation::Probe, "web", &[]).await;
+    assert!(matches!(probed, Outcome::Probed(Presence::NotInstalled { .. })), "{probed:?}");
     let Outcome::Started(Err(error)) = bed.order(Operation::Start, "web", &[]).await else {
         panic!("it started");
     };
     assert!(error.contains("no script web in") && error.contains("web.service"), "{error}");
+    assert_eq!(bed.order(Operation::Stop, "web", &[]).await, Outcome::Stopped(Ok(())));
+}
+
+/// What broke on the way is no word of the service.
+#[tokio::test]
+async fn a_status_of_what_runs_says_so_or_not_or_nothing() {
+    let mut bed = Bed::new(Duration::from_millis(900));
+    let monitor = Operation::Monitor { number: 3 };
+    for (body, expected) in [
+        ("echo web is running", "runs"),
+        ("echo started; echo web is stopped >&2; echo it is stopped", "failed"),
+        ("exit 3", "no answer"),
+        ("kill -9 $$", "no answer"),
+        ("echo fork failed; exit 127", "no answer"),
+        ("sleep 600", "no answer"),
+    ] {
+        bed.script("web", body);
+        let Outcome::Monitored { number: 3, health } = bed.order(monitor, "web", &[]).await else {
+            panic!("{body}");
+        };
+        let found = match &health {
+            Health::Runs => "runs",
+            Health::Failed { cause } if cause == "its status says \"it is stopped\"" => "failed",
+            Health::NoAnswer { .. } => "no answer",
+            Health::Failed { .. } | Health::NotAsked { .. } => "something else",
+        };
+        assert_eq!(found, expected, "{body}: {health:?}");
+    }
+    // A package is being upgraded, say: it could be neither stopped nor started.
+    std::fs::remove_file(bed.directory.path().join("resource.d/web")).unwrap();
+    let outcome = bed.order(monitor, "web", &[]).await;
+    assert!(
+        matches!(&outcome, Outcome::Monitored { health: Health::NotAsked { .. }, .. }),
+        "{outcome:?}"
+    );
+}
+
+/// Nothing else is done with a service while its status is asked.
+#[tokio::test]
+async fn a_stop_ends_the_status_that_hangs_before_it() {
+    let mut bed = Bed::new(LONG);
+    bed.script("web", "if [ $op = status ]; then sleep 600; fi");
+    let resource = Resource::Script { name: "web".to_owned(), arguments: Vec::new() };
+    let order = |operation| Order { token: 7, operation, resource: resource.clone() };
+    bed.sender.send(order(Operation::Monitor { number: 3 })).unwrap();
+    while bed.calls().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bed.sender.send(order(Operation::Stop)).unwrap();
+    let mut outcomes = [bed.reports.recv().await.unwrap(), bed.reports.recv().await.unwrap()]
+        .map(|report| report.outcome);
+    outcomes.sort_by_key(|it| matches!(it, Outcome::Stopped(_)));
+    assert!(
+        matches!(&outcomes[0], Outcome::Monitored { health: Health::NotAsked { .. }, .. }),
+        "{outcomes:?}"
+    );
+    assert_eq!(outcomes[1], Outcome::Stopped(Ok(())));
+    assert_eq!(bed.calls(), ["web status", "web stop"]);
+}
+
+#[tokio::test]
+async fn statuses_that_hang_end_together_those_that_wait_too() {
+    let mut bed = Bed::new(LONG);
+    bed.script("web", "sleep 600");
+    let resource = Resource::Script { name: "web".to_owned(), arguments: Vec::new() };
+    for token in 0..20 {
+        let operation = Operation::Monitor { number: 1 };
+        bed.sender.send(Order { token, operation, resource: resource.clone() }).unwrap();
+    }
+    while bed.calls().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bed.sender.end_statuses();
+    for _ in 0..20 {
+        let outcome = bed.reports.recv().await.unwrap().outcome;
+        assert!(
+            matches!(&outcome, Outcome::Monitored { health: Health::NotAsked { .. }, .. }),
+            "{outcome:?}"
+        );
+    }
+}
+
+/// The next program, or one that adopts, knows nothing of what it has not started itself.
+#[tokio::test]
+async fn what_may_run_is_not_stopped_by_its_script_being_gone() {
+    let mut bed = Bed::new(LONG);
+    assert!(matches!(bed.order(Operation::Stop, "web", &[]).await, Outcome::Stopped(Err(_))));
+    // Only what does not run is started; and what could not be found has started nothing.
+    assert!(matches!(bed.order(Operation::Start, "web", &[]).await, Outcome::Started(Err(_))));
     assert_eq!(bed.order(Operation::Stop, "web", &[]).await, Outcome::Stopped(Ok(())));
 }
 

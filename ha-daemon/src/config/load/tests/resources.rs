@@ -1,7 +1,9 @@
 //! Resources that are no addresses, and clients.
 
 use super::{CLEAN, Place, findings};
-use crate::config::Resource;
+use std::time::Duration;
+
+use crate::config::{MONITOR_DEFAULT, Recovery, RecoveryPolicy, Resource};
 
 const ADDRESS: &str = r#"{ kind = "address", address = "198.51.100.10/24", interface = "eth0" }"#;
 
@@ -52,6 +54,67 @@ arguments = ["-i"]
         ("nobody", &["-i".to_owned()][..])
     );
     assert_eq!(client.program, std::path::Path::new("/usr/bin/env"));
+}
+
+#[test]
+fn a_service_is_monitored_and_recovered_as_the_group_says() {
+    let group = |keys: &str, resources: &str| {
+        let text = CLEAN.replace("[groups.web]", &format!("[groups.web]\n{keys}"));
+        Place::new().parse(&text.replace(ADDRESS, resources)).map(|it| it.groups[0].clone())
+    };
+    let three = format!(
+        r#"{ADDRESS}, {{ kind = "script", name = "a" }},
+           {{ kind = "script", name = "b", monitor = "off" }},
+           {{ kind = "systemd", unit = "c.service", monitor = "250ms" }}"#
+    );
+    let read = group("", &three).unwrap();
+    let expected = [None, Some(MONITOR_DEFAULT), None, Some(Duration::from_millis(250))];
+    assert_eq!(read.monitors, expected);
+    assert_eq!(read.recovery, Recovery::default());
+    let keys = "recovery = \"restart\"\nrestarts = 0\nrestart_window = \"1m\"";
+    let (policy, window) = (RecoveryPolicy::Restart, Duration::from_secs(60));
+    let read = group(keys, &three).unwrap();
+    assert_eq!(read.recovery, Recovery { policy, restarts: 0, window });
+    for (word, policy) in
+        [("relocate", RecoveryPolicy::Relocate), ("disable", RecoveryPolicy::Disable)]
+    {
+        let read = group(&format!("recovery = \"{word}\""), &three).unwrap();
+        assert_eq!((read.recovery.policy, read.recovery.restarts_allowed()), (policy, 0));
+    }
+}
+
+#[test]
+fn what_cannot_be_monitored_or_recovered_is_told() {
+    for (monitor, wrong) in [
+        ("\"10ms\"", "give 100ms to 1h"),
+        ("10", "has no unit"),
+        ("\"never\"", "write \"off\", or"),
+    ] {
+        let found = with(&format!(r#"{{ kind = "script", name = "a", monitor = {monitor} }}"#));
+        assert!(found.len() == 1 && found[0].contains(wrong), "{found:?}");
+    }
+    let address = ADDRESS.replace(" }", ", monitor = \"1s\" }");
+    assert!(with(&address)[0].contains("unknown key"), "{:?}", with(&address));
+    let warned = |keys: &str, resources: &str| {
+        let text = CLEAN.replace("[groups.web]", &format!("[groups.web]\n{keys}"));
+        Place::new().findings(&text.replace(ADDRESS, resources))
+    };
+    let script = r#"{ kind = "script", name = "a" }"#;
+    for keys in ["recovery = \"disable\"", "restarts = 1", "restart_window = \"1m\""] {
+        let found = warned(keys, ADDRESS);
+        assert!(found.len() == 1 && found[0].contains("no service of the group is"), "{found:?}");
+        assert_eq!(warned(keys, script), [""; 0]);
+    }
+    let found = warned("recovery = \"disable\"\nrestarts = 1", script);
+    assert!(found.len() == 1 && found[0].contains("restarts has no effect"), "{found:?}");
+    for (keys, wrong) in [
+        ("recovery = \"reboot\"", "unknown recovery"),
+        ("restarts = 101", "give a number from 0 to 100"),
+        ("restart_window = \"1ms\"", "give 1s to 1h"),
+    ] {
+        let found = warned(keys, script);
+        assert!(found.len() == 1 && found[0].contains(wrong), "{found:?}");
+    }
 }
 
 #[test]

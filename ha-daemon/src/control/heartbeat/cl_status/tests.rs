@@ -141,6 +141,7 @@ fn resources_are_told_in_halves() {
         state,
         term: 1,
         wished: None,
+        failures: 0,
         nodes: vec![first.parse().unwrap()],
         resources: Vec::new(),
     };

@@ -1,0 +1,129 @@
+//! What is remembered of a group.
+
+use serde::{Deserialize, Serialize};
+
+use super::identity;
+use crate::config::Group;
+use crate::core::groups::Entry;
+use crate::core::message::{ClaimState, Wish};
+use crate::core::ownership::{Goal, LocalGroup};
+use crate::core::recovery::{Avoidance, Monitor};
+use crate::core::time::Moment;
+use crate::snapshot::ResourceState;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct GroupMemory {
+    goal: Goal,
+    /// What each resource is, and its state.
+    pub(super) resources: Vec<(String, ResourceState)>,
+    term: u64,
+    highest_term: u64,
+    wish: Wish,
+    own_wish: Wish,
+    failed_until: Option<Moment>,
+    failures: u32,
+    retry_stop_at: Option<Moment>,
+    /// From here on, earlier versions knew of none.
+    #[serde(default)]
+    service_failures: u32,
+    #[serde(default)]
+    service_failed_at: Option<Moment>,
+    #[serde(default)]
+    started_at: Option<Moment>,
+    #[serde(default)]
+    recovering: bool,
+    /// When each service is asked next.
+    #[serde(default)]
+    ask_at: Vec<Option<Moment>>,
+    #[serde(default)]
+    avoidance: Option<Avoidance>,
+    reported: ClaimState,
+    contested: bool,
+}
+
+impl GroupMemory {
+    pub(super) fn of(group: &Group, entry: &Entry) -> Self {
+        let LocalGroup {
+            goal,
+            resources,
+            term,
+            highest_term,
+            wish,
+            own_wish,
+            failed_until,
+            failures,
+            retry_stop_at,
+            // Only a resource that is being started or stopped is in between, and that is waited for.
+            restart_from: _,
+            service_failures,
+            service_failed_at,
+            started_at,
+            avoidance,
+            trim: _,
+        } = entry.local.clone();
+        // Of services only that is kept: what was asked is forgotten.
+        let ask_at = entry.monitors.iter().map(Monitor::ask_at).collect();
+        let Entry { local: _, reported, contested, recovering, monitors: _ } = *entry;
+        Self {
+            goal,
+            resources: group.resources.iter().map(identity).zip(resources).collect(),
+            term,
+            highest_term,
+            wish,
+            own_wish,
+            failed_until,
+            failures,
+            retry_stop_at,
+            service_failures,
+            service_failed_at,
+            started_at,
+            recovering,
+            ask_at,
+            avoidance,
+            reported,
+            contested,
+        }
+    }
+
+    /// The group as the new configuration has it; what of the old one runs on and is not in it.
+    pub(super) fn resume(self, group: &Group, entry: &mut Entry) -> Vec<String> {
+        let identities: Vec<String> = group.resources.iter().map(identity).collect();
+        let pairs = self.resources.iter().zip(&identities);
+        let same = pairs.take_while(|((old, _), new)| old == *new).count();
+        let (stay, go) = self.resources.split_at(same);
+        let local = &mut entry.local;
+        for (state, (_, was)) in local.resources.iter_mut().zip(stay) {
+            // Whoever was to report the end of this is gone: done again, it does no harm.
+            *state = match was {
+                ResourceState::Starting => ResourceState::Stopped,
+                ResourceState::Stopping => ResourceState::Started,
+                ResourceState::Stopped
+                | ResourceState::Started
+                | ResourceState::Failed
+                | ResourceState::Unknown => *was,
+            };
+        }
+        local.goal = self.goal;
+        local.term = self.term;
+        local.highest_term = self.highest_term;
+        local.wish = self.wish;
+        local.own_wish = self.own_wish;
+        local.failed_until = self.failed_until;
+        local.failures = self.failures;
+        local.retry_stop_at = self.retry_stop_at;
+        local.service_failures = self.service_failures;
+        local.service_failed_at = self.service_failed_at;
+        local.started_at = self.started_at;
+        local.avoidance = self.avoidance;
+        entry.reported = self.reported;
+        entry.contested = self.contested;
+        entry.recovering = self.recovering;
+        for (monitor, ask_at) in entry.monitors.iter_mut().zip(self.ask_at).take(same) {
+            *monitor = Monitor::resume(ask_at);
+        }
+        let runs = |(label, state): &(String, ResourceState)| {
+            (*state != ResourceState::Stopped).then(|| label.clone())
+        };
+        go.iter().filter_map(runs).collect()
+    }
+}
