@@ -9,10 +9,12 @@ use ha_tests::bed::{Cluster, Plan, Status, turn};
 use ha_tests::figures::{Figures, Memory};
 
 const TIME: Duration = Duration::from_secs(10);
-/// All of it. The program's own file, locked as the rest, is 19 MiB of a debug build's.
-const RSS_MAX_KIB: u64 = 30 * 1024;
-/// Without the program's file: heap, stacks, libraries, maps. The same in every build.
-const BEYOND_PROGRAM_MAX_KIB: u64 = 9 * 1024;
+/// All of it. The program's own file, locked as the rest, is 22 MiB of a debug build's 31 and
+/// 7 of a release build's 17: a program that grows by a fifth is seen.
+const RSS_MAX_KIB: u64 = if cfg!(debug_assertions) { 36 * 1024 } else { 20 * 1024 };
+/// Without the program's file: heap, stacks, libraries, maps. The same in every build, but for the
+/// libraries of a host's name services (0.3 MiB where systemd's is one of them).
+const BEYOND_PROGRAM_MAX_KIB: u64 = 10 * 1024;
 /// What belongs to no other process.
 const PRIVATE_MAX_KIB: u64 = 10 * 1024;
 

@@ -16,6 +16,7 @@ mod custody;
 mod estate;
 pub mod lease;
 mod line;
+mod memory;
 pub mod message;
 mod obituary;
 mod process;

@@ -13,7 +13,6 @@ use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::time::TimeSpec;
@@ -22,6 +21,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::Care;
 use super::lease::Lease;
 use super::line::Notices;
+use super::memory::LockedMemory;
 use super::message::{Custody, Held, MESSAGE_BYTES_MAX, Message};
 use super::obituary::{OBITUARY_ROUNDS, Obituary};
 use super::upkeep::Upkeep;
@@ -202,7 +202,8 @@ impl Keeper {
     /// do. The warnings of the start are logged when it is ready.
     fn serve(mut self, socket: &OwnedFd, mut warnings: Vec<String>) -> anyhow::Result<()> {
         let mut buffer = vec![0; MESSAGE_BYTES_MAX];
-        self.lock_memory(&mut warnings);
+        let mut memory =
+            self.post.priority.and_then(|_| noted(LockedMemory::lock(), &mut warnings));
         if let Some(Err(error)) = self.post.priority.map(sys::set_fifo) {
             warnings.push(format!("no real-time priority, a busy machine may delay it: {error}"));
         }
@@ -212,7 +213,9 @@ impl Keeper {
                 Next::Message(Message::Farewell) => return Ok(()),
                 Next::Message(message) => {
                     let mut warnings = self.take(message);
-                    self.lock_memory(&mut warnings);
+                    if let Some(memory) = &mut memory {
+                        noted(memory.lock_what_came(), &mut warnings);
+                    }
                     self.log(&warnings);
                 }
                 Next::Unreadable(warning) => self.log(&[warning]),
@@ -387,17 +390,6 @@ impl Keeper {
         Removed { count, line, failures }
     }
 
-    /// Locks what is mapped now. Not `MCL_FUTURE`: under a low RLIMIT_MEMLOCK that would make an
-    /// allocation fail, which is worse than a page that might be swapped.
-    fn lock_memory(&self, warnings: &mut Vec<String>) {
-        if self.post.priority.is_none() {
-            return;
-        }
-        if let Err(errno) = mlockall(MlockAllFlags::MCL_CURRENT) {
-            warnings.push(format!("cannot lock its memory, swapping may delay it: {errno}"));
-        }
-    }
-
     /// Has lines written to standard error.
     pub(super) fn log(&self, lines: &[String]) {
         for line in lines {
@@ -405,6 +397,11 @@ impl Keeper {
             self.log.post(line.into_bytes());
         }
     }
+}
+
+/// What it came to, or a warning.
+fn noted<T>(outcome: anyhow::Result<T>, warnings: &mut Vec<String>) -> Option<T> {
+    outcome.map_err(|error| warnings.push(format!("{error:#}"))).ok()
 }
 
 /// Waits until one of the descriptors can be read.
