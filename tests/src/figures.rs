@@ -108,6 +108,14 @@ impl Use {
             .sum()
     }
 
+    /// How often a thread went to sleep by itself, a second, all threads together: how often
+    /// something woke one. Unlike processor time it is the same on a fast and on a slow machine.
+    #[must_use]
+    pub fn sleeps_per_second(&self) -> f64 {
+        let sleeps: u64 = self.threads.values().map(|thread| thread.voluntary).sum();
+        sleeps as f64 / self.time.as_secs_f64()
+    }
+
     /// What a thread used; nothing for an unknown one.
     #[must_use]
     pub fn thread(&self, name: &str) -> ThreadFigures {

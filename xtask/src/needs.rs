@@ -26,14 +26,17 @@ pub fn provide() -> Result<()> {
     provide_all(NEEDS)
 }
 
-/// Makes sure that there is what tests need beside that: the parser of metrics.
+/// Makes sure that there is what tests need beside that: the parser of metrics, and ping.
 ///
 /// # Errors
 /// As [`provide`].
 pub fn provide_for_tests() -> Result<()> {
     provide()?;
     let probe = "-cimport prometheus_client.openmetrics.parser";
-    provide_all(&[("/usr/bin/python3", probe, "python3-prometheus-client")])
+    provide_all(&[
+        ("/usr/bin/python3", probe, "python3-prometheus-client"),
+        ("ping", "-V", "iputils-ping"),
+    ])
 }
 
 /// Makes sure that there is a C++ compiler, for libFuzzer.

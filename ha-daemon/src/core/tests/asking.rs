@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
-use proptest::test_runner::{RngSeed, TestRunner};
+use proptest::test_runner::TestRunner;
 
 use super::sim::{Death, Sim, Stop};
 use super::*;
@@ -390,20 +390,12 @@ fn live_through(detection: Detection, seed: u64, steps: &[(Op, u64)]) -> usize {
     mistakes(&sim, from)
 }
 
-fn settings() -> ProptestConfig {
-    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    match std::env::var_os("PROPTEST_CASES") {
-        Some(_) => default,
-        None => ProptestConfig { cases: 60, rng_seed: RngSeed::Fixed(0x4841), ..default },
-    }
-}
-
 fn steps() -> impl Strategy<Value = Vec<(Op, u64)>> {
     proptest::collection::vec((op(), 0..200_000u64), 1..40)
 }
 
 proptest! {
-    #![proptest_config(settings())]
+    #![proptest_config(cases(60))]
 
     /// (a) Whatever stops for less than its lease and whatever gets lost on the way: a node whose
     /// kernel answers is not taken for dead, and nothing moves.
@@ -479,7 +471,7 @@ proptest! {
 /// (c) The same histories with a rule switched off show mistakes: the claims above can fail.
 #[test]
 fn without_its_rules_the_same_histories_show_mistakes() {
-    let mut runner = TestRunner::new(settings());
+    let mut runner = TestRunner::new(cases(60));
     let histories: Vec<_> =
         (0..60).map(|_| (any::<u64>(), steps()).new_tree(&mut runner).unwrap().current()).collect();
     let sum = |of: fn(Detection, u64, &[(Op, u64)]) -> usize, detection| {

@@ -28,6 +28,9 @@ mod story;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proptest::prelude::ProptestConfig;
+use proptest::test_runner::RngSeed;
+
 use super::Core;
 use super::io::{Observation, Sighting};
 use crate::config::{
@@ -114,6 +117,15 @@ pub(crate) fn config(nodes: usize, links: usize, groups: usize) -> Config {
         links: (0..links).map(link).collect(),
         nodes: (0..nodes).map(node).collect(),
         groups: (0..groups).map(group).collect(),
+    }
+}
+
+/// So many cases of a property, the same every time; with `PROPTEST_CASES` so many others.
+pub(super) fn cases(count: u32) -> ProptestConfig {
+    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => default,
+        None => ProptestConfig { cases: count, rng_seed: RngSeed::Fixed(0x4841), ..default },
     }
 }
 

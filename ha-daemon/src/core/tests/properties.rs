@@ -4,7 +4,6 @@
 //! future and that no term decreases.
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::connectivity::pinged;
 use super::sim::{Death, Sim};
@@ -319,17 +318,8 @@ fn expect_never_two(sim: &Sim, op: Op) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// The same cases every time; with `PROPTEST_CASES` so many others.
-fn settings() -> ProptestConfig {
-    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    match std::env::var_os("PROPTEST_CASES") {
-        Some(_) => default,
-        None => ProptestConfig { cases: 100, rng_seed: RngSeed::Fixed(0x4841), ..default },
-    }
-}
-
 proptest! {
-    #![proptest_config(settings())]
+    #![proptest_config(cases(100))]
 
     /// As long as nodes hear each other, there are never two owners, not even for a moment,
     /// whatever becomes of control messages, daemons, interfaces and connections.

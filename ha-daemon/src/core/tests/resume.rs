@@ -77,6 +77,8 @@ fn what_an_earlier_version_handed_over_is_read_and_nobody_is_stale_by_it() {
 }
 
 proptest! {
+    #![proptest_config(cases(100))]
+
     /// At any moment, whoever owns what: nothing changes at anybody, terms included.
     #[test]
     fn a_hand_over_is_no_event_at_the_peers(

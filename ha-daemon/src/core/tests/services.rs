@@ -118,8 +118,12 @@ fn a_service_whose_start_failed_is_stopped_with_the_rest() {
 /// A preferred node that cannot start a group interrupts it less and less often.
 #[test]
 fn the_pause_after_a_failed_start_grows_and_a_success_resets_it() {
-    let mut config = config_services(2, 2, 1);
+    let mut config = config_services(2, 1, 1);
     config.groups[0].failback = Failback::Auto;
+    // Forty minutes: few heartbeats.
+    config.cluster.keepalive = Duration::from_millis(100);
+    config.cluster.warntime = Duration::from_millis(250);
+    config.cluster.deadtime = Duration::from_millis(400);
     let mut sim = Sim::settled(config, 3);
     let from = sim.now;
     sim.start_fails.insert((0, 0));
