@@ -1,5 +1,6 @@
 //! The control connections of daemons, as the kernel knows them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -16,13 +17,14 @@ const STANDS: Duration = Duration::from_millis(500);
 const ESTABLISHED: &str = "01";
 const PORT: &str = ":02B6";
 
-/// Local addresses of established connections from or to the default port.
-fn established(table: &str) -> Vec<&str> {
+/// Local addresses of established connections from or to the default port. A set: where others come
+/// and go meanwhile (a client's), the kernel writes a line again.
+fn established(table: &str) -> BTreeSet<String> {
     let connection = |line| {
         let mut fields = str::split_whitespace(line);
         let (local, remote, state) = (fields.nth(1)?, fields.next()?, fields.next()?);
         let control = local.ends_with(PORT) || remote.ends_with(PORT);
-        (control && state == ESTABLISHED).then_some(local)
+        (control && state == ESTABLISHED).then(|| local.to_owned())
     };
     table.lines().filter_map(connection).collect()
 }
@@ -35,10 +37,10 @@ impl Cluster {
     /// They do not within 20 s.
     pub fn wait_connected(&self, connections: usize) -> Result<()> {
         let pid = self.nodes.first().context("there is no node")?.pids()?.0;
-        let mut last: (Vec<String>, Instant) = (Vec::new(), Instant::now());
+        let mut last = (BTreeSet::new(), Instant::now());
         clock::wait_for("control connections that stand", TIME_MAX, || {
             let table = fs::read_to_string(format!("/proc/{pid}/net/tcp"))?;
-            let now: Vec<String> = established(&table).into_iter().map(str::to_owned).collect();
+            let now = established(&table);
             if now != last.0 {
                 last = (now, Instant::now());
             }
@@ -52,12 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_connections_are_told_from_others() {
+    fn control_connections_are_told_from_others_and_counted_once() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt\n   \
             0: 010200C0:02B6 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0\n   \
             1: 010200C0:9C4E 020200C0:02B6 01 00000000:00000000 00:00000000 00000000     0\n   \
             2: 010200C0:9C50 020200C0:02B6 06 00000000:00000000 00:00000000 00000000     0\n   \
+            1: 010200C0:9C4E 020200C0:02B6 01 00000000:00000000 00:00000000 00000000     0\n   \
             3: 010200C0:0050 020200C0:9C4E 01 00000000:00000000 00:00000000 00000000     0\n";
-        assert_eq!(established(table), ["010200C0:9C4E"]);
+        assert_eq!(established(table), BTreeSet::from(["010200C0:9C4E".to_owned()]));
     }
 }
