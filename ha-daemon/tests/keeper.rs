@@ -15,14 +15,15 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use common::{Far, between_two_namespaces, entry, eventually, ip};
 use ha_daemon::io::clock::{boottime_ns, monotonic_ns};
 use ha_daemon::io::interrupted::uninterrupted;
 use ha_daemon::io::keeper::{
-    Custody, DOOR_NAME, Datagram, Held, Inheritance, Keeper, KeeperError, KeeperOptions, Lease,
+    Acting, Alive, Custody, DOOR_NAME, Datagram, Held, Inheritance, Keeper, KeeperError,
+    KeeperOptions, Lease,
 };
 use ha_daemon::io::netlink::RouteSocket;
 use ha_daemon::io::renewal::{Present, Renewed};
@@ -34,7 +35,8 @@ use nix::unistd::{Pid, getsid};
 const LEASE: Duration = Duration::from_secs(600);
 const FOUR: &str = "192.0.2.10/24";
 const SIX: &str = "2001:db8::10/64";
-/// How the stand-in ends: `killed` waits to be, `farewell` says it at once.
+/// How the stand-in ends: `killed` waits to be, `farewell` says it at once. One that is `alive` waits to be
+/// killed, acts on two threads as a daemon does, and has a child that holds its end of the socket open.
 const STAND_IN: &str = "KEEPER_TEST_STAND_IN";
 
 fn spawn() -> Keeper {
@@ -128,6 +130,7 @@ fn a_daemon_stand_in() {
     hold(&mut keeper, FOUR).unwrap();
     hold(&mut keeper, SIX).unwrap();
     keeper.obituary(obituary("192.0.2.1:0")).unwrap();
+    let _child = (end == "alive").then(|| act(&keeper));
     println!("its keeper is {}", keeper.pid());
     if end == "farewell" {
         keeper.farewell().unwrap();
@@ -161,6 +164,73 @@ fn after_kill_9_the_addresses_are_removed_and_the_peers_are_told_twice() {
             ip("addr add 192.0.2.10/24 dev veth0");
             ip("addr add 2001:db8::10/64 dev veth0 nodad");
         }
+    });
+}
+
+/// Two threads that act, and a child that has this end of the socket open until the keeper is gone.
+fn act(keeper: &Keeper) -> Child {
+    let begun = Arc::new(Barrier::new(3));
+    for thread in [Acting::AddressWorker, Acting::Driver] {
+        let (lease, begun) = (Arc::clone(keeper.lease()), Arc::clone(&begun));
+        std::thread::spawn(move || {
+            let _alive = Alive::begin(&lease, thread).unwrap();
+            begun.wait();
+            std::thread::sleep(Duration::from_secs(60));
+        });
+    }
+    begun.wait();
+    let socket = keeper.as_fd().try_clone_to_owned().unwrap();
+    let until_it_is_gone = format!("--pid={}", keeper.pid());
+    let arguments = [until_it_is_gone.as_str(), "-f", "/dev/null"];
+    Command::new("tail").args(arguments).stdin(socket).spawn().unwrap()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn the_death_of_the_threads_that_act_is_the_daemons_whoever_has_its_files() {
+    between_two_namespaces(|far| {
+        let peer = network(far);
+        let (mut daemon, keeper) = stand_in("alive");
+        daemon.kill().unwrap();
+        expect_obituary(&peer);
+        assert_eq!(addresses(), [false, false], "removed before the peers are told");
+        daemon.wait().unwrap();
+        eventually("the keeper is gone", Duration::from_secs(1), || is_gone(keeper));
+    });
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn threads_that_end_by_themselves_are_no_death_and_those_of_an_earlier_daemon_neither() {
+    between_two_namespaces(|far| {
+        let peer = network(far);
+        let mut keeper = spawn();
+        hold(&mut keeper, FOUR).unwrap();
+        hold(&mut keeper, SIX).unwrap();
+        keeper.obituary(obituary("192.0.2.1:0")).unwrap();
+        for thread in [Acting::AddressWorker, Acting::Driver] {
+            let lease = Arc::clone(keeper.lease());
+            let ends = move || drop(Alive::begin(&lease, thread).unwrap());
+            std::thread::spawn(ends).join().unwrap();
+        }
+        // One after the other, as they would die: the keeper sees no end of theirs, and does not move.
+        peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        assert!(uninterrupted(|| peer.recv_from(&mut [0; 100])).is_err());
+        assert_eq!(addresses(), [true, true]);
+        for thread in [Acting::AddressWorker, Acting::Driver] {
+            let lease = Arc::clone(keeper.lease());
+            let dies = move || std::mem::forget(Alive::begin(&lease, thread).unwrap());
+            std::thread::spawn(dies).join().unwrap();
+        }
+        expect_obituary(&peer);
+        expect_obituary(&peer);
+        assert_eq!(addresses(), [false, false]);
+        // The next daemon has the same lease, and a keeper of its own.
+        ip("addr add 192.0.2.10/24 dev veth0");
+        keeper.respawn().unwrap();
+        assert!(uninterrupted(|| peer.recv_from(&mut [0; 100])).is_err());
+        assert_eq!(addresses(), [true, false]);
+        keeper.farewell().unwrap();
     });
 }
 

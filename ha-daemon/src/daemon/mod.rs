@@ -34,7 +34,7 @@ use crate::io::clock::monotonic_ns;
 use crate::io::connection::OpenConnections;
 use crate::io::gate::Gates;
 use crate::io::heard::HeardWords;
-use crate::io::keeper::{DOOR_NAME, Keeper, KeeperOptions, Lease};
+use crate::io::keeper::{Acting, Alive, DOOR_NAME, Keeper, KeeperOptions, Lease};
 use crate::io::kernel::Kernel;
 use crate::io::keys::Keys;
 use crate::io::mailbox::{Inbox, Letter, Mailbox, mailbox};
@@ -105,7 +105,8 @@ pub fn run(
     let _ = nix::sys::prctl::set_name(c"ha-daemon");
     process::remember_limits(handed.as_ref().map_or(&[], |it| &it.image.limits));
     own_process::raise_limits();
-    let memory = realtime::lock_memory(config.realtime);
+    // What is granted is said when everything is loaded.
+    let _ = realtime::lock_memory(config.realtime);
     realtime::keep_heap(config.realtime);
     if let Some(handed) = &handed {
         config.keys = handed.keys(config.keys);
@@ -126,7 +127,6 @@ pub fn run(
             own,
             name: &name,
             options,
-            memory: memory.clone(),
             executable: &executable,
             lock: &lock,
         };
@@ -163,7 +163,6 @@ struct Start<'a> {
     own: NodeIndex,
     name: &'a NodeName,
     options: &'a Options,
-    memory: Granted,
     executable: &'a Path,
     lock: &'a File,
 }
@@ -177,7 +176,7 @@ enum Ended {
 }
 
 async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
-    let Start { config, own, name, options, memory, executable, lock } = start;
+    let Start { config, own, name, options, executable, lock } = start;
     let mut signals = Signals::new()?;
     arrive::take_signals();
     let log = Log::begin(handed.as_mut())?;
@@ -191,7 +190,7 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     let keys = Arc::new(Keys::new(&config.keys)?);
     let mut node =
         Node { config, own, incarnation, keys, known: BTreeMap::new(), arrivals: BTreeMap::new() };
-    let prepared = prepare(&mut node, name, options, memory, &log.events, handed).await?;
+    let prepared = prepare(&mut node, name, options, &log.events, handed).await?;
     let Prepared { mut driver, sender, worker, pinger, mailbox, connections, gates } = prepared;
     let clients = node.clients(&log.events);
     let asker = Asker {
@@ -337,7 +336,6 @@ async fn prepare(
     node: &mut Node,
     name: &NodeName,
     options: &Options,
-    memory: Granted,
     events: &Arc<EventLog>,
     mut handed: Option<Handed>,
 ) -> Result<Prepared> {
@@ -391,7 +389,7 @@ async fn prepare(
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
     // What loading needed (the types of the whole kernel) would be kept, and locked, for good.
-    realtime::settle_heap(node.config.realtime);
+    let memory = realtime::settle_heap(node.config.realtime);
     node.tell_mixed_times(handed.as_ref(), &mailbox);
     let resumption = handed.as_ref().map(|it| it.resumption(&node.config, &paths));
     let renewed = handed.as_ref().filter(|it| it.renews_keeper()).map(|_| keeper_options.clone());
@@ -484,6 +482,7 @@ fn assemble(
     let Started { shared, sender, resumption, estate, connections, pinger, mut lines, .. } =
         started;
     let Started { gates, gate_side, .. } = started;
+    let lease = Arc::clone(keeper.lease());
     for socket in sockets.iter().filter(|it| !receives_heartbeats(it, &paths, &receptions)) {
         socket
             .accept_control_and_probes()
@@ -528,7 +527,7 @@ fn assemble(
         estate,
         resumption,
     })?;
-    let driver = start(driver, options.kernel_log, node.config.realtime, &mailbox)?;
+    let driver = start(driver, options.kernel_log, node.config.realtime, lease, &mailbox)?;
     Ok(Prepared { driver, sender, worker, pinger, mailbox, connections, gates: gate_side })
 }
 
@@ -555,6 +554,7 @@ fn start(
     mut driver: Driver,
     kernel_log: u8,
     scheduling: Realtime,
+    lease: Arc<Lease>,
     mailbox: &Mailbox,
 ) -> Result<oneshot::Receiver<Result<Parts>>> {
     if kernel_log > 0 {
@@ -567,6 +567,7 @@ fn start(
         .spawn(move || {
             let granted = realtime::take_fifo(scheduling, realtime::DRIVER_PRIORITY);
             mailbox.post(Letter::Scheduling { thread: "driver", granted });
+            let _alive = Alive::begin(&lease, Acting::Driver);
             // Nobody waits any more when the process is on its way out.
             let _ = done.send(driver.run());
         })

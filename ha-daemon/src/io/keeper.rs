@@ -2,15 +2,16 @@
 //! killed it, and tells the peers so.
 //!
 //! The daemon holds one end of a socket pair, the keeper the other. The kernel closes the
-//! daemon's end when the daemon is gone, which wakes the keeper. A daemon that lives and does not run
+//! daemon's end when the daemon is gone, which wakes the keeper; so does, some time before that, the death
+//! of the threads that act ([`Alive`]). A daemon that lives and does not run
 //! loses its addresses too: they share the memory of its [`Lease`]. Until that is over the keeper renews
 //! the lifetimes of the addresses when the daemon does not. It lives in
 //! its own session, ignores signals and is the same executable (`ha-daemon keeper NODE`), so that
 //! there is nothing more to install. When the keeper dies, the daemon starts another one; when
 //! both die at once, the lifetime of the addresses in the kernel removes them.
 //!
-//! A process closes its files only after it has written its core: a daemon that dumps core must
-//! limit that to zero (`RLIMIT_CORE`), or the keeper waits for the dump.
+//! The threads of a process die, and its files are closed, only after it has written its core: a daemon
+//! that dumps core must limit that to zero (`RLIMIT_CORE`), or the keeper waits for the dump.
 
 mod custody;
 mod estate;
@@ -20,6 +21,7 @@ mod memory;
 pub mod message;
 mod obituary;
 mod process;
+mod threads;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -44,6 +46,7 @@ pub use estate::{DOOR_NAME, Inheritance};
 pub use lease::Lease;
 pub use message::{Custody, Datagram, Held, MessageError, Notice};
 pub use process::{Post, keeper_main};
+pub use threads::{Acting, Alive};
 
 use crate::names::{InterfaceName, NodeName};
 use message::{HELD_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX, Message};
@@ -374,6 +377,7 @@ fn start(options: &KeeperOptions) -> io::Result<(OwnedFd, Pid)> {
     // SO_SNDBUFFORCE needs CAP_NET_ADMIN, as adding an address does.
     setsockopt(&ours, sockopt::SndBufForce, &SEND_BUFFER_BYTES)
         .or_else(|_| setsockopt(&ours, sockopt::SndBuf, &SEND_BUFFER_BYTES))?;
+    threads::forget_the_dead(&options.lease);
     let child = Command::new(&options.program)
         .arg0("ha-daemon")
         .args(arguments(options))

@@ -30,6 +30,7 @@ pub mod process;
 pub mod realtime;
 pub mod records;
 pub mod renewal;
+pub mod robust;
 pub mod sender;
 pub mod serial;
 pub mod service;

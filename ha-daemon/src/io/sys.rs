@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
@@ -212,13 +212,20 @@ pub fn output_queue(terminal: BorrowedFd<'_>) -> io::Result<usize> {
 /// Some words of memory that several processes share, in a sealed memfd.
 #[derive(Debug)]
 pub struct SharedWords {
-    base: NonNull<AtomicU64>,
+    base: NonNull<Layout>,
     memory: OwnedFd,
 }
 
-/// How many words are shared.
+/// What is shared.
+#[repr(C)]
+struct Layout {
+    words: [AtomicU64; SHARED_WORDS],
+    owners: [AtomicU32; SHARED_OWNERS],
+}
+
 const SHARED_WORDS: usize = 4;
-const SHARED_BYTES: usize = SHARED_WORDS * size_of::<AtomicU64>();
+const SHARED_OWNERS: usize = 2;
+const SHARED_BYTES: usize = size_of::<Layout>();
 
 // SAFETY: the mapping belongs to the process, not to a thread, and is only accessed as atomics.
 unsafe impl Send for SharedWords {}
@@ -263,8 +270,18 @@ impl SharedWords {
     /// The words.
     #[must_use]
     pub fn words(&self) -> &[AtomicU64; SHARED_WORDS] {
+        &self.layout().words
+    }
+
+    /// Those that threads own ([`super::robust`]).
+    #[must_use]
+    pub fn owners(&self) -> &[AtomicU32; SHARED_OWNERS] {
+        &self.layout().owners
+    }
+
+    fn layout(&self) -> &Layout {
         // SAFETY: page aligned, mapped as long as `self` lives, of that length; any bytes are a value.
-        unsafe { self.base.cast().as_ref() }
+        unsafe { self.base.as_ref() }
     }
 
     /// Its memory, for another process.
@@ -280,6 +297,7 @@ impl Drop for SharedWords {
         let _ = unsafe { munmap(self.base.cast(), SHARED_BYTES) };
     }
 }
+
 /// Has the allocator give nothing back of its heaps (mallopt(3)); whether it can do that. What is large
 /// still is mapped apart, and goes again.
 #[cfg(target_env = "gnu")]

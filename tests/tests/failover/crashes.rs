@@ -1,19 +1,25 @@
 //! The owner's daemon ends, dies, freezes or is started again: a pair of nodes.
 
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ha_tests::bed::{GROUP, Reception, turn_with_others};
 use ha_tests::clock::monotonic_ns;
 use ha_tests::on_both_receptions;
 use nix::sys::signal::Signal;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::support::{ALPHA, BETA, LIFETIME_SLACK, STEP, events, finish, started_by, takeovers};
+
+/// Where the daemon's end of the socket to its keeper is, at least.
+const HIGH_FD: i32 = 900;
 
 on_both_receptions! {
     a_clean_stop_moves_the_group_and_a_start_brings_it_back,
     a_killed_daemon_is_replaced_and_its_keeper_takes_the_address_off,
+    a_daemon_is_dead_when_its_threads_are_and_not_when_its_files_are_closed,
     the_address_of_a_dead_node_goes_within_its_lifetime,
     a_frozen_owner_that_wakes_soon_gives_up_if_the_group_was_taken,
     a_frozen_owner_gives_up_when_it_wakes_after_the_address_lifetime,
@@ -55,6 +61,39 @@ fn a_killed_daemon_is_replaced_and_its_keeper_takes_the_address_off(via: Recepti
     watch.expect_never_double(at_ns)?;
     watch.expect_answers_since(at_ns)?;
     finish(cluster, watch)
+}
+
+/// A dying process closes its files last, and here somebody else has those to its keeper open: it is the
+/// end of the threads that the keeper acts upon.
+fn a_daemon_is_dead_when_its_threads_are_and_not_when_its_files_are_closed(
+    via: Reception,
+) -> Result<()> {
+    let _turn = turn_with_others();
+    let (mut cluster, watch) = started_by(via, |_| {})?;
+    let (daemon, _) = cluster.node(ALPHA)?.pids()?;
+    let kept_open = files_to_the_keeper(daemon)?;
+    ensure!(!kept_open.is_empty(), "no such file is open");
+    let at_ns = cluster.node(ALPHA)?.kill_daemon()?;
+    cluster.node_mut(ALPHA)?.wait_exit(STEP)?;
+    watch.expect_only(&mut cluster, BETA)?;
+    let gone = events(&cluster, BETA, "daemon-gone", at_ns)?;
+    let told = gone.iter().any(|it| it.message.contains("its keeper took the addresses off"));
+    ensure!(gone.len() == 1 && told, "{gone:?}");
+    drop(kept_open);
+    cluster.start()?;
+    watch.expect_only(&mut cluster, ALPHA)?;
+    watch.expect_never_double(at_ns)?;
+    finish(cluster, watch)
+}
+
+/// The daemon puts its end of their socket above everything else that it opens.
+fn files_to_the_keeper(daemon: i32) -> Result<Vec<OwnedFd>> {
+    let pid = Pid::from_raw(daemon).context("no process")?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    let entries = std::fs::read_dir(format!("/proc/{daemon}/fd"))?;
+    let numbers = entries.filter_map(|it| it.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let high = numbers.filter(|it| *it >= HIGH_FD);
+    high.map(|it| Ok(pidfd_getfd(&process, it, PidfdGetfdFlags::empty())?)).collect()
 }
 
 fn the_address_of_a_dead_node_goes_within_its_lifetime(via: Reception) -> Result<()> {

@@ -77,7 +77,7 @@ fn what_an_earlier_version_handed_over_is_read_and_nobody_is_stale_by_it() {
 }
 
 proptest! {
-    #![proptest_config(cases(100))]
+    #![proptest_config(cases(256))]
 
     /// At any moment, whoever owns what: nothing changes at anybody, terms included.
     #[test]

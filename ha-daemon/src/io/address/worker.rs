@@ -35,7 +35,7 @@ use crate::config::AnnouncePlan;
 use crate::core::io::Probed;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::frames::{self, Mac};
-use crate::io::keeper::Lease;
+use crate::io::keeper::{Acting, Alive, Lease};
 use crate::io::lateness::Lateness;
 use crate::io::netlink::{AddressDetails, Removal, delete_address, new_address, new_armed_address};
 use crate::names::InterfaceName;
@@ -52,6 +52,7 @@ pub(super) fn run(
     if let Some(at_start) = options.at_start.take() {
         at_start();
     }
+    let _alive = Alive::begin(&options.lease, Acting::AddressWorker);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => {

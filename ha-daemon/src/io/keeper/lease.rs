@@ -15,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 use std::time::Duration;
 
@@ -74,6 +75,11 @@ impl Lease {
     #[must_use]
     pub fn memory(&self) -> BorrowedFd<'_> {
         self.0.memory().as_fd()
+    }
+
+    /// The words that say whether the acting threads live ([`super::threads`]).
+    pub(super) fn owners(&self) -> &[AtomicU32; 2] {
+        self.0.owners()
     }
 
     /// How long it is from now on.

@@ -24,6 +24,7 @@ use super::line::Notices;
 use super::memory::LockedMemory;
 use super::message::{Custody, Held, MESSAGE_BYTES_MAX, Message};
 use super::obituary::{OBITUARY_ROUNDS, Obituary};
+use super::threads::DeathWatch;
 use super::upkeep::Upkeep;
 use crate::io::clock::{boottime_ns, monotonic_ns};
 use crate::io::interrupted::uninterrupted;
@@ -150,7 +151,8 @@ impl Kept {
 
 pub(super) struct Keeper {
     pub(super) post: Post,
-    pub(super) lease: Lease,
+    pub(super) lease: Arc<Lease>,
+    deaths: DeathWatch,
     log: Arc<LogLines>,
     pub(super) timer: TimerFd,
     pub(super) netlink: RouteSocket,
@@ -181,9 +183,12 @@ impl Keeper {
             ClockId::CLOCK_BOOTTIME,
             TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
         );
+        let lease = Arc::new(lease);
+        let deaths = DeathWatch::start(&lease, post.priority);
         Ok(Self {
             post,
             lease,
+            deaths: deaths.context("cannot watch the daemon's threads")?,
             log,
             timer: timer.context("no timer")?,
             netlink: RouteSocket::open().context("cannot open rtnetlink")?,
@@ -234,11 +239,15 @@ impl Keeper {
     fn next(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
         loop {
             self.arm()?;
-            let readable = wait([socket.as_fd(), self.timer.as_fd()])?;
-            if readable[0] {
+            let [says, died, rings] =
+                wait([socket.as_fd(), self.deaths.as_fd(), self.timer.as_fd()])?;
+            if says {
                 return next_message(socket, buffer);
             }
-            if readable[1] {
+            if died {
+                return Ok(Next::DaemonDied);
+            }
+            if rings {
                 if self.lease.end() {
                     return Ok(Next::LeaseEnds);
                 }
