@@ -152,8 +152,8 @@ pub mod layers {
     pub const KERNEL: u8 = 2;
     /// The sender's daemon renewed its lease within the last second.
     pub const DAEMON: u8 = 4;
-    /// All groups that the sender owns are well: no service of theirs has failed and is not recovered yet, none
-    /// is stuck. Says nothing when the sender's daemon does not run.
+    /// All groups that the sender owns are well: no service of theirs has failed and is not recovered yet, or has
+    /// not answered for its status, and none is stuck. Says nothing when the sender's daemon does not run.
     pub const SERVICE: u8 = 8;
 }
 

@@ -167,7 +167,7 @@ fn after_kill_9_the_addresses_are_removed_and_the_peers_are_told_twice() {
     });
 }
 
-/// Two threads that act, and a child that has this end of the socket open until the keeper is gone.
+/// Two threads that act, and a child that has this end of the socket open.
 fn act(keeper: &Keeper) -> Child {
     let begun = Arc::new(Barrier::new(3));
     for thread in [Acting::AddressWorker, Acting::Driver] {
@@ -180,9 +180,19 @@ fn act(keeper: &Keeper) -> Child {
     }
     begun.wait();
     let socket = keeper.as_fd().try_clone_to_owned().unwrap();
-    let until_it_is_gone = format!("--pid={}", keeper.pid());
-    let arguments = [until_it_is_gone.as_str(), "-f", "/dev/null"];
-    Command::new("tail").args(arguments).stdin(socket).spawn().unwrap()
+    Command::new("sleep").arg("60").stdin(socket).spawn().unwrap()
+}
+
+/// Has a thread that acts end: as it should, or as a kill would end it.
+fn end_thread(keeper: &Keeper, thread: Acting, dies: bool) {
+    let lease = Arc::clone(keeper.lease());
+    let ends = move || {
+        let alive = Alive::begin(&lease, thread).unwrap();
+        if dies {
+            std::mem::forget(alive);
+        }
+    };
+    std::thread::spawn(ends).join().unwrap();
 }
 
 #[test]
@@ -191,11 +201,17 @@ fn the_death_of_the_threads_that_act_is_the_daemons_whoever_has_its_files() {
     between_two_namespaces(|far| {
         let peer = network(far);
         let (mut daemon, keeper) = stand_in("alive");
+        let children = format!("/proc/{0}/task/{0}/children", daemon.id());
+        let children = std::fs::read_to_string(children).unwrap();
+        let children = children.split_whitespace().map(|it| it.parse::<u32>().unwrap());
         daemon.kill().unwrap();
         expect_obituary(&peer);
         assert_eq!(addresses(), [false, false], "removed before the peers are told");
         daemon.wait().unwrap();
         eventually("the keeper is gone", Duration::from_secs(1), || is_gone(keeper));
+        for child in children.filter(|it| *it != keeper) {
+            kill(pid(child), Signal::SIGKILL).unwrap();
+        }
     });
 }
 
@@ -204,33 +220,39 @@ fn the_death_of_the_threads_that_act_is_the_daemons_whoever_has_its_files() {
 fn threads_that_end_by_themselves_are_no_death_and_those_of_an_earlier_daemon_neither() {
     between_two_namespaces(|far| {
         let peer = network(far);
+        let untold = || {
+            peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let told = uninterrupted(|| peer.recv_from(&mut [0; 100]));
+            peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            told.is_err()
+        };
         let mut keeper = spawn();
         hold(&mut keeper, FOUR).unwrap();
         hold(&mut keeper, SIX).unwrap();
         keeper.obituary(obituary("192.0.2.1:0")).unwrap();
-        for thread in [Acting::AddressWorker, Acting::Driver] {
-            let lease = Arc::clone(keeper.lease());
-            let ends = move || drop(Alive::begin(&lease, thread).unwrap());
-            std::thread::spawn(ends).join().unwrap();
-        }
-        // One after the other, as they would die: the keeper sees no end of theirs, and does not move.
-        peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        assert!(uninterrupted(|| peer.recv_from(&mut [0; 100])).is_err());
-        assert_eq!(addresses(), [true, true]);
-        for thread in [Acting::AddressWorker, Acting::Driver] {
-            let lease = Arc::clone(keeper.lease());
-            let dies = move || std::mem::forget(Alive::begin(&lease, thread).unwrap());
-            std::thread::spawn(dies).join().unwrap();
-        }
+        end_thread(&keeper, Acting::AddressWorker, false);
+        end_thread(&keeper, Acting::Driver, false);
+        // One of two is no daemon that died.
+        end_thread(&keeper, Acting::AddressWorker, true);
+        assert!(untold() && addresses() == [true, true]);
+        end_thread(&keeper, Acting::Driver, true);
         expect_obituary(&peer);
         expect_obituary(&peer);
         assert_eq!(addresses(), [false, false]);
-        // The next daemon has the same lease, and a keeper of its own.
+        // The next daemon has the same lease, and a keeper of its own, which reads what it is told.
         ip("addr add 192.0.2.10/24 dev veth0");
         keeper.respawn().unwrap();
-        assert!(uninterrupted(|| peer.recv_from(&mut [0; 100])).is_err());
-        assert_eq!(addresses(), [true, false]);
-        keeper.farewell().unwrap();
+        keeper.release(SIX.parse().unwrap(), &"veth0".parse().unwrap()).unwrap();
+        assert!(untold() && addresses() == [true, false]);
+        // Its main thread lives: it may have a script to end.
+        let lease = Arc::clone(keeper.lease());
+        let main = Alive::begin(&lease, Acting::Main).unwrap();
+        end_thread(&keeper, Acting::AddressWorker, true);
+        end_thread(&keeper, Acting::Driver, true);
+        assert!(untold() && addresses() == [true, false]);
+        drop(main);
+        expect_obituary(&peer);
+        assert_eq!(addresses(), [false, false]);
     });
 }
 

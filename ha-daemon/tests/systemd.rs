@@ -37,6 +37,7 @@ cd /run/systemd/system
 printf "[Unit]\nDefaultDependencies=no\n" >ha-test.target
 printf "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sleep 1000\n" >ha-test.service
 printf "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/false\n" >ha-fails.service
+printf "[Unit]\nDefaultDependencies=no\n[Service]\nRestart=always\nRestartSec=1000\nExecStart=/bin/false\n" >ha-crashes.service
 printf "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart=/bin/sleep 1000\n" >ha-hangs.service
 export container=ha-test
 exec "$0" --system --unit=ha-test.target --show-status=no' "$2"
@@ -209,6 +210,18 @@ fn inside() {
     assert_eq!(ask(3), monitored(3, Health::Runs));
     assert_eq!(of(Operation::Stop, "ha-test.service"), Outcome::Stopped(Ok(())));
     assert_eq!(of(Operation::Probe, "ha-test.service"), is(Presence::Absent));
+
+    // Systemd's own restarts: until the next one it has processes no more than one that has failed.
+    assert_eq!(of(Operation::Start, "ha-crashes.service"), Outcome::Started(Ok(())));
+    let waits = || {
+        let outcome = of(Operation::Monitor { number: 4 }, "ha-crashes.service");
+        matches!(&outcome, Outcome::Monitored { number: 4, health: Health::NoAnswer { .. } })
+    };
+    let deadline = Instant::now() + WAIT;
+    while !waits() {
+        assert!(Instant::now() < deadline, "a unit that waits for its restart runs");
+    }
+    assert_eq!(of(Operation::Stop, "ha-crashes.service"), Outcome::Stopped(Ok(())));
 
     // A script of that name is not there, a unit is.
     let script = |arguments: &[&str]| Resource::Script {

@@ -1,9 +1,9 @@
 //! The tasks that run programs of the workspace: demo, bench and tests.
 
 use std::num::NonZero;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::needs;
 use crate::process::{is_root, output, run, workspace};
@@ -56,11 +56,20 @@ pub fn tests(options: &[String]) -> Result<()> {
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         test.env(THREADS, (cpus * TESTS_PER_CPU).to_string());
     }
+    if !options.iter().any(|option| option == "--") {
+        test.arg("--");
+    }
     if root {
-        if !options.iter().any(|option| option == "--") {
-            test.arg("--");
-        }
-        run(test.arg("--include-ignored"))?;
+        test.arg("--include-ignored");
+    }
+    if options.is_empty() {
+        let simulations = Simulations::start()?;
+        let others = run(test.args(["--skip", SIMULATIONS]));
+        simulations.wait().and(others)?;
+    } else {
+        run(&mut test)?;
+    }
+    if root {
         if std::env::var_os(vm::IMAGE).is_none() {
             println!(
                 "\nNOT TESTED: nodes in virtual machines. `sudo -E cargo xtask vm` tries them."
@@ -68,7 +77,6 @@ pub fn tests(options: &[String]) -> Result<()> {
         }
         return Ok(());
     }
-    run(&mut test)?;
     let listed = output(cargo().args([
         "test",
         "--workspace",
@@ -84,6 +92,35 @@ pub fn tests(options: &[String]) -> Result<()> {
          `sudo -E cargo xtask test` runs them."
     );
     Ok(())
+}
+
+/// Where the tests of the core are: minutes of computing by a clock of their own.
+const SIMULATIONS: &str = "core::tests::";
+
+/// Simulations run while the other tests wait, and never when those do not.
+struct Simulations(Child);
+
+impl Simulations {
+    /// Builds all tests, and starts these where nobody else wants the CPU (`SCHED_IDLE`, sched(7)).
+    fn start() -> Result<Self> {
+        run(cargo().args(["test", "--workspace", "--locked", "--no-run"]))?;
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0", "cargo", "test", "--locked", "--quiet"]);
+        command.args(["-p", "ha-daemon", "--lib", "--", SIMULATIONS]);
+        let command =
+            command.current_dir(workspace()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Self(command.spawn().context("cannot run chrt (util-linux)")?))
+    }
+
+    /// What they said is said when they have ended, and all at once.
+    fn wait(self) -> Result<()> {
+        let ended = self.0.wait_with_output().context("cannot wait for the simulations")?;
+        println!("\nSimulations ({SIMULATIONS}, beside the other tests):");
+        print!("{}", String::from_utf8_lossy(&ended.stdout));
+        eprint!("{}", String::from_utf8_lossy(&ended.stderr));
+        ensure!(ended.status.success(), "simulations failed: {}", ended.status);
+        Ok(())
+    }
 }
 
 fn cargo() -> Command {

@@ -487,8 +487,8 @@ pub struct Group {
     /// Resources in starting order.
     pub resources: Vec<Resource>,
     /// How often each of them is asked for its status while it runs; `None` = never. Beside the resources,
-    /// since a change of it changes nothing about them. Default [`MONITOR_DEFAULT`] for services,
-    /// never for addresses and for Heartbeat's files.
+    /// since a change of it changes nothing about them. Default [`MONITOR_DEFAULT`] for scripts and
+    /// units, never for addresses, source addresses and Heartbeat's files.
     pub monitors: Vec<Option<Duration>>,
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Longest time that a status of a service may take: a third of what a start may take, up to this.
 const STATUS_TIME_MAX: Duration = Duration::from_secs(20);
+/// And this at least, however short that is: a machine that is busy for a moment has not lost its services.
+const STATUS_TIME_MIN: Duration = Duration::from_secs(1);
 /// Shortest interval at which a service is asked for its status.
 pub const MONITOR_MIN: Duration = Duration::from_millis(100);
 /// The same, unless the configuration says otherwise.
@@ -20,7 +22,7 @@ pub const RESTART_WINDOW_DEFAULT: Duration = Duration::from_secs(600);
 /// How long a status may take where a start may take so long.
 #[must_use]
 pub fn status_time(script_timeout: Duration) -> Duration {
-    (script_timeout / 3).min(STATUS_TIME_MAX)
+    (script_timeout / 3).clamp(STATUS_TIME_MIN, STATUS_TIME_MAX)
 }
 
 /// What becomes of a group when a service of it has failed.
@@ -42,7 +44,7 @@ pub struct Recovery {
     /// How many failures in a row a node answers by a restart. Default [`RESTARTS_DEFAULT`].
     pub restarts: u32,
     /// How long services must run until earlier failures are forgotten, and how long a node on which they failed
-    /// too often leaves the group to others. Default [`RESTART_WINDOW_DEFAULT`].
+    /// too often leaves the group to others, the first time. Default [`RESTART_WINDOW_DEFAULT`].
     pub window: Duration,
 }
 

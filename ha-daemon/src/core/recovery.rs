@@ -22,6 +22,8 @@ use crate::snapshot::{ResourceState, Severity};
 
 /// So many statuses in a row without an answer are a failure.
 pub const NO_ANSWER_MAX: u32 = 3;
+/// Longest time for which a group is left to others, unless the window is longer.
+const AVOIDED_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// A pause of this node of so large a part of the time that a status has explains why it did not answer.
 const PAUSE_PART: u32 = 4;
 
@@ -36,6 +38,8 @@ pub(super) struct Monitor {
     asked: Option<u32>,
     /// This node did not run meanwhile.
     disturbed: bool,
+    /// This node ends it.
+    withdrawn: bool,
     /// Statuses in a row without an answer.
     unanswered: u32,
     /// It could not be asked the last time.
@@ -44,20 +48,30 @@ pub(super) struct Monitor {
     ran_at: Option<Moment>,
 }
 
+/// What the next program is to know of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct MonitorMemory {
+    ask_at: Option<Moment>,
+    unanswered: u32,
+    not_asked: bool,
+}
+
 impl Monitor {
+    /// Only that is kept: what was asked is forgotten.
+    pub(super) fn remember(&self) -> MonitorMemory {
+        let Self { ask_at, unanswered, not_asked, .. } = *self;
+        MonitorMemory { ask_at, unanswered, not_asked }
+    }
+
     /// Goes on from when the program before would have asked. Nothing is due before the first look.
-    pub(super) fn resume(ask_at: Option<Moment>) -> Self {
-        Self { ask_at, held: true, ..Self::default() }
+    pub(super) fn resume(memory: &MonitorMemory) -> Self {
+        let MonitorMemory { ask_at, unanswered, not_asked } = *memory;
+        Self { ask_at, unanswered, not_asked, held: true, ..Self::default() }
     }
 
     /// When something has to be done.
     pub(super) fn deadline(&self) -> Option<Moment> {
         self.ask_at.filter(|_| !self.held && self.asked.is_none())
-    }
-
-    /// When it is asked next; `None` = it does not run, or is not monitored.
-    pub(super) fn ask_at(&self) -> Option<Moment> {
-        self.ask_at
     }
 
     fn is_well(&self) -> bool {
@@ -87,8 +101,8 @@ impl Avoidance {
 enum Consequence {
     /// A restart where it is.
     Restart,
-    /// That node takes it; this one not again before the window is over.
-    Leave(NodeIndex),
+    /// That node takes it; this one not again for so long.
+    Leave(NodeIndex, Duration),
     /// Nobody else could own it: it stops here for a while.
     Pause(Duration),
     /// Nobody owns it until an operator enables it.
@@ -194,7 +208,8 @@ impl Core {
             if !held && monitor.asked.is_none() && now.since(ask_at) >= 0 {
                 self.questions = self.questions.wrapping_add(1);
                 let number = self.questions;
-                (monitor.asked, monitor.disturbed) = (Some(number), false);
+                (monitor.asked, monitor.disturbed, monitor.withdrawn) =
+                    (Some(number), false, false);
                 self.actions.push(Action::MonitorResource { group: index, resource, number });
             }
         }
@@ -217,6 +232,11 @@ impl Core {
         let asked = entry.monitors.get_mut(resource).filter(|it| it.asked == Some(number) && runs);
         let (Some(monitor), Some(interval)) = (asked, interval) else { return };
         monitor.asked = None;
+        if monitor.withdrawn && matches!(health, Health::NotAsked { .. }) {
+            // Asked again at once, by this program or by the next one.
+            monitor.ask_at = Some(now);
+            return;
+        }
         monitor.ask_at = Some(now.after(interval));
         let told = std::mem::replace(&mut monitor.not_asked, false);
         let failed = match health {
@@ -226,8 +246,6 @@ impl Core {
                 return entry.ran_well(window, now);
             }
             Health::Failed { cause } => cause,
-            // Ended by this node itself.
-            Health::NotAsked { .. } if self.hand_over.is_some() => return,
             Health::NotAsked { cause } => {
                 monitor.not_asked = true;
                 monitor.unanswered = 0;
@@ -280,24 +298,30 @@ impl Core {
             local.service_failed_at = Some(now);
         }
         let failures = local.service_failures;
-        let recovery = self.config.groups[index.0].recovery;
         let consequence = self.consequence(index, failures);
         let group = &self.config.groups[index.0].name;
         let follows = match consequence {
             Consequence::Restart => format!(
                 "restarting it here, with what comes after it (failure {failures} in a row)"
             ),
-            Consequence::Leave(heir) => format!(
+            Consequence::Leave(heir, time) => format!(
                 "{} is to run {group} (failure {failures} in a row here); this node leaves it to others for {}, \
                  or until hactl enable {group} here",
                 self.node_name(heir),
-                humantime::format_duration(recovery.window)
+                humantime::format_duration(time)
             ),
-            Consequence::Pause(pause) => format!(
-                "failure {failures} in a row, and this node knows of no other that could run {group}: \
-                 stopping it, next try in {}",
-                humantime::format_duration(pause)
-            ),
+            Consequence::Pause(pause) => {
+                let why = if self.config.groups[index.0].recovery.policy == RecoveryPolicy::Disable
+                {
+                    "another one may own it and keeps it, so it is not disabled".to_owned()
+                } else {
+                    format!("this node knows of no other that could run {group}")
+                };
+                format!(
+                    "failure {failures} in a row, and {why}: stopping it, next try in {}",
+                    humantime::format_duration(pause)
+                )
+            }
             Consequence::Disable => {
                 format!("{group} is disabled until an operator enables it (hactl enable {group})")
             }
@@ -312,8 +336,8 @@ impl Core {
         let local = &mut entry.local;
         match consequence {
             Consequence::Restart => local.restart_from = Some(resource),
-            Consequence::Leave(_) => {
-                let until = now.after(recovery.window);
+            Consequence::Leave(_, time) => {
+                let until = now.after(time);
                 local.avoidance = Some(Avoidance { until, free_since: None });
                 local.goal = Goal::Release;
             }
@@ -356,15 +380,18 @@ impl Core {
         if failures <= allowed {
             return Consequence::Restart;
         }
-        if let Some(heir) = self.heir(index) {
-            return Consequence::Leave(heir);
+        let beyond = failures - allowed;
+        // Who reaches fewer ping targets would not be given the group otherwise, and is no better place for it.
+        let heir = self.heir(index).filter(|heir| !self.reaches_fewer(index, *heir));
+        if let Some(heir) = heir {
+            let longest = AVOIDED_MAX.max(recovery.window);
+            return Consequence::Leave(heir, doubled(recovery.window, beyond - 1).min(longest));
         }
         // One more at once: nothing is won by waiting. Then at a growing distance, as after starts that fail.
-        match (failures - allowed).checked_sub(2) {
+        match beyond.checked_sub(2) {
             None => Consequence::Restart,
             Some(doublings) => {
-                let pause = FAILED_PAUSE.saturating_mul(1 << doublings.min(16));
-                Consequence::Pause(pause.min(FAILED_PAUSE_MAX))
+                Consequence::Pause(doubled(FAILED_PAUSE, doublings).min(FAILED_PAUSE_MAX))
             }
         }
     }
@@ -380,14 +407,9 @@ impl Core {
         let alone = !owned && !others.any(|it| it.eligible);
         let since = avoidance.free_since.unwrap_or(now);
         avoidance.free_since = (!owned).then_some(since);
-        let local = self.groups.local_mut(index);
-        if now.since(avoidance.until) >= 0 {
-            // Time enough for whoever sees to it.
-            local.forgive();
-        } else {
-            let over = alone || now.since(avoidance.deadline()) >= 0;
-            local.avoidance = (!over).then_some(avoidance);
-        }
+        // What failed counts on: it was not seen to run, so it is left to others for longer next time.
+        let over = alone || now.since(avoidance.deadline()) >= 0;
+        self.groups.local_mut(index).avoidance = (!over).then_some(avoidance);
     }
 
     /// This node did not run: a status that was under way meanwhile, and had a good part of its time taken, says
@@ -404,7 +426,10 @@ impl Core {
 
     /// Before a hand-over nobody waits for a status; whoever answers it must not outlive this program.
     pub(super) fn end_statuses(&mut self) {
-        if self.status_under_way().is_some() {
+        let monitors = self.groups.entries.iter_mut().flat_map(|entry| &mut entry.monitors);
+        let mut asked = monitors.filter(|it| it.asked.is_some()).peekable();
+        if asked.peek().is_some() {
+            asked.for_each(|it| it.withdrawn = true);
             self.actions.push(Action::EndStatuses);
         }
     }
@@ -416,6 +441,10 @@ impl Core {
         let (group, resource) = entries.find_map(|(group, entry)| Some((group, asked(entry)?)))?;
         Some(format!("the status of {}", self.resource_label(GroupIndex(group), resource)))
     }
+}
+
+fn doubled(time: Duration, doublings: u32) -> Duration {
+    time.saturating_mul(1 << doublings.min(16))
 }
 
 /// One for each resource.

@@ -105,8 +105,6 @@ pub fn run(
     let _ = nix::sys::prctl::set_name(c"ha-daemon");
     process::remember_limits(handed.as_ref().map_or(&[], |it| &it.image.limits));
     own_process::raise_limits();
-    // What is granted is said when everything is loaded.
-    let _ = realtime::lock_memory(config.realtime);
     realtime::keep_heap(config.realtime);
     if let Some(handed) = &handed {
         config.keys = handed.keys(config.keys);
@@ -191,7 +189,10 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     let mut node =
         Node { config, own, incarnation, keys, known: BTreeMap::new(), arrivals: BTreeMap::new() };
     let prepared = prepare(&mut node, name, options, &log.events, handed).await?;
-    let Prepared { mut driver, sender, worker, pinger, mailbox, connections, gates } = prepared;
+    let Prepared { mut driver, sender, worker, pinger, mailbox, connections, gates, lease } =
+        prepared;
+    // It starts the scripts. That it is refused, the address worker says.
+    let _alive = node::moves_services(&node.config).then(|| Alive::begin(&lease, Acting::Main));
     let clients = node.clients(&log.events);
     let asker = Asker {
         source: options.source.clone(),
@@ -328,6 +329,7 @@ struct Prepared {
     mailbox: Mailbox,
     connections: Arc<OpenConnections>,
     gates: GateSide,
+    lease: Arc<Lease>,
 }
 
 /// Starts keeper, connections, address worker, sender and driver, in an order in which a start that
@@ -389,7 +391,7 @@ async fn prepare(
     interfaces::watch(node::service_interfaces(&node.config), mailbox.clone()).await?;
     let attached = node.kernel(&paths, options)?;
     // What loading needed (the types of the whole kernel) would be kept, and locked, for good.
-    let memory = realtime::settle_heap(node.config.realtime);
+    let memory = realtime::settle_memory(node.config.realtime);
     node.tell_mixed_times(handed.as_ref(), &mailbox);
     let resumption = handed.as_ref().map(|it| it.resumption(&node.config, &paths));
     let renewed = handed.as_ref().filter(|it| it.renews_keeper()).map(|_| keeper_options.clone());
@@ -527,8 +529,10 @@ fn assemble(
         estate,
         resumption,
     })?;
-    let driver = start(driver, options.kernel_log, node.config.realtime, lease, &mailbox)?;
-    Ok(Prepared { driver, sender, worker, pinger, mailbox, connections, gates: gate_side })
+    let driver_lease = Arc::clone(&lease);
+    let driver = start(driver, options.kernel_log, node.config.realtime, driver_lease, &mailbox)?;
+    let gates = gate_side;
+    Ok(Prepared { driver, sender, worker, pinger, mailbox, connections, gates, lease })
 }
 
 fn backend(mailbox: Mailbox, config: &Config, events: Arc<EventLog>, asker: Asker) -> Backend {
@@ -567,9 +571,13 @@ fn start(
         .spawn(move || {
             let granted = realtime::take_fifo(scheduling, realtime::DRIVER_PRIORITY);
             mailbox.post(Letter::Scheduling { thread: "driver", granted });
-            let _alive = Alive::begin(&lease, Acting::Driver);
+            // What it is refused the address worker is refused, too, and says so.
+            let alive = Alive::begin(&lease, Acting::Driver);
+            let ended = driver.run();
+            // Before the next program may begin.
+            drop(alive);
             // Nobody waits any more when the process is on its way out.
-            let _ = done.send(driver.run());
+            let _ = done.send(ended);
         })
         .context("cannot start the driver's thread")?;
     Ok(parts)

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::handover::Handed;
 use super::{Options, RUN_DIRECTORY, STATE_DIRECTORY};
-use crate::config::{Config, NodeIndex, Receive, Resource};
+use crate::config::{Config, Group, NodeIndex, OnDaemonDeath, Receive, Resource};
 use crate::control::event_log::{EventDraft, EventLog};
 use crate::driver::Reception;
 use crate::io::address::{AddressOptions, AddressWorker, HeldAddress};
@@ -477,6 +477,13 @@ pub(super) fn floating_addresses(config: &Config) -> Vec<(ipnet::IpNet, Interfac
             }
         })
         .collect()
+}
+
+/// Whether a group goes to another node with its services as soon as this daemon is dead.
+pub(super) fn moves_services(config: &Config) -> bool {
+    let is_address = |resource: &Resource| matches!(resource, Resource::Address { .. });
+    let moves = |group: &&Group| group.on_daemon_death == OnDaemonDeath::Move;
+    config.groups.iter().filter(moves).any(|group| !group.resources.iter().all(is_address))
 }
 
 pub(super) fn service_interfaces(config: &Config) -> Vec<InterfaceName> {

@@ -95,7 +95,9 @@ impl Driver {
         let slots = (0..self.parts.paths.len()).filter(|slot| self.parts.paths[*slot].peer == node);
         let heard = slots.clone().filter_map(|slot| record(&self.parts, slot));
         let newest = heard.max_by_key(|it| it.last_seen_ns());
-        let said = newest.filter(|_| peer.state.speaks());
+        // Of its services a daemon that does not run says nothing.
+        let said = newest.map(|it| it.layers() as u8);
+        let said = said.filter(|it| peer.state.speaks() && it & layers::DAEMON != 0);
         NodeStatus {
             name,
             local: false,
@@ -103,7 +105,7 @@ impl Driver {
             incarnation: peer.incarnation,
             reached: peer.reached,
             standby: peer.standby,
-            services_well: said.map(|it| it.layers() as u8 & layers::SERVICE != 0),
+            services_well: said.map(|it| it & layers::SERVICE != 0),
             links: slots.filter_map(|slot| self.link(slot, peer)).collect(),
         }
     }

@@ -11,7 +11,7 @@
 //! both die at once, the lifetime of the addresses in the kernel removes them.
 //!
 //! The threads of a process die, and its files are closed, only after it has written its core: a daemon
-//! that dumps core must limit that to zero (`RLIMIT_CORE`), or the keeper waits for the dump.
+//! limits that to nothing (`RLIMIT_CORE`), or the keeper would wait for the dump.
 
 mod custody;
 mod estate;

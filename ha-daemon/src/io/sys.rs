@@ -161,14 +161,15 @@ pub struct Isolation {
 /// Has a program start in a session of its own, with ordinary scheduling, without descriptors but
 /// the standard ones, as another user if so wanted.
 pub fn isolate(command: &mut Command, isolation: Isolation) {
+    let parent = nix::unistd::getpid();
     // SAFETY: between fork and exec only system calls are made and nothing is allocated: the
     // closure reads memory that was allocated before.
     unsafe {
-        command.pre_exec(move || isolate_this_process(&isolation));
+        command.pre_exec(move || isolate_this_process(&isolation, parent));
     }
 }
 
-fn isolate_this_process(isolation: &Isolation) -> io::Result<()> {
+fn isolate_this_process(isolation: &Isolation, parent: nix::unistd::Pid) -> io::Result<()> {
     nix::unistd::setsid()?;
     // SAFETY: sched_param is plain integers; all zeros is a value of it.
     let parameters: libc::sched_param = unsafe { zeroed() };
@@ -193,7 +194,8 @@ fn isolate_this_process(isolation: &Isolation) -> io::Result<()> {
     }
     // Last: a change of user clears it.
     nix::sys::prctl::set_pdeathsig(isolation.on_parent_death)?;
-    Ok(())
+    // Who died before that sends no signal.
+    if nix::unistd::getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
 }
 
 /// Bytes that a terminal's driver still has to send (`TIOCOUTQ`, tty_ioctl(4)).
@@ -214,18 +216,21 @@ pub fn output_queue(terminal: BorrowedFd<'_>) -> io::Result<usize> {
 pub struct SharedWords {
     base: NonNull<Layout>,
     memory: OwnedFd,
+    has_owners: bool,
 }
 
-/// What is shared.
+/// What is shared: less than a page.
 #[repr(C)]
 struct Layout {
     words: [AtomicU64; SHARED_WORDS],
+    /// Not in the memory of programs before these.
     owners: [AtomicU32; SHARED_OWNERS],
 }
 
 const SHARED_WORDS: usize = 4;
-const SHARED_OWNERS: usize = 2;
+const SHARED_OWNERS: usize = 3;
 const SHARED_BYTES: usize = size_of::<Layout>();
+const SHARED_BYTES_MIN: usize = size_of::<[AtomicU64; SHARED_WORDS]>();
 
 // SAFETY: the mapping belongs to the process, not to a thread, and is only accessed as atomics.
 unsafe impl Send for SharedWords {}
@@ -255,16 +260,17 @@ impl SharedWords {
         let seals = fcntl(&memory, FcntlArg::F_GET_SEALS)?;
         let size = nix::sys::stat::fstat(&memory)?.st_size;
         let shrinks = seals & libc::F_SEAL_SHRINK == 0;
-        if shrinks || usize::try_from(size).is_ok_and(|size| size < SHARED_BYTES) {
+        let size = usize::try_from(size).unwrap_or(0);
+        if shrinks || size < SHARED_BYTES_MIN {
             return Err(Errno::EINVAL.into());
         }
         let length = NonZeroUsize::new(SHARED_BYTES).ok_or(Errno::EINVAL)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice, no longer than the memory, which
-        // cannot shrink.
+        // SAFETY: a new mapping at an address of the kernel's choice, one page of memory that cannot shrink
+        // and has at least a part of that page: all of it can be read.
         let base =
             unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, memory.as_fd(), 0) }?;
-        Ok(Self { base: base.cast(), memory })
+        Ok(Self { base: base.cast(), memory, has_owners: size >= SHARED_BYTES })
     }
 
     /// The words.
@@ -273,10 +279,10 @@ impl SharedWords {
         &self.layout().words
     }
 
-    /// Those that threads own ([`super::robust`]).
+    /// Those that threads own ([`super::robust`]), where there are any.
     #[must_use]
-    pub fn owners(&self) -> &[AtomicU32; SHARED_OWNERS] {
-        &self.layout().owners
+    pub fn owners(&self) -> Option<&[AtomicU32; SHARED_OWNERS]> {
+        self.has_owners.then(|| &self.layout().owners)
     }
 
     fn layout(&self) -> &Layout {
@@ -307,9 +313,9 @@ pub fn keep_heap() -> bool {
     unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX) == 1 }
 }
 
-/// Gives the kernel back once what the allocator has free in the main thread's heap (malloc_trim(3)),
-/// and has it take what is large from its heaps as well from here on, to keep it. What threads have at
-/// the top of heaps of their own stays.
+/// Gives the kernel back once what the allocator has free inside of its heaps, and at the top of the main
+/// thread's (malloc_trim(3)), and has it take what is large from its heaps as well from here on, to keep it. What
+/// threads have at the top of heaps of their own stays. What is locked cannot be given back (madvise(2)).
 #[cfg(target_env = "gnu")]
 pub fn settle_heap() {
     // The greatest threshold that glibc takes: half of the heap of a thread, on 64 bits.

@@ -70,6 +70,14 @@ fn a_daemon_is_dead_when_its_threads_are_and_not_when_its_files_are_closed(
 ) -> Result<()> {
     let _turn = turn_with_others();
     let (mut cluster, watch) = started_by(via, |_| {})?;
+    if via == Reception::Xdp {
+        // The next program owns words of its own, and has a keeper of its own.
+        let before = cluster.node(ALPHA)?.status()?.keeper_pid;
+        cluster.node(ALPHA)?.hactl_done(&["reexec"])?;
+        cluster.node(ALPHA)?.wait_until("another keeper", STEP, |status| {
+            status.keeper_pid.is_some() && status.keeper_pid != before
+        })?;
+    }
     let (daemon, _) = cluster.node(ALPHA)?.pids()?;
     let kept_open = files_to_the_keeper(daemon)?;
     ensure!(!kept_open.is_empty(), "no such file is open");

@@ -210,6 +210,19 @@ fn read_recovery(
         let message = "restarts has no effect: the group is not to be restarted where it is";
         reader.warning(&span, message, "remove it, or write recovery = \"restart\"");
     }
+    let longest = monitors.iter().flatten().max();
+    if let Some(interval) = longest
+        && let Some(span) = window.span()
+        && let Field::Given(given) = &window
+        && given.get_ref() < interval
+    {
+        let interval = humantime::format_duration(*interval);
+        let message = format!(
+            "restart_window is shorter than the interval at which a service is asked ({interval}): one \
+             good answer forgets every failure"
+        );
+        reader.warning(&span, message, "make it some intervals long");
+    }
     Some(Recovery {
         policy,
         restarts: restarts.or_default(default.restarts)?,

@@ -7,7 +7,7 @@ use crate::config::Group;
 use crate::core::groups::Entry;
 use crate::core::message::{ClaimState, Wish};
 use crate::core::ownership::{Goal, LocalGroup};
-use crate::core::recovery::{Avoidance, Monitor};
+use crate::core::recovery::{Avoidance, Monitor, MonitorMemory};
 use crate::core::time::Moment;
 use crate::snapshot::ResourceState;
 
@@ -23,7 +23,7 @@ pub(super) struct GroupMemory {
     failed_until: Option<Moment>,
     failures: u32,
     retry_stop_at: Option<Moment>,
-    /// From here on, earlier versions knew of none.
+    /// Earlier versions knew of none, up to `avoidance`.
     #[serde(default)]
     service_failures: u32,
     #[serde(default)]
@@ -32,9 +32,9 @@ pub(super) struct GroupMemory {
     started_at: Option<Moment>,
     #[serde(default)]
     recovering: bool,
-    /// When each service is asked next.
+    /// Of each resource.
     #[serde(default)]
-    ask_at: Vec<Option<Moment>>,
+    monitors: Vec<MonitorMemory>,
     #[serde(default)]
     avoidance: Option<Avoidance>,
     reported: ClaimState,
@@ -61,8 +61,7 @@ impl GroupMemory {
             avoidance,
             trim: _,
         } = entry.local.clone();
-        // Of services only that is kept: what was asked is forgotten.
-        let ask_at = entry.monitors.iter().map(Monitor::ask_at).collect();
+        let monitors = entry.monitors.iter().map(Monitor::remember).collect();
         let Entry { local: _, reported, contested, recovering, monitors: _ } = *entry;
         Self {
             goal,
@@ -78,7 +77,7 @@ impl GroupMemory {
             service_failed_at,
             started_at,
             recovering,
-            ask_at,
+            monitors,
             avoidance,
             reported,
             contested,
@@ -118,8 +117,8 @@ impl GroupMemory {
         entry.reported = self.reported;
         entry.contested = self.contested;
         entry.recovering = self.recovering;
-        for (monitor, ask_at) in entry.monitors.iter_mut().zip(self.ask_at).take(same) {
-            *monitor = Monitor::resume(ask_at);
+        for (monitor, memory) in entry.monitors.iter_mut().zip(&self.monitors).take(same) {
+            *monitor = Monitor::resume(memory);
         }
         let runs = |(label, state): &(String, ResourceState)| {
             (*state != ResourceState::Stopped).then(|| label.clone())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::connectivity::pinged;
 use super::sim::{Death, Sim};
 use super::starts::holders_since;
 use super::*;
@@ -11,6 +12,7 @@ use crate::core::io::{Action, Health, Input, PauseSign, Presence};
 use crate::core::message::Wish;
 use crate::core::ownership::FAILED_PAUSE;
 use crate::core::recovery::NO_ANSWER_MAX;
+use crate::core::resume::HAND_OVER_WAIT_MAX;
 use crate::core::time::Moment;
 use crate::snapshot::{GroupState, ResourceState};
 
@@ -103,7 +105,10 @@ fn a_service_that_fails_is_restarted_where_it_is() {
 
 #[test]
 fn a_service_that_fails_too_often_goes_to_the_other_node_and_stays_there_for_the_window() {
-    let mut sim = Sim::settled(recovering(RecoveryPolicy::Restart, 2), 7);
+    const WINDOW: Duration = Duration::from_secs(40);
+    let mut config = recovering(RecoveryPolicy::Restart, 2);
+    config.groups[0].recovery.window = WINDOW;
+    let mut sim = Sim::settled(config, 7);
     let from = sim.now;
     sim.sickening.insert((0, 0));
     sim.run(ROUND * 3);
@@ -114,12 +119,36 @@ fn a_service_that_fails_too_often_goes_to_the_other_node_and_stays_there_for_the
     assert!(holders.iter().all(|it| it.len() < 2), "{holders:?}");
     // failback = auto; the group is not to come back to where it just failed.
     sim.sickening.clear();
-    sim.run(RESTART_WINDOW_DEFAULT - ROUND * 4);
+    sim.run(WINDOW - ROUND * 4);
     assert_eq!(sim.serving(0), [1]);
     sim.run(ROUND * 4);
     assert_eq!(sim.serving(0), [0]);
-    sim.run(ROUND * 4);
+    // Nothing was seen to run meanwhile: one more failure, and it goes for twice as long.
+    assert_eq!(sim.core(0).service_failures(GROUP), 3);
+    sim.sicken(0, 0, HTTPD, down());
+    sim.run(ROUND * 2);
+    assert_eq!(sim.serving(0), [1]);
+    sim.run(WINDOW * 2 - ROUND * 4);
+    assert_eq!(sim.serving(0), [1]);
+    sim.run(ROUND * 6);
+    assert_eq!((sim.serving(0), sim.core(0).service_failures(GROUP)), (vec![0], 4));
+    // It runs for the window, and is as any other again.
+    sim.run(WINDOW);
     assert_eq!((sim.serving(0), sim.core(0).service_failures(GROUP)), (vec![0], 0));
+}
+
+/// Who reaches fewer ping targets would not be given the group otherwise either.
+#[test]
+fn a_group_does_not_leave_for_a_node_that_reaches_fewer_ping_targets() {
+    for (reaches, serving) in [(false, 0), (true, 1)] {
+        let config = pinged(recovering(RecoveryPolicy::Relocate, 0), 1);
+        let mut sim = Sim::settled(config, 7);
+        sim.ping(1, 0, reaches);
+        sim.run(SETTLE);
+        sim.sicken(0, 0, HTTPD, down());
+        sim.run(ROUND * 2);
+        assert_eq!(sim.serving(0), [serving]);
+    }
 }
 
 #[test]
@@ -417,6 +446,43 @@ fn a_hand_over_ends_the_statuses() {
     assert!(!core.handle(answer(numbers[0], ended()), now).contains(&Action::HandOver));
     assert!(core.handle(answer(numbers[1], ended()), now).contains(&Action::HandOver));
     assert!(core.services_well());
+}
+
+/// Nothing is said of services that were asked when a hand-over came to nothing: they are asked again at once.
+#[test]
+fn a_hand_over_that_fails_is_no_word_about_services() {
+    let (mut core, now, numbers) = asked();
+    let kept = vec![crate::core::resume::Kept::All];
+    let mut actions = core.handle(Input::HandOver(kept), now);
+    let late = now.after(HAND_OVER_WAIT_MAX);
+    actions.extend(core.handle(Input::Observed(vec![]), late));
+    let failed = |it: &&Action| matches!(it, Action::HandOverFailed(_));
+    assert_eq!(actions.iter().filter(failed).count(), 1, "{actions:?}");
+    let mut after = Vec::new();
+    for number in numbers {
+        let withdrawn = Health::NotAsked { cause: "nobody waits for it any more".to_owned() };
+        after.extend(core.handle(answer(number, withdrawn), late));
+    }
+    assert!(core.services_well() && !after.iter().any(|it| matches!(it, Action::Event(_))));
+    let asks = |it: &&Action| matches!(it, Action::MonitorResource { .. });
+    assert_eq!(after.iter().filter(asks).count(), 2, "{after:?}");
+}
+
+/// Statuses that hang are a failure in the end, however often the configuration is read in between.
+#[test]
+fn unanswered_statuses_outlive_a_hand_over() {
+    let (mut core, mut now, mut numbers) = asked();
+    for _ in 1..NO_ANSWER_MAX {
+        core.handle(answer(numbers[0], silent()), now);
+        core.handle(answer(numbers[1], Health::Runs), now);
+        assert!(!core.services_well());
+        core = Core::resume(Arc::clone(&core.config), NodeIndex(0), core.remember(), now);
+        assert!(!core.services_well() && core.service_failures(GROUP) == 0);
+        core.handle(Input::Observed(vec![]), now);
+        (now, numbers) = next_questions(&mut core, now);
+    }
+    core.handle(answer(numbers[0], silent()), now);
+    assert_eq!(core.service_failures(GROUP), 1);
 }
 
 /// What cannot be asked now is not due: the driver would wake for it again and again, and take its own

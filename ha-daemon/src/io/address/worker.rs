@@ -52,7 +52,13 @@ pub(super) fn run(
     if let Some(at_start) = options.at_start.take() {
         at_start();
     }
-    let _alive = Alive::begin(&options.lease, Acting::AddressWorker);
+    let alive = Alive::begin(&options.lease, Acting::AddressWorker);
+    if let Err(error) = &alive {
+        tracing::warn!(
+            "the keeper learns of this daemon's death only by its closed files, up to some milliseconds \
+             later: {error}"
+        );
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => {

@@ -15,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 use std::time::Duration;
@@ -49,7 +50,7 @@ impl fmt::Display for Over {
 
 /// The lease of one daemon.
 #[derive(Debug)]
-pub struct Lease(SharedWords);
+pub struct Lease(Arc<SharedWords>);
 
 impl Lease {
     /// A new one of that length; it begins now.
@@ -57,7 +58,7 @@ impl Lease {
     /// # Errors
     /// No memory or no descriptor is left.
     pub fn create(length: Duration) -> io::Result<Self> {
-        let lease = Self(SharedWords::create(NAME)?);
+        let lease = Self(Arc::new(SharedWords::create(NAME)?));
         lease.set_length(length);
         lease.begin();
         Ok(lease)
@@ -68,7 +69,7 @@ impl Lease {
     /// # Errors
     /// It is none.
     pub fn of(memory: OwnedFd) -> io::Result<Self> {
-        SharedWords::of(memory).map(Self)
+        SharedWords::of(memory).map(|it| Self(Arc::new(it)))
     }
 
     /// Its memory, for the keeper and for the next program.
@@ -78,8 +79,13 @@ impl Lease {
     }
 
     /// The words that say whether the acting threads live ([`super::threads`]).
-    pub(super) fn owners(&self) -> &[AtomicU32; 2] {
+    pub(super) fn owners(&self) -> Option<&[AtomicU32; 3]> {
         self.0.owners()
+    }
+
+    /// All its words.
+    pub(super) fn shared(&self) -> Arc<SharedWords> {
+        Arc::clone(&self.0)
     }
 
     /// How long it is from now on.
@@ -210,6 +216,9 @@ pub fn renew_interval(lifetime: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::MFdFlags;
+
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(5);
@@ -287,8 +296,23 @@ mod tests {
     }
 
     #[test]
+    fn the_lease_of_an_earlier_program_is_taken_over_without_words_of_threads() {
+        let flags = MFdFlags::MFD_ALLOW_SEALING;
+        let memory = nix::sys::memfd::memfd_create(c"ha-lease", flags).unwrap();
+        nix::unistd::ftruncate(&memory, 32).unwrap();
+        let seals = FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW);
+        fcntl(&memory, seals).unwrap();
+        let lease = Lease::of(memory).unwrap();
+        lease.set_length(LONG);
+        lease.begin();
+        assert_eq!(lease.renew(), Ok(()));
+        assert!(lease.owners().is_none());
+        assert!(Lease::create(LONG).unwrap().owners().is_some());
+    }
+
+    #[test]
     fn what_is_no_lease_is_refused() {
-        let memory = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::empty());
+        let memory = nix::sys::memfd::memfd_create(c"x", MFdFlags::empty());
         assert!(Lease::of(memory.unwrap()).is_err());
     }
 }

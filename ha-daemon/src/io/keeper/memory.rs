@@ -14,8 +14,8 @@ use crate::io::sys;
 /// keeper holds up the address worker, which has its priority.
 #[derive(Debug)]
 pub(super) struct LockedMemory {
-    /// `/proc/self/statm`, whose first number is what is mapped.
-    statm: File,
+    /// `/proc/self/statm`, whose first number is what is mapped. `None`: nobody says that.
+    statm: Option<File>,
     /// When it was last locked, pages.
     mapped: u64,
 }
@@ -24,26 +24,27 @@ impl LockedMemory {
     /// Locks what is mapped now.
     ///
     /// # Errors
-    /// The kernel refuses that (`EPERM`, `ENOMEM`: mlockall(2)), or does not say what is mapped.
+    /// The kernel refuses that (`EPERM`, `ENOMEM`: mlockall(2)).
     pub(super) fn lock() -> anyhow::Result<Self> {
-        // All from the heap, and nothing given back: what is mapped only grows.
+        // All from the heap, and nothing given back: where the allocator can do that, what is mapped only grows.
         if sys::keep_heap() {
             sys::settle_heap();
         }
-        let statm = File::open("/proc/self/statm").context("cannot open /proc/self/statm")?;
-        let mapped = mapped(&statm)?;
+        let statm = File::open("/proc/self/statm").ok();
+        let mapped = statm.as_ref().and_then(|it| mapped(it).ok()).unwrap_or(0);
         lock_all()?;
         Ok(Self { statm, mapped })
     }
 
-    /// Locks what was mapped since, if there is anything: whether it did.
+    /// Locks what was mapped since, if there is anything, or if that cannot be known: whether it did.
     ///
     /// # Errors
     /// As for [`Self::lock`].
     pub(super) fn lock_what_came(&mut self) -> anyhow::Result<bool> {
-        let now = mapped(&self.statm)?;
+        let now = self.statm.as_ref().and_then(|it| mapped(it).ok()).unwrap_or(u64::MAX);
         // What was refused is not asked for again until there is more.
-        let came = std::mem::replace(&mut self.mapped, now) < now;
+        let before = std::mem::replace(&mut self.mapped, now);
+        let came = before < now || now == u64::MAX;
         if came {
             lock_all()?;
         }

@@ -119,8 +119,11 @@ enum Next {
 
 fn next_message(socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
     // With MSG_TRUNC the length is that of the whole packet, also when it does not fit.
-    let length = match uninterrupted(|| recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC)) {
+    let flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+    let length = match uninterrupted(|| recv(socket.as_raw_fd(), buffer, flags)) {
         Ok(length) => length,
+        // Nothing is said any more, and whoever could is dead.
+        Err(Errno::EAGAIN) => return Ok(Next::DaemonDied),
         // What the daemon had not read when it died: a reset instead of an end.
         Err(Errno::ECONNRESET) => return Ok(Next::DaemonDied),
         Err(errno) => return Err(errno).context("cannot read from the daemon"),
@@ -152,7 +155,8 @@ impl Kept {
 pub(super) struct Keeper {
     pub(super) post: Post,
     pub(super) lease: Arc<Lease>,
-    deaths: DeathWatch,
+    /// `None`: only the end of the socket tells.
+    deaths: Option<DeathWatch>,
     log: Arc<LogLines>,
     pub(super) timer: TimerFd,
     pub(super) netlink: RouteSocket,
@@ -183,12 +187,10 @@ impl Keeper {
             ClockId::CLOCK_BOOTTIME,
             TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
         );
-        let lease = Arc::new(lease);
-        let deaths = DeathWatch::start(&lease, post.priority);
         Ok(Self {
             post,
-            lease,
-            deaths: deaths.context("cannot watch the daemon's threads")?,
+            lease: Arc::new(lease),
+            deaths: None,
             log,
             timer: timer.context("no timer")?,
             netlink: RouteSocket::open().context("cannot open rtnetlink")?,
@@ -207,6 +209,7 @@ impl Keeper {
     /// do. The warnings of the start are logged when it is ready.
     fn serve(mut self, socket: &OwnedFd, mut warnings: Vec<String>) -> anyhow::Result<()> {
         let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        self.deaths = noted(DeathWatch::start(&self.lease, self.post.priority), &mut warnings);
         let mut memory =
             self.post.priority.and_then(|_| noted(LockedMemory::lock(), &mut warnings));
         if let Some(Err(error)) = self.post.priority.map(sys::set_fifo) {
@@ -239,13 +242,12 @@ impl Keeper {
     fn next(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
         loop {
             self.arm()?;
-            let [says, died, rings] =
-                wait([socket.as_fd(), self.deaths.as_fd(), self.timer.as_fd()])?;
-            if says {
+            let timer = self.timer.as_fd();
+            let deaths = self.deaths.as_ref().map_or(timer, AsFd::as_fd);
+            let [says, died, rings] = wait([socket.as_fd(), deaths, timer])?;
+            // What was said last may have come after the look at the socket, and before the death.
+            if says || (died && self.deaths.is_some()) {
                 return next_message(socket, buffer);
-            }
-            if died {
-                return Ok(Next::DaemonDied);
             }
             if rings {
                 if self.lease.end() {

@@ -1,10 +1,12 @@
 //! The daemon's threads that act, and how the keeper learns of their death at once.
 //!
-//! The socket between the two closes last of all: when every thread has had a CPU, the memory is
-//! taken apart and the other files are closed. What a dying daemon can still do ends before, with its address
-//! worker and its driver: no other thread adds an address or opens a gate. So these two own a word each,
-//! in the memory that they share with the keeper; when both died, the daemon is dead.
+//! The socket between the two is closed when every thread has died, which takes a CPU for each, and when the
+//! memory is taken apart. What a dying daemon can still do to an address ends before, with its address worker
+//! and its driver. So these two own a word each in the memory that they share with the keeper, and when both
+//! died the daemon is dead. Where groups move with their services, its main thread has one, too: with that
+//! thread the kernel ends the scripts that it started.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -19,63 +21,49 @@ use crate::io::sys;
 /// It touches next to nothing, and what is there is locked.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// A thread whose end is the end of what a daemon does.
+/// A thread whose end is the end of something that a daemon does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acting {
     /// It adds and removes addresses.
     AddressWorker,
     /// It decides, renews the lease and opens gates.
     Driver,
+    /// It starts and stops services; waited for while it owns its word.
+    Main,
 }
 
 impl Acting {
-    const ALL: [Self; 2] = [Self::AddressWorker, Self::Driver];
-
-    fn word(self, lease: &Lease) -> &AtomicU32 {
-        let [worker, driver] = lease.owners();
+    const fn owner(self) -> usize {
         match self {
-            Self::AddressWorker => worker,
-            Self::Driver => driver,
+            Self::AddressWorker => 0,
+            Self::Driver => 1,
+            Self::Main => 2,
         }
-    }
-}
-
-struct Word(Arc<Lease>, Acting);
-
-impl AsRef<AtomicU32> for Word {
-    fn as_ref(&self) -> &AtomicU32 {
-        self.1.word(&self.0)
     }
 }
 
 /// The calling thread acts: when it dies before this is dropped, the keeper takes it for killed.
 pub struct Alive {
-    _owned: Owned<Word>,
+    _owned: Owned,
 }
 
 impl Alive {
-    /// From here on. `None`, and a warning, where the kernel refuses that.
-    #[must_use]
-    pub fn begin(lease: &Arc<Lease>, thread: Acting) -> Option<Self> {
-        match Owned::take(Word(Arc::clone(lease), thread)) {
-            Ok(owned) => Some(Self { _owned: owned }),
-            Err(error) => {
-                tracing::warn!(
-                    "the keeper learns of a death of this daemon only by its closed files, up to some \
-                     milliseconds later: set_robust_list(2) is refused ({error})"
-                );
-                None
-            }
-        }
+    /// From here on.
+    ///
+    /// # Errors
+    /// The kernel refuses that, or the lease is that of a program which knew nothing of it: the keeper learns
+    /// of a death by the end of its socket.
+    pub fn begin(lease: &Lease, thread: Acting) -> io::Result<Self> {
+        Ok(Self { _owned: Owned::take(lease.shared(), thread.owner())? })
     }
 }
 
 /// Who died before is not this daemon: call before another keeper is started.
 pub(super) fn forget_the_dead(lease: &Lease) {
-    Acting::ALL.iter().for_each(|it| robust::forget_the_dead(it.word(lease)));
+    lease.owners().into_iter().flatten().for_each(robust::forget_the_dead);
 }
 
-/// Becomes readable when all acting threads of the daemon died. One that ended as it should did not.
+/// Becomes readable when the threads that act died. One that ended as it should did not.
 pub(super) struct DeathWatch(Arc<EventFd>);
 
 impl DeathWatch {
@@ -90,9 +78,9 @@ impl DeathWatch {
         let watch = move || {
             // Whether it is granted is said of the keeper's other thread.
             let _ = priority.map(sys::set_fifo);
-            let watched = Acting::ALL.map(|it| robust::wait_for_death(it.word(&lease)));
             // Without the kernel's help the end of the socket has to do.
-            if watched.iter().all(Result::is_ok) {
+            let Some(owners) = lease.owners() else { return };
+            if wait_for_death(owners).is_ok() {
                 let _ = died.write(1);
             }
         };
@@ -102,6 +90,18 @@ impl DeathWatch {
             .spawn(watch)
             .context("no thread is left")?;
         Ok(Self(event))
+    }
+}
+
+/// Returns when worker and driver are dead at the same time, and the main thread owns nothing.
+fn wait_for_death([worker, driver, main]: &[AtomicU32; 3]) -> io::Result<()> {
+    loop {
+        robust::wait_for_death(worker)?;
+        robust::wait_for_death(driver)?;
+        robust::wait_while_owned(main)?;
+        if robust::is_dead(worker) && robust::is_dead(driver) {
+            return Ok(());
+        }
     }
 }
 

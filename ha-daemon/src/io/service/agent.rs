@@ -106,13 +106,10 @@ impl Agent {
         match self {
             Self::Script(script) => script.health(options).await,
             Self::Unit(unit) => unit.health(options).await,
-            Self::Source(address) => match source::probe(*address).await {
-                Presence::Here => Health::Runs,
-                Presence::Absent => Health::Failed { cause: "its routes are gone".to_owned() },
-                Presence::NotInstalled { cause } | Presence::Unclear { cause } => {
-                    Health::NotAsked { cause }
-                }
-            },
+            // The kernel tells when its routes are gone (`io/address/removals.rs`).
+            Self::Source(address) => {
+                Health::NotAsked { cause: format!("{address} is no service that can be asked") }
+            }
         }
     }
 

@@ -83,9 +83,8 @@ async fn systemctl(
 }
 
 impl Unit {
-    /// What it is, and whether systemd is about to change that.
-    async fn active_state(&self, options: &ServiceOptions) -> Result<(String, bool), String> {
-        let arguments = ["show", "--property=ActiveState,Job", "--", &self.name];
+    async fn state(&self, options: &ServiceOptions) -> Result<State, String> {
+        let arguments = ["show", "--property=ActiveState,SubState,Job", "--", &self.name];
         let limit = options.status_timeout();
         let ended = systemctl(&self.label, &arguments, options, limit).await?;
         if ended.exit == Exit::Code(0) {
@@ -96,25 +95,15 @@ impl Unit {
     }
 
     pub(super) async fn probe(&self, options: &ServiceOptions) -> Presence {
-        match self.active_state(options).await {
-            Ok((state, _)) => presence(&self.name, &state),
+        match self.state(options).await {
+            Ok(state) => presence(&self.name, &state.active),
             Err(cause) => Presence::Unclear { cause },
         }
     }
 
     pub(super) async fn health(&self, options: &ServiceOptions) -> Health {
-        match self.active_state(options).await {
-            Ok((state, changes)) => match presence(&self.name, &state) {
-                Presence::Here => Health::Runs,
-                // Between the two halves of a restart, say.
-                Presence::Absent if changes => Health::NoAnswer {
-                    cause: format!("systemd says {state:?}, and has a job to change that"),
-                },
-                Presence::Absent => Health::Failed { cause: format!("systemd says {state:?}") },
-                Presence::NotInstalled { cause } | Presence::Unclear { cause } => {
-                    Health::NotAsked { cause }
-                }
-            },
+        match self.state(options).await {
+            Ok(state) => health(&self.name, &state),
             // Where systemd does not answer, it would neither stop nor start the unit.
             Err(cause) => Health::NotAsked { cause },
         }
@@ -142,11 +131,44 @@ impl Unit {
     }
 }
 
+/// What a unit is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
+    active: String,
+    sub: String,
+    /// Systemd is about to change that.
+    changes: bool,
+}
+
 /// The properties that systemctl-show(1) prints, one per line; a unit without a job has none, or 0.
-fn read_state(shown: &str) -> (String, bool) {
-    let value = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let job = value("Job=").is_some_and(|job| !job.is_empty() && job != "0");
-    (value("ActiveState=").unwrap_or_default().to_owned(), job)
+fn read_state(shown: &str) -> State {
+    let value = |name: &str| {
+        let found = shown.lines().find_map(|line| line.strip_prefix(name));
+        found.map(str::trim).unwrap_or_default().to_owned()
+    };
+    let job = value("Job=");
+    let changes = !job.is_empty() && job != "0";
+    State { active: value("ActiveState="), sub: value("SubState="), changes }
+}
+
+fn health(unit: &str, state: &State) -> Health {
+    // Dead, and to be started again by `Restart=`: some other time it may be seen to run, for a moment.
+    if state.active == "activating" && state.sub.starts_with("auto-restart") {
+        let cause = "it has ended, and systemd waits to start it again (Restart=)".to_owned();
+        return Health::NoAnswer { cause };
+    }
+    let says = format!("systemd says {:?}", state.active);
+    match presence(unit, &state.active) {
+        Presence::Here => Health::Runs,
+        // Between the two halves of a restart, say.
+        Presence::Absent if state.changes => {
+            Health::NoAnswer { cause: format!("{says}, and has a job to change that") }
+        }
+        Presence::Absent => Health::Failed { cause: says },
+        Presence::NotInstalled { cause } | Presence::Unclear { cause } => {
+            Health::NotAsked { cause }
+        }
+    }
 }
 
 /// What an `ActiveState` means (org.freedesktop.systemd1(5)). What is on its way in either
@@ -183,14 +205,15 @@ mod tests {
 
     #[test]
     fn a_job_is_told_beside_the_state() {
-        for (shown, state, job) in [
-            ("ActiveState=active\n", "active", false),
-            ("Job=0\nActiveState=inactive\n", "inactive", false),
-            ("Job=\nActiveState=failed\n", "failed", false),
-            ("Job=412\nActiveState=inactive\n", "inactive", true),
-            ("", "", false),
+        for (shown, active, sub, changes) in [
+            ("ActiveState=active\nSubState=running\n", "active", "running", false),
+            ("Job=0\nActiveState=inactive\n", "inactive", "", false),
+            ("Job=\nActiveState=failed\n", "failed", "", false),
+            ("Job=412\nActiveState=inactive\n", "inactive", "", true),
+            ("", "", "", false),
         ] {
-            assert_eq!(read_state(shown), (state.to_owned(), job), "{shown}");
+            let (active, sub) = (active.to_owned(), sub.to_owned());
+            assert_eq!(read_state(shown), State { active, sub, changes }, "{shown}");
         }
     }
 
