@@ -197,7 +197,8 @@ fn a_stopped_keeper_stops_nothing_and_does_its_work_when_it_wakes() -> Result<()
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_daemon_that_is_told_to_stop_at_any_moment_of_its_start_stops() -> Result<()> {
-    let mut cluster = Cluster::build(plan())?;
+    let cluster_lines = vec!["initdead = \"4s\"".to_owned()];
+    let mut cluster = Cluster::build(Plan { cluster_lines, ..plan() })?;
     let beta = cluster.node_mut("beta")?;
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGKILL] {
         for pause_ms in [0, 5, 10, 20, 40, 80, 160, 320] {
@@ -211,8 +212,8 @@ fn a_daemon_that_is_told_to_stop_at_any_moment_of_its_start_stops() -> Result<()
     // Whatever they left, the next one starts, serves and stops.
     beta.start()?;
     beta.wait_ready(WAIT)?;
-    // It waits for its peer first, for initdead: twenty seconds.
-    beta.wait_until("the group", WAIT * 3, |status| status.runs_on(GROUP, "beta"))?;
+    // It waits for its peer first, for initdead.
+    beta.wait_until("the group", WAIT, |status| status.runs_on(GROUP, "beta"))?;
     beta.stop()?;
     let pins: Vec<_> = fs::read_dir(beta.bpffs())?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())

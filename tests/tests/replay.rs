@@ -23,6 +23,8 @@ fn plan(receive: &str) -> Plan {
         keepalive: Duration::from_millis(50),
         deadtime: Duration::from_secs(2),
         failback: false,
+        // How long a node that starts alone listens before it takes the group; 20 s unless it is said.
+        cluster_lines: vec!["initdead = \"4s\"".to_owned()],
         link_lines: vec![format!("receive = \"{receive}\"")],
         web: false,
         ..Plan::default()

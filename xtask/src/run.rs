@@ -65,7 +65,11 @@ pub fn tests(options: &[String]) -> Result<()> {
     if options.is_empty() {
         let simulations = Simulations::start()?;
         let others = run(test.args(["--skip", SIMULATIONS]));
-        simulations.wait().and(others)?;
+        let simulations = simulations.wait();
+        if let (Err(error), Err(_)) = (&others, &simulations) {
+            println!("\n{error:#}");
+        }
+        simulations.and(others)?;
     } else {
         run(&mut test)?;
     }
@@ -106,7 +110,8 @@ impl Simulations {
         run(cargo().args(["test", "--workspace", "--locked", "--no-run"]))?;
         let mut command = Command::new("chrt");
         command.args(["--idle", "0", "cargo", "test", "--locked", "--quiet"]);
-        command.args(["-p", "ha-daemon", "--lib", "--", SIMULATIONS]);
+        // With the features of what was just built.
+        command.args(["--workspace", "--lib", "--", SIMULATIONS]);
         let command =
             command.current_dir(workspace()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(Self(command.spawn().context("cannot run chrt (util-linux)")?))

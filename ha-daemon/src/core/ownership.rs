@@ -73,6 +73,8 @@ pub struct LocalGroup {
     pub service_failures: u32,
     /// When the last of these failed.
     pub service_failed_at: Option<Moment>,
+    /// How often it was left to others since they were last seen to run well here.
+    pub leaves: u32,
     /// Since when everything runs here.
     pub started_at: Option<Moment>,
     /// They failed here too often, so it is left to others.
@@ -112,6 +114,7 @@ impl LocalGroup {
             restart_from: None,
             service_failures: 0,
             service_failed_at: None,
+            leaves: 0,
             started_at: None,
             avoidance: None,
             trim: None,

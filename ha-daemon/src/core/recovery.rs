@@ -22,7 +22,7 @@ use crate::snapshot::{ResourceState, Severity};
 
 /// So many statuses in a row without an answer are a failure.
 pub const NO_ANSWER_MAX: u32 = 3;
-/// Longest time for which a group is left to others, unless the window is longer.
+/// Longest time for which a group is left to others.
 const AVOIDED_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// A pause of this node of so large a part of the time that a status has explains why it did not answer.
 const PAUSE_PART: u32 = 4;
@@ -129,6 +129,7 @@ impl LocalGroup {
     fn forget_service_failures(&mut self) {
         self.service_failures = 0;
         self.service_failed_at = None;
+        self.leaves = 0;
     }
 }
 
@@ -338,6 +339,7 @@ impl Core {
             Consequence::Restart => local.restart_from = Some(resource),
             Consequence::Leave(_, time) => {
                 let until = now.after(time);
+                local.leaves = local.leaves.saturating_add(1);
                 local.avoidance = Some(Avoidance { until, free_since: None });
                 local.goal = Goal::Release;
             }
@@ -381,11 +383,11 @@ impl Core {
             return Consequence::Restart;
         }
         let beyond = failures - allowed;
-        // Who reaches fewer ping targets would not be given the group otherwise, and is no better place for it.
-        let heir = self.heir(index).filter(|heir| !self.reaches_fewer(index, *heir));
-        if let Some(heir) = heir {
-            let longest = AVOIDED_MAX.max(recovery.window);
-            return Consequence::Leave(heir, doubled(recovery.window, beyond - 1).min(longest));
+        if let Some(heir) = self.heir(index) {
+            return Consequence::Leave(
+                heir,
+                doubled(recovery.window, local.leaves).min(AVOIDED_MAX),
+            );
         }
         // One more at once: nothing is won by waiting. Then at a growing distance, as after starts that fail.
         match beyond.checked_sub(2) {
@@ -407,9 +409,16 @@ impl Core {
         let alone = !owned && !others.any(|it| it.eligible);
         let since = avoidance.free_since.unwrap_or(now);
         avoidance.free_since = (!owned).then_some(since);
-        // What failed counts on: it was not seen to run, so it is left to others for longer next time.
-        let over = alone || now.since(avoidance.deadline()) >= 0;
-        self.groups.local_mut(index).avoidance = (!over).then_some(avoidance);
+        let local = self.groups.local_mut(index);
+        if now.since(avoidance.until) >= 0 {
+            // Time enough for whoever sees to it. But nothing was seen to run: next time it is for longer.
+            let leaves = local.leaves;
+            local.forgive();
+            local.leaves = leaves;
+        } else {
+            let over = alone || now.since(avoidance.deadline()) >= 0;
+            local.avoidance = (!over).then_some(avoidance);
+        }
     }
 
     /// This node did not run: a status that was under way meanwhile, and had a good part of its time taken, says

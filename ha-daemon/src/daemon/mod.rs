@@ -105,6 +105,8 @@ pub fn run(
     let _ = nix::sys::prctl::set_name(c"ha-daemon");
     process::remember_limits(handed.as_ref().map_or(&[], |it| &it.image.limits));
     own_process::raise_limits();
+    // What is granted is said when everything is loaded; a sender that goes on sends before.
+    let _ = realtime::lock_memory(config.realtime);
     realtime::keep_heap(config.realtime);
     if let Some(handed) = &handed {
         config.keys = handed.keys(config.keys);
@@ -191,8 +193,9 @@ async fn serve(start: Start<'_>, mut handed: Option<Handed>) -> Result<Ended> {
     let prepared = prepare(&mut node, name, options, &log.events, handed).await?;
     let Prepared { mut driver, sender, worker, pinger, mailbox, connections, gates, lease } =
         prepared;
-    // It starts the scripts. That it is refused, the address worker says.
-    let _alive = node::moves_services(&node.config).then(|| Alive::begin(&lease, Acting::Main));
+    // This thread starts the scripts. Where the kernel refuses it, the address worker says so.
+    let _alive =
+        node::moves_services(&node.config, own).then(|| Alive::begin(&lease, Acting::Main));
     let clients = node.clients(&log.events);
     let asker = Asker {
         source: options.source.clone(),

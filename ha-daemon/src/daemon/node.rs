@@ -479,10 +479,11 @@ pub(super) fn floating_addresses(config: &Config) -> Vec<(ipnet::IpNet, Interfac
         .collect()
 }
 
-/// Whether a group goes to another node with its services as soon as this daemon is dead.
-pub(super) fn moves_services(config: &Config) -> bool {
+/// Whether a group that may be here goes to another node with its services as soon as this daemon is dead.
+pub(super) fn moves_services(config: &Config, own: NodeIndex) -> bool {
     let is_address = |resource: &Resource| matches!(resource, Resource::Address { .. });
-    let moves = |group: &&Group| group.on_daemon_death == OnDaemonDeath::Move;
+    let moves =
+        |group: &&Group| group.on_daemon_death == OnDaemonDeath::Move && group.nodes.contains(&own);
     config.groups.iter().filter(moves).any(|group| !group.resources.iter().all(is_address))
 }
 

@@ -16,12 +16,12 @@ pub(super) fn raise_limits() {
     );
     // A dying process closes its files only after its core dump is written: the keeper and the peers
     // would learn of its death that much later.
-    // Only the soft limit: services get theirs back. One byte is too small for any core, and the only limit
+    // Services get theirs back. One byte is too small for any core, and the only limit
     // that also keeps the kernel from writing one into a pipe, systemd-coredump's for one, which 0 does not
     // (core(5); fs/coredump.c).
     let core = nix::sys::resource::Resource::RLIMIT_CORE;
     if let Ok((_, hard)) = nix::sys::resource::getrlimit(core) {
-        let _ = nix::sys::resource::setrlimit(core, hard.min(1), hard);
+        let _ = nix::sys::resource::setrlimit(core, 1, hard.max(1));
     }
 }
 

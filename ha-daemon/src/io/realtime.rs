@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
 use nix::sys::signal::SigSet;
 
 use super::sys;
@@ -72,11 +72,13 @@ pub(crate) fn fifo_refused(priority: u8, error: &(impl Display + ?Sized)) -> Gra
     ))
 }
 
-/// Ends what [`keep_heap`] began, when everything is loaded: the garbage of that goes. What is left is locked
-/// only then ([`lock_memory`]), since what is locked cannot be given back.
+/// Ends what [`keep_heap`] began, when everything is loaded: the garbage of that goes. Says again what is granted
+/// of [`lock_memory`], since what is locked cannot be given back (madvise(2)) and is not for that moment.
 #[must_use]
 pub fn settle_memory(realtime: Realtime) -> Granted {
     if realtime.enabled {
+        // It fails for no argument that is possible here.
+        let _ = munlockall();
         sys::settle_heap();
     }
     lock_memory(realtime)

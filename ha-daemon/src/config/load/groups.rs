@@ -210,18 +210,16 @@ fn read_recovery(
         let message = "restarts has no effect: the group is not to be restarted where it is";
         reader.warning(&span, message, "remove it, or write recovery = \"restart\"");
     }
-    let longest = monitors.iter().flatten().max();
-    if let Some(interval) = longest
-        && let Some(span) = window.span()
+    if let Some(interval) = monitors.iter().flatten().max()
         && let Field::Given(given) = &window
         && given.get_ref() < interval
     {
         let interval = humantime::format_duration(*interval);
         let message = format!(
-            "restart_window is shorter than the interval at which a service is asked ({interval}): one \
-             good answer forgets every failure"
+            "restart_window is shorter than the interval at which a service is asked ({interval}): who \
+             runs when it is asked for the first time has its failures forgotten"
         );
-        reader.warning(&span, message, "make it some intervals long");
+        reader.warning(&given.span(), message, "make it some intervals long");
     }
     Some(Recovery {
         policy,

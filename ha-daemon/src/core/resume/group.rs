@@ -29,6 +29,8 @@ pub(super) struct GroupMemory {
     #[serde(default)]
     service_failed_at: Option<Moment>,
     #[serde(default)]
+    leaves: u32,
+    #[serde(default)]
     started_at: Option<Moment>,
     #[serde(default)]
     recovering: bool,
@@ -57,6 +59,7 @@ impl GroupMemory {
             restart_from: _,
             service_failures,
             service_failed_at,
+            leaves,
             started_at,
             avoidance,
             trim: _,
@@ -75,6 +78,7 @@ impl GroupMemory {
             retry_stop_at,
             service_failures,
             service_failed_at,
+            leaves,
             started_at,
             recovering,
             monitors,
@@ -112,6 +116,7 @@ impl GroupMemory {
         local.retry_stop_at = self.retry_stop_at;
         local.service_failures = self.service_failures;
         local.service_failed_at = self.service_failed_at;
+        local.leaves = self.leaves;
         local.started_at = self.started_at;
         local.avoidance = self.avoidance;
         entry.reported = self.reported;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::connectivity::pinged;
 use super::sim::{Death, Sim};
 use super::starts::holders_since;
 use super::*;
@@ -123,32 +122,24 @@ fn a_service_that_fails_too_often_goes_to_the_other_node_and_stays_there_for_the
     assert_eq!(sim.serving(0), [1]);
     sim.run(ROUND * 4);
     assert_eq!(sim.serving(0), [0]);
-    // Nothing was seen to run meanwhile: one more failure, and it goes for twice as long.
-    assert_eq!(sim.core(0).service_failures(GROUP), 3);
-    sim.sicken(0, 0, HTTPD, down());
-    sim.run(ROUND * 2);
-    assert_eq!(sim.serving(0), [1]);
+    assert_eq!((sim.serving(0), sim.core(0).service_failures(GROUP)), (vec![0], 0));
+    // It was not seen to run for the window yet: when it fails too often again, it goes for twice as long.
+    let leave_again = |sim: &mut Sim| {
+        sim.sickening.insert((0, 0));
+        sim.run(ROUND * 3);
+        sim.sickening.clear();
+        assert_eq!(sim.serving(0), [1]);
+    };
+    leave_again(&mut sim);
     sim.run(WINDOW * 2 - ROUND * 4);
     assert_eq!(sim.serving(0), [1]);
     sim.run(ROUND * 6);
-    assert_eq!((sim.serving(0), sim.core(0).service_failures(GROUP)), (vec![0], 4));
-    // It runs for the window, and is as any other again.
-    sim.run(WINDOW);
-    assert_eq!((sim.serving(0), sim.core(0).service_failures(GROUP)), (vec![0], 0));
-}
-
-/// Who reaches fewer ping targets would not be given the group otherwise either.
-#[test]
-fn a_group_does_not_leave_for_a_node_that_reaches_fewer_ping_targets() {
-    for (reaches, serving) in [(false, 0), (true, 1)] {
-        let config = pinged(recovering(RecoveryPolicy::Relocate, 0), 1);
-        let mut sim = Sim::settled(config, 7);
-        sim.ping(1, 0, reaches);
-        sim.run(SETTLE);
-        sim.sicken(0, 0, HTTPD, down());
-        sim.run(ROUND * 2);
-        assert_eq!(sim.serving(0), [serving]);
-    }
+    assert_eq!(sim.serving(0), [0]);
+    // Now it runs for the window, and all is forgotten.
+    sim.run(WINDOW + ROUND);
+    leave_again(&mut sim);
+    sim.run(WINDOW + ROUND);
+    assert_eq!(sim.serving(0), [0]);
 }
 
 #[test]

@@ -117,12 +117,13 @@ enum Next {
     DaemonDied,
 }
 
-fn next_message(socket: &OwnedFd, buffer: &mut [u8]) -> anyhow::Result<Next> {
+/// What the daemon says next; of one that is dead only what is there.
+fn next_message(socket: &OwnedFd, buffer: &mut [u8], dead: bool) -> anyhow::Result<Next> {
     // With MSG_TRUNC the length is that of the whole packet, also when it does not fit.
-    let flags = MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+    let mut flags = MsgFlags::MSG_TRUNC;
+    flags.set(MsgFlags::MSG_DONTWAIT, dead);
     let length = match uninterrupted(|| recv(socket.as_raw_fd(), buffer, flags)) {
         Ok(length) => length,
-        // Nothing is said any more, and whoever could is dead.
         Err(Errno::EAGAIN) => return Ok(Next::DaemonDied),
         // What the daemon had not read when it died: a reset instead of an end.
         Err(Errno::ECONNRESET) => return Ok(Next::DaemonDied),
@@ -246,8 +247,9 @@ impl Keeper {
             let deaths = self.deaths.as_ref().map_or(timer, AsFd::as_fd);
             let [says, died, rings] = wait([socket.as_fd(), deaths, timer])?;
             // What was said last may have come after the look at the socket, and before the death.
-            if says || (died && self.deaths.is_some()) {
-                return next_message(socket, buffer);
+            let died = died && self.deaths.is_some();
+            if says || died {
+                return next_message(socket, buffer, died);
             }
             if rings {
                 if self.lease.end() {

@@ -3,8 +3,8 @@
 //! The socket between the two is closed when every thread has died, which takes a CPU for each, and when the
 //! memory is taken apart. What a dying daemon can still do to an address ends before, with its address worker
 //! and its driver. So these two own a word each in the memory that they share with the keeper, and when both
-//! died the daemon is dead. Where groups move with their services, its main thread has one, too: with that
-//! thread the kernel ends the scripts that it started.
+//! died the daemon is dead. Where groups move with their services, its main thread has one, too: right after
+//! that the kernel ends the scripts that it started.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
