@@ -132,7 +132,7 @@ fn a_loopback_address_is_added_and_announced_to_nobody() {
 fn gratuitous_arp_arrives_byte_for_byte_and_follows_the_plan() {
     between_two_namespaces(|far| {
         let capture = far_capture(far, ETHERTYPE_ARP);
-        let repeat = vec![Duration::from_millis(50), Duration::from_millis(100)];
+        let repeat = vec![Duration::from_millis(50), Duration::from_secs(1)];
         let running = start(AnnouncePlan { burst: 3, repeat, refresh: None }, 3);
         succeeded(&running.add(FOUR, "veth0"));
         // Longer than two renewals, which must not announce.
@@ -190,17 +190,18 @@ fn announce_starts_again_at_once_and_remove_ends_all_announcements() {
     between_two_namespaces(|far| {
         let repeat = vec![Duration::from_millis(300)];
         let running = start(AnnouncePlan { burst: 1, repeat, refresh: None }, 3);
-        succeeded(&running.add(FOUR, "veth0"));
-        std::thread::sleep(Duration::from_millis(600));
         let capture = far_capture(far, ETHERTYPE_ARP);
+        succeeded(&running.add(FOUR, "veth0"));
+        let quiet = Duration::from_millis(1500);
+        assert_eq!(frames_until_quiet(&capture, quiet, |_| true).len(), 2);
         let (address, interface) = (FOUR.parse().unwrap(), "veth0".parse().unwrap());
         running.sender.send(AddressCommand::Announce { address, interface }).unwrap();
-        let frames = frames_until_quiet(&capture, Duration::from_millis(600), |_| true);
+        let frames = frames_until_quiet(&capture, quiet, |_| true);
         assert_eq!(frames.len(), 2);
         let (address, interface) = (FOUR.parse().unwrap(), "veth0".parse().unwrap());
         running.sender.send(AddressCommand::Announce { address, interface }).unwrap();
         running.remove(FOUR);
-        let frames = frames_until_quiet(&capture, Duration::from_millis(600), |_| true);
+        let frames = frames_until_quiet(&capture, quiet, |_| true);
         assert_eq!(frames.len(), 1);
     });
 }

@@ -146,7 +146,9 @@ fn without_bpffs_a_demand_for_xdp_is_a_clear_refusal() -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn a_keeper_that_is_killed_again_and_again_is_replaced() -> Result<()> {
     let _turn = turn();
-    let cluster = pair()?;
+    // Two keepalives after its connections have ended, the verdict would be theirs.
+    let mut cluster = Cluster::build(Plan { keepalive: Duration::from_millis(200), ..plan() })?;
+    cluster.start()?;
     let alpha = cluster.node("alpha")?;
     for _ in 0..10 {
         let (daemon, keeper) = alpha.pids()?;

@@ -42,24 +42,8 @@ fn identity(status: &Status) -> Result<Identity> {
     })
 }
 
-/// Events that tell of a death or a move.
 fn trouble(events: &[Event], after_ns: u64) -> Vec<String> {
-    const KINDS: [&str; 12] = [
-        "node-dead",
-        "daemon-gone",
-        "node-left",
-        "node-restarted",
-        "node-returned",
-        "link-dead",
-        "connection-closed",
-        "takeover",
-        "give-back",
-        "group-stopped",
-        "group-started",
-        "keeper-died",
-    ];
-    let is =
-        |event: &&Event| event.monotonic_ns >= after_ns && KINDS.contains(&event.kind.as_str());
+    let is = |event: &&Event| event.monotonic_ns >= after_ns && event.is_trouble();
     events.iter().filter(is).map(|event| event.message.clone()).collect()
 }
 
@@ -186,8 +170,8 @@ fn a_changed_group_is_taken_over_where_it_is() -> Result<()> {
     let mut cluster = Cluster::started(Plan { web: false, ..plan() })?;
     let added: IpAddr = "198.51.100.20".parse()?;
     let first: IpAddr = FLOATING.parse()?;
-    let monitor = AddressMonitor::start(cluster.node(ALPHA)?.netns())?;
-    let beta = AddressMonitor::start(cluster.node(BETA)?.netns())?;
+    let (alpha, beta) = (cluster.node(ALPHA)?.netns(), cluster.node(BETA)?.netns());
+    let [monitor, beta] = AddressMonitor::start_pair(alpha, beta)?;
     let from_ns = monotonic_ns();
     let configs: Vec<String> = cluster
         .nodes

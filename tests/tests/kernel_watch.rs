@@ -10,7 +10,7 @@ use ha_common::maps::SLOTS_MAX;
 use ha_common::watch::PACE_MAX_NS;
 use ha_tests::bed::{Cluster, Cut, Node, Plan, Status, turn};
 use ha_tests::bpf::{self, MapKind};
-use ha_tests::clock::{MS_NS, monotonic_ns};
+use ha_tests::clock::{MS_NS, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -73,15 +73,6 @@ fn shown(node: &Node) -> Result<String> {
     Ok(it["scheduling"].as_str().unwrap_or_default().to_owned())
 }
 
-fn wait_for(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end_ns = monotonic_ns() + WAIT.as_nanos() as u64;
-    while !holds()? {
-        ensure!(monotonic_ns() < end_ns, "{what}: not within {WAIT:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
 fn both_up(status: &Status) -> bool {
     status.nodes.iter().all(|node| node.state == "up")
 }
@@ -100,7 +91,7 @@ fn silence_is_noticed_while_the_daemon_does_not_run() -> Result<()> {
 
     let stopped_ns = beta.signal(Signal::SIGSTOP)?;
     cluster.bed.cut_all(ALPHA, Cut::Middle)?;
-    wait_for("the kernel's suspicion", || {
+    wait_for("the kernel's suspicion", WAIT, || {
         Ok(watched(beta)?.values().all(|it| it["suspected_ns"].as_u64() != Some(0)))
     })?;
     let links = entries(beta, "links")?;
@@ -116,7 +107,7 @@ fn silence_is_noticed_while_the_daemon_does_not_run() -> Result<()> {
     beta.signal_child(Signal::SIGCONT)?;
     let healed_ns = cluster.bed.heal_all(ALPHA)?;
     beta.wait_until("both to be up", WAIT, both_up)?;
-    wait_for("the end of the suspicion", || Ok(sum(beta, "suspected_ns")? == 0))?;
+    wait_for("the end of the suspicion", WAIT, || Ok(sum(beta, "suspected_ns")? == 0))?;
     // The timers of what is back were armed anew, and so do not tick as rarely as those of silent paths.
     for words in watched(beta)?.values() {
         ensure!(word(words, "window_ns")? > healed_ns, "not armed anew: {words}");
@@ -136,8 +127,9 @@ fn a_suspicion_of_the_kernel_wakes_the_driver() -> Result<()> {
     };
     ensure!(turns("suspicions")? == 0, "before any silence");
     cluster.bed.cut_all(ALPHA, Cut::Middle)?;
-    wait_for("the driver to hear of it", || Ok(turns("suspicions")? > 0))?;
-    ensure!(sum(beta, "suspicions")? >= turns("suspicions")?, "{:?}", watched(beta)?);
+    wait_for("the driver to hear of it", WAIT, || Ok(turns("suspicions")? > 0))?;
+    let woken = turns("suspicions")?;
+    ensure!(sum(beta, "suspicions")? >= woken, "{woken}: {:?}", watched(beta)?);
     cluster.bed.finish()
 }
 
@@ -150,7 +142,7 @@ fn timers_outlive_a_killed_daemon_and_belong_to_the_next() -> Result<()> {
     beta.kill_daemon_and_keeper()?;
     beta.wait_exit(WAIT)?;
     let ticks = sum(beta, "ticks")?;
-    wait_for("ticks without a daemon", || Ok(sum(beta, "ticks")? > ticks + 4))?;
+    wait_for("ticks without a daemon", WAIT, || Ok(sum(beta, "ticks")? > ticks + 4))?;
     beta.start()?;
     beta.wait_ready(WAIT)?;
     beta.wait_until("both to be up", WAIT, both_up)?;
@@ -171,7 +163,9 @@ fn a_reload_changes_by_what_the_kernel_judges() -> Result<()> {
     ensure!(times(&cluster)? == [(SUSPECT_NS, 2 * SUSPECT_NS); 2], "{:?}", times(&cluster)?);
     cluster.reconfigure(Plan { deadtime: Duration::from_secs(4), ..plan() })?;
     cluster.node(BETA)?.signal(Signal::SIGHUP)?;
-    wait_for("the new times", || Ok(times(&cluster)? == [(2 * SUSPECT_NS, 4 * SUSPECT_NS); 2]))?;
+    wait_for("the new times", WAIT, || {
+        Ok(times(&cluster)? == [(2 * SUSPECT_NS, 4 * SUSPECT_NS); 2])
+    })?;
     ensure!(sum(cluster.node(BETA)?, "suspicions")? == 0);
     cluster.bed.finish()
 }

@@ -179,9 +179,10 @@ fn configure(cluster: &Cluster, node: &str, keys: &str) -> Result<()> {
 }
 
 /// Alpha in the middle of a change of keys, beta with the old file.
-fn changing_pair(receive: &str) -> Result<Cluster> {
+fn changing_pair(receive: &str, keepalive: Duration) -> Result<Cluster> {
     let plan = Plan {
         web: false,
+        keepalive,
         deadtime: Duration::from_secs(8),
         cluster_lines: vec!["initdead = \"10s\"".to_owned()],
         link_lines: vec![format!("receive = \"{receive}\"")],
@@ -221,7 +222,7 @@ fn passes_with_the_earlier_key(cluster: &Cluster) -> Result<()> {
 }
 
 fn change_comes_to_its_end(receive: &str) -> Result<()> {
-    let mut cluster = changing_pair(receive)?;
+    let mut cluster = changing_pair(receive, Duration::from_millis(10))?;
     passes_with_the_earlier_key(&cluster)?;
     // A new start proves itself, and makes its connections, with the key that it has.
     cluster.node_mut("beta")?.stop()?;
@@ -249,8 +250,9 @@ fn change_comes_to_its_end(receive: &str) -> Result<()> {
 
 /// The keeper's datagrams were signed beforehand, with the key that beta has.
 fn obituary_is_believed(receive: &str) -> Result<()> {
-    let mut cluster = changing_pair(receive)?;
-    passes_with_the_earlier_key(&cluster)?;
+    // Two keepalives after its connections have ended, the verdict would be theirs.
+    let mut cluster = changing_pair(receive, Duration::from_millis(200))?;
+    cluster.wait_connected(2)?;
     let at_ns = cluster.node("alpha")?.kill_daemon()?;
     let beta = cluster.node("beta")?;
     let event = beta.wait_event("daemon-gone", at_ns, Duration::from_secs(4))?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING, GROUP, Node, Plan, Status, turn};
-use ha_tests::clock::monotonic_ns;
+use ha_tests::clock::{monotonic_ns, wait_for};
 use ha_tests::threads;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -123,6 +123,7 @@ fn the_log_goes_to_its_file_to_the_last_event_and_nothing_is_realtime() -> Resul
     let plan = Plan {
         keepalive: Duration::from_millis(100),
         deadtime: Duration::from_secs(2),
+        cluster_lines: vec!["initdead = \"4s\"".to_owned()],
         more: format!("\n[logging]\nfile = \"{}\"\n[realtime]\nenabled = false\n", log.display()),
         ..Plan::default()
     };
@@ -137,6 +138,7 @@ fn the_log_goes_to_its_file_to_the_last_event_and_nothing_is_realtime() -> Resul
         ensure!(threads::locked_kib(pid)? == 0, "{pid} has locked memory");
     }
     alpha.wait_event("takeover", 0, STEP)?;
+    wait_for("the line of it", STEP, || Ok(lines(&log)?.contains("takeover")))?;
     // As logrotate does it, without a signal.
     fs::rename(&log, &moved)?;
     alpha.stop()?;

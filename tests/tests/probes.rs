@@ -156,7 +156,13 @@ fn scenario(receive: &str, link: &str, v6: bool, expected: &[&str]) -> Result<()
     for (way, word) in [(Way::Xdp, "xdp"), (Way::Tc, "tc"), (Way::Socket, "socket")] {
         // A frame of the host itself to a group has no unicast endpoint; that is for the ways above.
         let wanted = expected.contains(&word) && way != Way::Socket;
-        let answer = ask(&cluster, way, link, v6)?;
+        let mut answer = ask(&cluster, way, link, v6)?;
+        // One that comes within 400 us of a question of alpha's daemon is over the limit.
+        for _ in 0..4 {
+            if answer.is_none() && wanted {
+                answer = ask(&cluster, way, link, v6)?;
+            }
+        }
         let Some(said) = answer.filter(|_| wanted) else {
             ensure!(!wanted, "{receive}, {link}: no answer by {way:?}");
             continue;

@@ -286,6 +286,8 @@ pub fn scoped(address: SocketAddr, interface_index: u32) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
@@ -315,8 +317,18 @@ mod tests {
                 ends: None,
             };
             let socket = LinkSocket::bind(LinkIndex(0), &network, &entrance).unwrap();
-            let closed = free.local_addr().unwrap().into();
+            let closed = free.local_addr().unwrap();
             drop(free);
+            // Between fork and exec a child of another test has all that is open here.
+            let listed = format!(":{:04X} ", closed.port());
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while ["udp", "udp6"].iter().any(|table| {
+                let table = std::fs::read_to_string(format!("/proc/self/net/{table}"));
+                table.is_ok_and(|sockets| sockets.contains(&listed))
+            }) {
+                assert!(Instant::now() < deadline, "{closed} stays in use");
+            }
+            let closed = closed.into();
             let provoke = || {
                 socket.tell_errors(true);
                 socket.socket.send_to(b"?", &closed).unwrap();

@@ -123,8 +123,8 @@ fn a_keeper_that_is_stopped_leaves_no_lifetime_beyond_the_lease_and_brings_nothi
         let lease = lease_with_lifetime(Duration::from_millis(2_750));
         let keeper = mortal_addresses(&lease);
         let ends_ns = lease.ends_at_ns().unwrap();
-        // It has just given the last second.
-        let left_ns = (ends_ns - 900_000_000).saturating_sub(boottime_ns());
+        // It has given the last second.
+        let left_ns = (ends_ns - 400_000_000).saturating_sub(boottime_ns());
         std::thread::sleep(Duration::from_nanos(left_ns));
         let process = pid(keeper.pid());
         kill(process, Signal::SIGSTOP).unwrap();

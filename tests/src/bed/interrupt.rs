@@ -37,7 +37,7 @@ fn tear_down_all() {
         .filter_map(Weak::upgrade)
         .collect();
     for world in worlds {
-        world.tear_down_loudly();
+        world.tear_down_for_good();
     }
 }
 

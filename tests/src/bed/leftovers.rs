@@ -12,7 +12,7 @@ use super::node::addresses_of;
 use super::{Netns, Node};
 
 /// A keeper that was said farewell to, and references that the kernel drops after the last pin.
-const GONE_TIME_MAX: Duration = Duration::from_secs(3);
+const GONE_TIME_MAX: Duration = Duration::from_secs(20);
 /// The socket is an invitation to ask; lock and incarnation stay on purpose.
 const CONTROL_SOCKET: &str = "control.sock";
 /// What the kernel itself puts into every bpf file system.

@@ -418,15 +418,26 @@ impl World {
 
     /// Removes everything; once, whoever comes first.
     fn tear_down(&self) -> Vec<String> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if !std::mem::replace(&mut *open, false) {
-            return Vec::new();
-        }
-        teardown::remove_all(&self.prefix)
+        self.remove(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn tear_down_loudly(&self) {
-        for failure in self.tear_down() {
+        self.tell(&self.tear_down());
+    }
+
+    /// For a process that is about to end: who waits to make or remove something waits until then.
+    fn tear_down_for_good(&self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tell(&self.remove(&mut open));
+        std::mem::forget(open);
+    }
+
+    fn remove(&self, open: &mut bool) -> Vec<String> {
+        if std::mem::replace(open, false) { teardown::remove_all(&self.prefix) } else { Vec::new() }
+    }
+
+    fn tell(&self, failures: &[String]) {
+        for failure in failures {
             eprintln!("bed {}: {failure}", self.prefix);
         }
     }

@@ -1,17 +1,22 @@
-//! Watches a namespace's addresses: when each came and went, told by the kernel.
+//! Watches the addresses of namespaces: when each came and went, told by the kernel.
+//!
+//! One thread listens for all hosts that are compared. The kernel does not say when an address came or
+//! went, so that is when the thread has read of it. Two threads would stamp a move from one host to the
+//! other the wrong way round when the one that watches the first gets its CPU later; this one reads on
+//! until nothing is left on any host, and gives all of it the same stamp.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{STOP_CHECK_INTERVAL, Watcher, locked};
 use crate::bed::Netns;
@@ -29,6 +34,8 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RECEIVE_BUFFER_LEN: usize = 1 << 20;
 const EVENTS_MAX: usize = 100_000;
+/// Messages of a host that get one stamp, at most.
+const PASSES_MAX: usize = 100;
 /// Above any daemon under test.
 const PRIORITY: u8 = 90;
 
@@ -46,7 +53,8 @@ pub enum AddressChange {
 /// One change of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddressEvent {
-    /// When the observer read it from the kernel.
+    /// When the observer read it from the kernel; the same for all hosts that are watched together
+    /// when it read them in one go.
     pub at_ns: u64,
     /// The address.
     pub address: IpAddr,
@@ -62,11 +70,18 @@ struct Records {
     missed: u64,
 }
 
+/// A namespace and what is known of its addresses.
+#[derive(Debug)]
+struct Host {
+    link: Rtnetlink,
+    records: Arc<Mutex<Records>>,
+}
+
 /// Listens to address changes of one namespace.
 #[derive(Debug)]
 pub struct AddressMonitor {
     records: Arc<Mutex<Records>>,
-    watcher: Watcher,
+    watcher: Arc<Watcher>,
 }
 
 impl AddressMonitor {
@@ -75,29 +90,29 @@ impl AddressMonitor {
     /// # Errors
     /// The namespace cannot be entered.
     pub fn start(netns: &Netns) -> Result<Self> {
-        let link = netns.run(|| {
-            let link = Rtnetlink::open(GROUPS)?;
-            let interval = i64::try_from(STOP_CHECK_INTERVAL.as_millis())?;
-            let socket = link.socket();
-            setsockopt(socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(interval))?;
-            setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER_LEN)?;
-            Ok(link)
-        })?;
-        // After subscribing, so that nothing falls between the two: a change that is also in the
-        // list shows up as a renewal.
-        let initial: HashSet<IpAddr> =
-            crate::bed::addresses_of(netns).context("cannot list addresses")?.into_iter().collect();
-        let records = Arc::new(Mutex::new(Records {
-            present: initial.clone(),
-            initial,
-            events: Vec::new(),
-            missed: 0,
-        }));
-        let shared = Arc::clone(&records);
-        let watcher = Watcher::start("addresses", Some(PRIORITY), move |stop| {
-            listen(&link, &shared, stop);
-        })?;
-        Ok(Self { records, watcher })
+        Self::start_all([netns])?.pop().context("no host")
+    }
+
+    /// As [`AddressMonitor::start`] for two hosts between which addresses move.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_pair(one: &Netns, other: &Netns) -> Result<[Self; 2]> {
+        Self::start_all([one, other])?.try_into().map_err(|_| anyhow!("not two hosts"))
+    }
+
+    /// As [`AddressMonitor::start`] for hosts between which addresses move, in their order.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_all<'a>(hosts: impl IntoIterator<Item = &'a Netns>) -> Result<Vec<Self>> {
+        let hosts: Vec<Host> = hosts.into_iter().map(Host::of).collect::<Result<_>>()?;
+        let records: Vec<_> = hosts.iter().map(|host| Arc::clone(&host.records)).collect();
+        let watcher =
+            Watcher::start("addresses", Some(PRIORITY), move |stop| listen(&hosts, stop))?;
+        let watcher = Arc::new(watcher);
+        let monitor = |records| Self { records, watcher: Arc::clone(&watcher) };
+        Ok(records.into_iter().map(monitor).collect())
     }
 
     /// All changes so far, oldest first.
@@ -233,20 +248,64 @@ fn overlap_ns(one: &[(u64, u64)], other: &[(u64, u64)], from_ns: u64, to_ns: u64
         .sum()
 }
 
-fn listen(link: &Rtnetlink, records: &Mutex<Records>, stop: &AtomicBool) {
-    let mut buffer = vec![0_u8; 1 << 16];
-    while !stop.load(Ordering::Relaxed) {
-        match recv(link.socket().as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+impl Host {
+    fn of(netns: &Netns) -> Result<Self> {
+        let link = netns.run(|| {
+            let link = Rtnetlink::open(GROUPS)?;
+            setsockopt(link.socket(), sockopt::RcvBuf, &RECEIVE_BUFFER_LEN)?;
+            Ok(link)
+        })?;
+        // After subscribing, so that nothing falls between the two: a change that is also in the
+        // list shows up as a renewal.
+        let initial: HashSet<IpAddr> =
+            crate::bed::addresses_of(netns).context("cannot list addresses")?.into_iter().collect();
+        let present = initial.clone();
+        let records = Records { present, initial, events: Vec::new(), missed: 0 };
+        Ok(Self { link, records: Arc::new(Mutex::new(records)) })
+    }
+
+    /// Reads one message into `news`, if there is one.
+    fn read(&self, buffer: &mut [u8], news: &mut Vec<(u16, IpAddr)>) -> bool {
+        match recv(self.link.socket().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(length) => {
-                let at_ns = monotonic_ns();
-                let messages = buffer.get(..length).unwrap_or_default();
-                let mut records = locked(records);
-                for (kind, address) in address_messages(messages) {
-                    records.note(at_ns, kind, address);
-                }
+                news.extend(address_messages(buffer.get(..length).unwrap_or_default()));
+                true
             }
-            Err(Errno::ENOBUFS) => locked(records).missed += 1,
-            Err(_) => {}
+            Err(Errno::ENOBUFS) => {
+                locked(&self.records).missed += 1;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+fn listen(hosts: &[Host], stop: &AtomicBool) {
+    let mut buffer = vec![0_u8; 1 << 16];
+    let mut news = vec![Vec::new(); hosts.len()];
+    let interval = PollTimeout::try_from(STOP_CHECK_INTERVAL).unwrap_or(PollTimeout::ZERO);
+    while !stop.load(Ordering::Relaxed) {
+        let sockets = hosts.iter().map(|host| host.link.socket().as_fd());
+        let mut waiting: Vec<_> = sockets.map(|it| PollFd::new(it, PollFlags::POLLIN)).collect();
+        if poll(&mut waiting, interval).unwrap_or(0) == 0 {
+            continue;
+        }
+        // What came to a host before something that is read from another host is read as well.
+        for _ in 0..PASSES_MAX {
+            let mut any = false;
+            for (host, news) in hosts.iter().zip(&mut news) {
+                any |= host.read(&mut buffer, news);
+            }
+            if !any {
+                break;
+            }
+        }
+        let at_ns = monotonic_ns();
+        for (host, news) in hosts.iter().zip(&mut news) {
+            let mut records = locked(&host.records);
+            for (kind, address) in news.drain(..) {
+                records.note(at_ns, kind, address);
+            }
         }
     }
 }

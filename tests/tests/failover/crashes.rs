@@ -69,7 +69,11 @@ fn a_daemon_is_dead_when_its_threads_are_and_not_when_its_files_are_closed(
     via: Reception,
 ) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch) = started_by(via, |_| {})?;
+    // Two keepalives after its connections have ended, the verdict would be theirs.
+    let (mut cluster, watch) = started_by(via, |plan| {
+        plan.keepalive = Duration::from_millis(200);
+        plan.deadtime = Duration::from_millis(800);
+    })?;
     if via == Reception::Xdp {
         // The next program owns words of its own, and has a keeper of its own.
         let before = cluster.node(ALPHA)?.status()?.keeper_pid;
@@ -144,11 +148,15 @@ fn frozen(via: Reception, time: Duration) -> Result<()> {
     let (daemon, _) = cluster.node(ALPHA)?.pids()?;
     let at_ns = cluster.node(ALPHA)?.signal(Signal::SIGSTOP)?;
     thread::sleep(time);
+    let is_taken = via == Reception::Socket || time >= LEASE_MIN;
+    if is_taken {
+        cluster.node(BETA)?.wait_event("takeover", at_ns, STEP)?;
+    }
     let taken = events(&cluster, BETA, "takeover", at_ns)?;
     // Whatever was found: a frozen process could not be asked, only killed.
     let awake_ns = monotonic_ns();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), Signal::SIGCONT)?;
-    if via == Reception::Xdp && time < LEASE_MIN {
+    if !is_taken {
         ensure!(taken.is_empty(), "its kernel answered, and beta took over: {taken:?}");
         watch.expect_only(&mut cluster, ALPHA)?;
         return finish(cluster, watch);
@@ -167,14 +175,15 @@ fn frozen(via: Reception, time: Duration) -> Result<()> {
     finish(cluster, watch)
 }
 
-/// A closed control connection is a verdict after two keepalives: 2 s here, time enough to start.
+/// A closed control connection is a verdict after two keepalives: 3 s here, time enough to start.
 fn an_owner_restarted_within_deadtime_owns_once_more_and_nobody_took_it(
     via: Reception,
 ) -> Result<()> {
     let _turn = turn_with_others();
     let (mut cluster, watch) = started_by(via, |plan| {
-        plan.keepalive = Duration::from_secs(1);
-        plan.deadtime = Duration::from_secs(5);
+        plan.keepalive = Duration::from_millis(1_500);
+        plan.deadtime = Duration::from_secs(7);
+        plan.cluster_lines.clear();
     })?;
     let at_ns = cluster.node(ALPHA)?.kill_daemon_and_keeper()?;
     cluster.node_mut(ALPHA)?.wait_exit(STEP)?;

@@ -220,10 +220,10 @@ fn the_gate_of_a_node_whose_sender_hangs_ends_with_its_lease() -> Result<()> {
     })?;
     let hung_ns = monotonic_ns();
     let sender = Stopped::sender(&cluster)?;
+    let end_ns = monotonic_ns() + as_ns(DAEMON_DEADTIME);
     thread::sleep(DAEMON_DEADTIME * 3 / 4);
     let rest = Stopped::daemon_and_keeper(&cluster)?;
     thread::sleep(DAEMON_DEADTIME + CALM);
-    let end_ns = hung_ns + as_ns(DAEMON_DEADTIME);
     let answers = askers.arp.answers_of(cluster.bed.mac(ALPHA, "eth0")?, hung_ns);
     ensure!(answers.len() > 10, "it ended at once: {} answers", answers.len());
     let late = answers.iter().filter(|it| it.at_ns >= end_ns).count();

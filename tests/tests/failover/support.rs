@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use ha_tests::bed::{Cluster, Event, FLOATING, GROUP, Plan, Reception};
+use ha_tests::bed::{Cluster, Event, FLOATING, GROUP, Node, Plan, Reception};
 use ha_tests::clock::{as_ns, monotonic_ns, ms};
 use ha_tests::observe::{AddressMonitor, Client, ClientOptions, Sniffer, both_held_ns};
 
@@ -27,13 +27,14 @@ pub const GAP_MAX: Duration = Duration::from_secs(3);
 pub const LIFETIME_SLACK: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A pair with the product's default timing, and heartbeats received as wanted.
+/// A pair whose heartbeats are received as wanted. Where no kernel answers for a daemon without a CPU,
+/// deadtime is longer than the stops of a machine.
 pub fn plan_by(via: Reception) -> Plan {
-    let receive = match via {
-        Reception::Xdp => "auto",
-        Reception::Socket => "socket",
+    let (receive, deadtime) = match via {
+        Reception::Xdp => ("auto", plan().deadtime),
+        Reception::Socket => ("socket", 3 * plan().deadtime),
     };
-    Plan { link_lines: vec![format!("receive = \"{receive}\"")], ..plan() }
+    Plan { link_lines: vec![format!("receive = \"{receive}\"")], deadtime, ..plan() }
 }
 
 /// Such a pair that is settled, with the group on alpha.
@@ -48,11 +49,15 @@ pub fn started_by(via: Reception, change: impl FnOnce(&mut Plan)) -> Result<(Clu
     Ok((cluster, watch))
 }
 
+/// How long a node listens before it takes what nobody owns.
+pub const INITDEAD: Duration = Duration::from_secs(4);
+
 /// A pair with the product's default timing: a starved virtual CPU is no failover.
 pub fn plan() -> Plan {
     Plan {
         keepalive: Duration::from_millis(50),
         deadtime: Duration::from_millis(200),
+        cluster_lines: vec![format!("initdead = \"{}s\"", INITDEAD.as_secs())],
         ..Plan::default()
     }
 }
@@ -93,14 +98,11 @@ impl Watch {
         let client = cluster.client()?;
         let options =
             ClientOptions { interval: Duration::from_millis(5), ..ClientOptions::default() };
-        let monitors = cluster
-            .nodes
-            .iter()
-            .map(|node| Ok((node.name().to_owned(), AddressMonitor::start(node.netns())?)))
-            .collect::<Result<_>>()?;
+        let names = cluster.nodes.iter().map(|node| node.name().to_owned());
+        let monitors = AddressMonitor::start_all(cluster.nodes.iter().map(Node::netns))?;
         Ok(Self {
             address,
-            monitors,
+            monitors: names.zip(monitors).collect(),
             sniffer: Sniffer::start(&client)?,
             client: Client::start(&client, address, options)?,
         })

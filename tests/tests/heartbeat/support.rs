@@ -58,14 +58,12 @@ impl World {
         bed.bridge("svc")?;
         bed.bridge("hb")?;
         let mut nodes = Vec::new();
-        let mut monitors = Vec::new();
         let mut services = Vec::new();
         for (name, number) in names.iter().zip(11..) {
             bed.host(name)?;
             bed.plug(name, "eth0", "svc", &[&format!("198.51.100.{number}/24")])?;
             bed.plug(name, "eth1", "hb", &[&format!("192.0.2.{number}/24")])?;
             let node = Node::new(&bed, name)?;
-            monitors.push(((*name).to_owned(), AddressMonitor::start(node.netns())?));
             services.push(Service(node.directory().to_owned()));
             nodes.push(node);
         }
@@ -73,6 +71,8 @@ impl World {
             bed.host(host)?;
             bed.plug(host, "eth0", "svc", &[address])?;
         }
+        let monitors = AddressMonitor::start_all(nodes.iter().map(Node::netns))?;
+        let monitors = names.iter().map(|name| (*name).to_owned()).zip(monitors).collect();
         let started_ns = monotonic_ns();
         Ok(Self { nodes, services, monitors, started_ns, modem: None, bed, turn })
     }

@@ -10,3 +10,8 @@ mod probes;
 mod same;
 mod watch;
 mod world;
+
+use std::time::Duration;
+
+/// For what an idle machine does at once and a loaded one in its own time.
+const WAIT: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::MapInfo;
@@ -14,14 +14,14 @@ use ha_common::vectors::{Packet, SLOT_ALPHA, SLOT_GAMMA, world};
 use ha_common::watch::{PACE_MAX_NS, Watch};
 use ha_daemon::io::kernel::{Kernel, WatchTimes};
 use ha_tests::bpf::{self, BpfFs, EXIT, MapKind, ProgramKind, instruction};
-use ha_tests::clock::{MS_NS, monotonic_ns};
+use ha_tests::clock::{MS_NS, monotonic_ns, wait_for};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use crate::WAIT;
+
 const SUSPECT_NS: u64 = 100 * MS_NS;
-/// For what a loaded machine does in no time and an idle one at once.
-const WAIT_NS: u64 = 60_000 * MS_NS;
 /// No lateness counts as a pause: stops of this machine are no matter of most tests.
 const NO_PAUSE: u64 = 0;
 /// Lateness that counts as one in the others: the kernel holds softirqs for longer.
@@ -38,7 +38,7 @@ fn words(kernel: &Kernel, slot: u32) -> Result<Watch<'_>> {
 /// Watches exactly these paths.
 fn watch(kernel: &mut Kernel, paths: &[WatchTimes]) -> Result<()> {
     kernel.watch(paths)?;
-    paths.iter().try_for_each(|it| wait_for("memory for a timer", || kernel.arm(it.slot)))
+    paths.iter().try_for_each(|it| wait_for("memory for a timer", WAIT, || kernel.arm(it.slot)))
 }
 
 /// A heartbeat of alpha; its stamp.
@@ -49,28 +49,19 @@ fn heartbeat(kernel: &mut Kernel, sequence: u64) -> Result<u64> {
 
 /// Waits for the kernel's word that a path is suspect, by the descriptor that wakes the driver.
 fn suspicion(kernel: &mut Kernel) -> Result<Change> {
-    let end_ns = monotonic_ns() + WAIT_NS;
+    let end = Instant::now() + WAIT;
     loop {
         let changes = kernel.take_changes();
         let first = changes.into_iter().find(|it| it.kind == ChangeKind::Suspect as u32);
         if let Some(change) = first {
             return Ok(change);
         }
-        let left_ms = end_ns.saturating_sub(monotonic_ns()) / MS_NS;
-        ensure!(left_ms > 0, "no word of the kernel");
+        let left = end.saturating_duration_since(Instant::now());
+        ensure!(!left.is_zero(), "no word of the kernel");
         let buffer = kernel.changes();
         let mut waiting = [PollFd::new(buffer.as_fd(), PollFlags::POLLIN)];
-        poll(&mut waiting, PollTimeout::try_from(left_ms as i32)?)?;
+        poll(&mut waiting, PollTimeout::try_from(left)?)?;
     }
-}
-
-fn wait_for(what: &str, holds: impl Fn() -> Result<bool>) -> Result<()> {
-    let end_ns = monotonic_ns() + WAIT_NS;
-    while !holds()? {
-        ensure!(monotonic_ns() < end_ns, "{what}: not within {WAIT_NS} ns");
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 #[test]
@@ -92,7 +83,7 @@ fn silence_is_announced_once_by_the_kernels_own_clock_and_wakes() -> Result<()> 
         ensure!(late_ns <= PACE_MAX_NS + watch.late_max_ns(), "{change:?}");
         ensure!(watch.suspected_ns() == change.at_ns, "{} {change:?}", watch.suspected_ns());
         let ticks = watch.ticks();
-        wait_for("ticks of the silent path", || {
+        wait_for("ticks of the silent path", WAIT, || {
             Ok(words(&kernel, SLOT_ALPHA)?.ticks() > ticks + 4)
         })?;
         ensure!(kernel.take_changes().is_empty(), "announced twice");
@@ -122,8 +113,9 @@ fn heartbeats_in_time_raise_no_suspicion() -> Result<()> {
     let watch = words(&kernel, SLOT_ALPHA)?;
     ensure!(told <= gaps, "{told} suspicions, {gaps} gaps");
     ensure!(gaps < 10, "{gaps} gaps: the machine is too busy for this test to say anything");
-    // One tick per suspicion time and a bit, not one per heartbeat.
-    ensure!(watch.ticks() <= 3_000 / 90 + 2 + 8 * gaps, "{} ticks", watch.ticks());
+    // One tick per suspicion time and a bit, not one per heartbeat, of which there are three hundred.
+    let late = stamps.windows(2).filter(|pair| pair[1] - pair[0] >= SUSPECT_NS / 4).count() as u64;
+    ensure!(watch.ticks() <= 3_000 / 90 + 2 + 8 * late, "{} ticks", watch.ticks());
     ensure!(kernel.teardown().is_empty());
     Ok(())
 }
@@ -165,14 +157,16 @@ fn suspicion_after_a_pause(pause_limit_ns: u64) -> Result<(Change, u64, u64)> {
     let place = BpfFs::mount()?;
     let mut kernel = bpf::load(&place, &world())?;
     watch(&mut kernel, &[times(SLOT_ALPHA, pause_limit_ns)])?;
-    // On a loaded machine a thread may come to its CPU only when the tick has been there.
+    // On a loaded machine a thread may come to its CPU only when the tick has been there: then the path
+    // was suspected in time.
     for sequence in 1..=20 {
         words(&kernel, SLOT_ALPHA)?.set_late_max_ns(0);
-        heartbeat(&mut kernel, sequence)?;
+        let seen_ns = heartbeat(&mut kernel, sequence)?;
         hold_softirqs()?;
         let change = suspicion(&mut kernel)?;
         let watch = words(&kernel, SLOT_ALPHA)?;
-        if watch.late_max_ns() > LIMIT_NS {
+        let in_time = change.at_ns < seen_ns + SUSPECT_NS + LIMIT_NS;
+        if watch.late_max_ns() > LIMIT_NS && !in_time {
             let found = (change, watch.window_ns(), watch.pauses());
             ensure!(kernel.teardown().is_empty());
             return Ok(found);
@@ -226,7 +220,7 @@ fn timers_outlive_their_daemon_and_the_next_one_takes_them_over() -> Result<()> 
 
     let mut second = Kernel::load(&place.directory(), 0)?;
     ensure!(watch_map(&place.directory())? == map, "another map");
-    wait_for("the kernel's suspicion while no daemon runs", || {
+    wait_for("the kernel's suspicion while no daemon runs", WAIT, || {
         Ok(words(&second, SLOT_ALPHA)?.suspected_ns() != 0)
     })?;
     ensure!(programs(map) == old, "{:?}", programs(map));
@@ -244,13 +238,13 @@ fn timers_outlive_their_daemon_and_the_next_one_takes_them_over() -> Result<()> 
     };
     ensure!(change.value >= 3 * SUSPECT_NS, "by the old time: {change:?}");
     // Gamma is watched no more: its timer ends, and with it the last use of the old program.
-    wait_for("the end of the other timer", || Ok(words(&second, SLOT_GAMMA)?.due_ns() == 0))?;
+    wait_for("the end of the other timer", WAIT, || Ok(words(&second, SLOT_GAMMA)?.due_ns() == 0))?;
     let ticks = words(&second, SLOT_GAMMA)?.ticks();
     thread::sleep(Duration::from_nanos(2 * PACE_MAX_NS));
     ensure!(words(&second, SLOT_GAMMA)?.ticks() == ticks, "it goes on");
 
     ensure!(second.teardown().is_empty());
-    wait_for("the end of all timers", || Ok(programs(map).is_empty()))
+    wait_for("the end of all timers", WAIT, || Ok(programs(map).is_empty()))
 }
 
 #[test]
@@ -267,7 +261,7 @@ fn timers_can_be_armed_from_the_first_slot_to_the_last_again_and_again() -> Resu
     for _ in 0..3 {
         watch(&mut kernel, &all)?;
     }
-    wait_for("a tick in every slot", || {
+    wait_for("a tick in every slot", WAIT, || {
         let ticks = slots.iter().map(|slot| Ok(words(&kernel, *slot)?.ticks()));
         Ok(ticks.collect::<Result<Vec<_>>>()?.iter().all(|it| *it > 0))
     })?;

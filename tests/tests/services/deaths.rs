@@ -51,8 +51,8 @@ impl Scene {
     fn start(change: impl FnOnce(&mut ha_tests::bed::Plan)) -> Result<Self> {
         let mut cluster = pair(&[FIRST, HTTPD], change)?;
         let client = client(&cluster)?;
-        let alpha = AddressMonitor::start(cluster.node(ALPHA)?.netns())?;
-        let beta = AddressMonitor::start(cluster.node(BETA)?.netns())?;
+        let (alpha, beta) = (cluster.node(ALPHA)?.netns(), cluster.node(BETA)?.netns());
+        let [alpha, beta] = AddressMonitor::start_pair(alpha, beta)?;
         cluster.start()?;
         client.wait_answer(ALPHA, 0, STEP)?;
         wait_site(&mut cluster, ALPHA)?;

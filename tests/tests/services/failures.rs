@@ -85,7 +85,8 @@ fn a_stop_that_fails_ten_times_keeps_the_group_where_it_is_until_it_succeeds() -
 fn a_script_that_hangs_or_spins_is_killed_and_delays_no_heartbeat() -> Result<()> {
     let _turn = turn_with_others();
     for how in ["hangs", "spins"] {
-        let mut cluster = pair(&[FIRST], |_| {})?;
+        // Late is a node after half of this; a stop of a CPU is shorter.
+        let mut cluster = pair(&[FIRST], |plan| plan.deadtime = Duration::from_secs(2))?;
         cluster.start()?;
         wait_site(&mut cluster, ALPHA)?;
         cluster.node_mut(ALPHA)?.stop()?;

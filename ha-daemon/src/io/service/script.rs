@@ -229,13 +229,11 @@ mod tests {
     /// An agent is asked by `monitor` and answers by its exit code; what it prints says nothing.
     #[tokio::test]
     async fn ocf_agents_answer_by_exit_code() {
-        use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("Thing");
         let text = "#!/bin/sh\ncd \"$OCF_RESKEY_home\"\necho running $1 >>calls\n\
                     [ $1 = monitor ] && exit $(cat code)\nexit 0\n";
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        super::super::tests::executable(&path, text);
         let options = ServiceOptions {
             script_directory: "/nonexistent".into(),
             timeout: Duration::from_secs(60),

@@ -1,6 +1,14 @@
-use std::os::unix::fs::PermissionsExt as _;
-
 use super::*;
+
+/// Writes a file that can be executed at once. Another process does it: a child of another test, which
+/// between fork and exec has all that is open here, would have it open for writing (`ETXTBSY`).
+pub(super) fn executable(path: &Path, text: &str) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    let mut install = std::process::Command::new("install");
+    install.args(["-m", "755"]).arg(file.path()).arg(path);
+    assert!(install.status().unwrap().success());
+}
 
 /// A directory of scripts, and the workshop that runs them.
 struct Bed {
@@ -32,8 +40,7 @@ impl Bed {
         let text = format!(
             "#!/bin/sh\ncd {here}\nfor op; do :; done\necho \"{name} $*\" >>calls\n{body}\n"
         );
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&path, &text);
     }
 
     fn calls(&self) -> Vec<String> {

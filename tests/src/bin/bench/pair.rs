@@ -121,8 +121,10 @@ impl Pair {
         for server in &cluster.webs {
             server.prioritise(WEB_PRIORITY)?;
         }
-        let owner = AddressMonitor::start(cluster.node(OWNER)?.netns())?;
-        let survivor = AddressMonitor::start(cluster.node(SURVIVOR)?.netns())?;
+        let [owner, survivor] = AddressMonitor::start_pair(
+            cluster.node(OWNER)?.netns(),
+            cluster.node(SURVIVOR)?.netns(),
+        )?;
         let sniffer = Sniffer::start(&*cluster.client()?)?;
         Ok(Self { floating: FLOATING.parse()?, cluster, owner, survivor, sniffer, armed })
     }

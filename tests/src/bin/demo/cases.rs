@@ -91,10 +91,14 @@ impl Observers {
     fn start(cluster: &Cluster) -> Result<Self> {
         let floating = FLOATING.parse()?;
         let client = cluster.client()?;
+        let [owner, survivor] = AddressMonitor::start_pair(
+            cluster.node(OWNER)?.netns(),
+            cluster.node(SURVIVOR)?.netns(),
+        )?;
         Ok(Self {
             floating,
-            owner: AddressMonitor::start(cluster.node(OWNER)?.netns())?,
-            survivor: AddressMonitor::start(cluster.node(SURVIVOR)?.netns())?,
+            owner,
+            survivor,
             sniffer: Sniffer::start(&client)?,
             client: Client::start(&client, floating, ClientOptions::default())?,
             stalls: StallRecorder::start()?,
