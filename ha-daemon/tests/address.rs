@@ -193,7 +193,8 @@ fn announce_starts_again_at_once_and_remove_ends_all_announcements() {
         let capture = far_capture(far, ETHERTYPE_ARP);
         succeeded(&running.add(FOUR, "veth0"));
         let quiet = Duration::from_millis(1500);
-        assert_eq!(frames_until_quiet(&capture, quiet, |_| true).len(), 2);
+        // Twice, and the question whether another has it.
+        assert_eq!(frames_until_quiet(&capture, quiet, |_| true).len(), 3);
         let (address, interface) = (FOUR.parse().unwrap(), "veth0".parse().unwrap());
         running.sender.send(AddressCommand::Announce { address, interface }).unwrap();
         let frames = frames_until_quiet(&capture, quiet, |_| true);
