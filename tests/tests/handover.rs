@@ -42,8 +42,24 @@ fn identity(status: &Status) -> Result<Identity> {
     })
 }
 
+/// Events that tell of a death or a move.
 fn trouble(events: &[Event], after_ns: u64) -> Vec<String> {
-    let is = |event: &&Event| event.monotonic_ns >= after_ns && event.is_trouble();
+    const KINDS: [&str; 12] = [
+        "node-dead",
+        "daemon-gone",
+        "node-left",
+        "node-restarted",
+        "node-returned",
+        "link-dead",
+        "connection-closed",
+        "takeover",
+        "give-back",
+        "group-stopped",
+        "group-started",
+        "keeper-died",
+    ];
+    let is =
+        |event: &&Event| event.monotonic_ns >= after_ns && KINDS.contains(&event.kind.as_str());
     events.iter().filter(is).map(|event| event.message.clone()).collect()
 }
 

@@ -193,27 +193,6 @@ pub struct Event {
 }
 
 impl Event {
-    /// Whether it tells of a death, a move or the loss of something: not of a delay that is over.
-    #[must_use]
-    pub fn is_trouble(&self) -> bool {
-        const KINDS: [&str; 13] = [
-            "node-dead",
-            "daemon-gone",
-            "node-left",
-            "node-restarted",
-            "node-returned",
-            "link-dead",
-            "connection-closed",
-            "takeover",
-            "give-back",
-            "group-stopped",
-            "group-started",
-            "keeper-died",
-            "lease-lost",
-        ];
-        KINDS.contains(&self.kind.as_str())
-    }
-
     /// Reads what `hactl events --json` printed: an array, an object with the array in `events`,
     /// or one object per line.
     ///

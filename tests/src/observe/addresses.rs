@@ -3,7 +3,8 @@
 //! One thread listens for all hosts that are compared. The kernel does not say when an address came or
 //! went, so that is when the thread has read of it. Two threads would stamp a move from one host to the
 //! other the wrong way round when the one that watches the first gets its CPU later; this one reads on
-//! until nothing is left on any host, and gives all of it the same stamp.
+//! until nothing is left on any host, and gives all of it the same stamp. So of two hosts that had an
+//! address at once for less time than the thread came late, nothing is seen.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -168,7 +169,10 @@ impl AddressMonitor {
             match event.change {
                 AddressChange::Added => since = Some(event.at_ns),
                 AddressChange::Renewed => {}
-                AddressChange::Removed => held.extend(since.take().map(|from| (from, event.at_ns))),
+                // Of what came and went between two looks it is not known for how long it was there.
+                AddressChange::Removed => {
+                    held.extend(since.take().map(|from| (from, event.at_ns.max(from + 1))));
+                }
             }
         }
         held.extend(since.map(|from| (from, u64::MAX)));

@@ -21,7 +21,8 @@ use crate::support::{
 const HOLDER_LEASE: Duration = Duration::from_millis(2_750);
 /// The driver renews it at least so often, idle: the lease may end that much sooner after a stop.
 const RENEWED_WITHIN: Duration = Duration::from_millis(100);
-/// As long as the daemon may stop without consequences, with room for its way back to the CPU.
+/// As long as the daemon may stop without consequences, with room for its way back to the CPU. (That its
+/// keeper renews until the end of the lease is for those who stop for long to see.)
 const STOP_TIME: Duration = Duration::from_millis(2_000);
 /// How late a keeper may be on a loaded machine, and is before `daemon_deadtime` all the same.
 const KEEPER_LATE_MAX: Duration = Duration::from_millis(200);

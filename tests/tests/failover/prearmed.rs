@@ -391,8 +391,12 @@ fn a_candidate_that_is_reloaded_without_one_of_the_addresses_does_not_answer_for
 /// The next daemon goes on with the address, and answers at it: its gate is closed by nobody's return.
 fn goes_on_after(end: impl Fn(&Cluster) -> Result<()>, announced: bool) -> Result<()> {
     let _turn = turn_with_others();
-    let (mut cluster, watch, askers) =
-        started(|plan| plan.on_daemon_death = (!announced).then_some("wait"))?;
+    // On a loaded machine a debug build takes three seconds to start.
+    let patience = 2 * DAEMON_DEADTIME;
+    let (mut cluster, watch, askers) = started(|plan| {
+        plan.on_daemon_death = (!announced).then_some("wait");
+        plan.cluster_lines.push(format!("daemon_deadtime = \"{}s\"", patience.as_secs()));
+    })?;
     let term = |cluster: &Cluster| -> Result<u64> {
         Ok(cluster.node(ALPHA)?.status()?.group(GROUP).context("no group")?.term)
     };
@@ -404,7 +408,7 @@ fn goes_on_after(end: impl Fn(&Cluster) -> Result<()>, announced: bool) -> Resul
     cluster.node(ALPHA)?.wait_event("group-adopted", from_ns, STEP)?;
     expect_owner(&mut cluster, &askers, ALPHA)?;
     // Longer than the lease that it began with: it is renewed.
-    thread::sleep(DAEMON_DEADTIME);
+    thread::sleep(patience);
     expect_owner(&mut cluster, &askers, ALPHA)?;
     watch.client.wait_answer(ALPHA, monotonic_ns(), STEP)?;
     ensure!(term(&cluster)? == before, "the group has another term");

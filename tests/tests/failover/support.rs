@@ -1,4 +1,4 @@
-//! What the scenarios share: the plan with the product's default timing, the observers, and the
+//! What the scenarios share: the plan with the product's default times, the observers, and the
 //! claims that every scenario ends with.
 
 use std::net::IpAddr;
@@ -52,7 +52,7 @@ pub fn started_by(via: Reception, change: impl FnOnce(&mut Plan)) -> Result<(Clu
 /// How long a node listens before it takes what nobody owns.
 pub const INITDEAD: Duration = Duration::from_secs(4);
 
-/// A pair with the product's default timing: a starved virtual CPU is no failover.
+/// A pair with the product's default keepalive and deadtime: a starved virtual CPU is no failover.
 pub fn plan() -> Plan {
     Plan {
         keepalive: Duration::from_millis(50),
@@ -176,9 +176,14 @@ impl Watch {
 
     /// Fails when the client was without an answer for longer than [`GAP_MAX`] since `from_ns`.
     pub fn expect_answers_since(&self, from_ns: u64) -> Result<()> {
+        self.expect_no_gap(from_ns, GAP_MAX)
+    }
+
+    /// Answers came since `from_ns`, no two of them further apart than `gap_max`.
+    pub fn expect_no_gap(&self, from_ns: u64, gap_max: Duration) -> Result<()> {
         let gap = self.client.gap_in(from_ns, monotonic_ns());
         ensure!(
-            gap.length_ns() < as_ns(GAP_MAX),
+            gap.length_ns() < as_ns(gap_max),
             "no answer for {} ms, from +{} ms on",
             ms(gap.length_ns()),
             ms(gap.from_ns.saturating_sub(from_ns)),

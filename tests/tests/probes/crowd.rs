@@ -1,5 +1,5 @@
 //! A thousand peers that ask one node at once, on a real interface: the answers are bounded in number and
-//! in bytes, and the heartbeats of the node's real peer lose nothing by it.
+//! in bytes, and the node's real peer lives on.
 //!
 //! A configuration has at most 64 nodes, so the crowd is written into the maps of beta's program beside
 //! alpha, as the daemon would. Who plays it is a third host that has a source address for each.
@@ -201,7 +201,7 @@ fn expect_calm(cluster: &Cluster, before: &[Status]) -> Result<()> {
 
 #[test]
 #[ignore = "needs root: network namespaces"]
-fn a_thousand_peers_on_a_real_interface_get_bounded_answers_and_cost_no_heartbeat() -> Result<()> {
+fn a_thousand_peers_on_a_real_interface_get_bounded_answers_and_cost_no_liveness() -> Result<()> {
     let _turn = turn();
     let place = BpfFs::mount()?;
     // A starved CPU is no part of this.

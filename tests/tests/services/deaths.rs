@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use ha_tests::bed::{Cluster, Event, FLOATING, GROUP, turn_with_others};
+use ha_tests::bed::{Cluster, Event, FLOATING, GROUP, Plan, turn_with_others};
 use ha_tests::clock::{as_ns, monotonic_ns, ms};
 use ha_tests::observe::{AddressMonitor, Client};
 use nix::sys::signal::Signal;
@@ -20,6 +20,9 @@ const HTTPD: &str = r#"{ kind = "script", name = "httpd" }"#;
 const FIRST: &str = r#"{ kind = "script", name = "first" }"#;
 /// The default.
 const DAEMON_DEADTIME: Duration = Duration::from_secs(3);
+/// That of a pair in which a daemon has to be back sooner: on a loaded machine a debug build takes three
+/// seconds to start.
+const PATIENCE: Duration = Duration::from_secs(6);
 /// A peer that took over sooner than this did not wait.
 const WAITED: Duration = Duration::from_millis(2_500);
 /// The service went on: far above what a loaded machine adds, far below a failover after
@@ -27,6 +30,10 @@ const WAITED: Duration = Duration::from_millis(2_500);
 const GAP_MAX: Duration = Duration::from_secs(1);
 /// How often a restart is announced, and how often each node's program is replaced.
 const RESTARTS: usize = 20;
+
+fn patient(plan: &mut Plan) {
+    plan.cluster_lines.push(format!("daemon_deadtime = \"{}s\"", PATIENCE.as_secs()));
+}
 
 /// A pair with nginx on alpha, and those who watch.
 struct Scene {
@@ -48,7 +55,7 @@ fn term(cluster: &Cluster, node: &str) -> Result<u64> {
 }
 
 impl Scene {
-    fn start(change: impl FnOnce(&mut ha_tests::bed::Plan)) -> Result<Self> {
+    fn start(change: impl FnOnce(&mut Plan)) -> Result<Self> {
         let mut cluster = pair(&[FIRST, HTTPD], change)?;
         let client = client(&cluster)?;
         let (alpha, beta) = (cluster.node(ALPHA)?.netns(), cluster.node(BETA)?.netns());
@@ -129,7 +136,7 @@ fn moved(cluster: &Cluster, node: &str, since_ns: u64) -> Result<Vec<String>> {
 #[ignore = "needs root: network namespaces"]
 fn a_killed_daemon_that_is_back_in_time_goes_on_with_its_group() -> Result<()> {
     let _turn = turn_with_others();
-    let mut scene = Scene::start(|_| {})?;
+    let mut scene = Scene::start(patient)?;
     for _ in 0..2 {
         let at_ns = scene.kill()?;
         let node = scene.cluster.node(BETA)?;
@@ -137,7 +144,7 @@ fn a_killed_daemon_that_is_back_in_time_goes_on_with_its_group() -> Result<()> {
         scene.restart(at_ns)?;
         scene.expect_untouched(at_ns)?;
         // Whoever waited for the daemon has stopped waiting, and nothing comes of it later.
-        thread::sleep(DAEMON_DEADTIME);
+        thread::sleep(PATIENCE);
         scene.expect_untouched(at_ns)?;
     }
     finish(scene.cluster)
@@ -154,7 +161,7 @@ fn a_killed_daemon_that_stays_away_loses_its_group_after_daemon_deadtime() -> Re
     let removed_ns = scene.alpha.first_removed(address()?, at_ns).context("it stayed on alpha")?;
     let added_ns = scene.beta.first_added(address()?, at_ns).context("it never came to beta")?;
     println!("off after {} ms, on after {} ms", ms(removed_ns - at_ns), ms(added_ns - at_ns));
-    ensure!(removed_ns < added_ns, "beta had it before it was off alpha");
+    ensure!(removed_ns <= added_ns, "beta had it before it was off alpha");
     ensure!(removed_ns - at_ns >= as_ns(WAITED - Duration::from_millis(250)), "off too early");
     let page = scene.client.answers().iter().rev().find(|it| &*it.node == ALPHA).cloned();
     let page = page.context("alpha never answered")?;
@@ -173,7 +180,7 @@ fn a_killed_daemon_that_stays_away_loses_its_group_after_daemon_deadtime() -> Re
 #[ignore = "needs root: network namespaces"]
 fn what_is_not_whole_is_not_adopted() -> Result<()> {
     let _turn = turn_with_others();
-    let mut scene = Scene::start(|_| {})?;
+    let mut scene = Scene::start(patient)?;
     let at_ns = scene.kill()?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(scene.nginx), Signal::SIGTERM)?;
     wait_for("nginx to end", || Ok(!lives(scene.nginx)))?;
@@ -192,7 +199,10 @@ fn what_is_not_whole_is_not_adopted() -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn addresses_move_at_once_while_services_wait() -> Result<()> {
     let _turn = turn_with_others();
-    let mut scene = Scene::start(|plan| plan.failback = false)?;
+    let mut scene = Scene::start(|plan| {
+        plan.failback = false;
+        patient(plan);
+    })?;
     let floating: IpAddr = FLOATING.parse()?;
     let runs = |it: &ha_tests::bed::Status| it.runs_on(GROUP, ALPHA);
     scene.cluster.node(ALPHA)?.wait_until("the other group", STEP, runs)?;
@@ -200,7 +210,7 @@ fn addresses_move_at_once_while_services_wait() -> Result<()> {
     scene.beta.wait(floating, true, DAEMON_DEADTIME)?;
     let off_ns = scene.alpha.first_removed(floating, at_ns).context("it stayed on alpha")?;
     let on_ns = scene.beta.first_added(floating, at_ns).context("it never came to beta")?;
-    ensure!(off_ns < on_ns, "two had it");
+    ensure!(off_ns <= on_ns, "two had it");
     ensure!(on_ns - at_ns < as_ns(GAP_MAX), "it moved only after {} ms", ms(on_ns - at_ns));
     ensure!(scene.alpha.holds(address()?), "the group that waits has lost its address");
     scene.restart(at_ns)?;
@@ -217,6 +227,7 @@ fn announced_restarts_are_no_transition() -> Result<()> {
     let mut scene = Scene::start(|plan| {
         plan.keepalive = Duration::from_millis(10);
         plan.deadtime = Duration::from_millis(30);
+        patient(plan);
     })?;
     let from_ns = monotonic_ns();
     for number in 0..RESTARTS {
@@ -281,7 +292,7 @@ fn an_announced_restart_that_never_ends_is_a_death() -> Result<()> {
         scene.beta.wait(address, true, STEP)?;
         let off_ns = scene.alpha.first_removed(address, at_ns).context("it stayed on alpha")?;
         let on_ns = scene.beta.first_added(address, at_ns).context("it never came to beta")?;
-        ensure!(off_ns < on_ns, "two had {address}");
+        ensure!(off_ns <= on_ns, "two had {address}");
     }
     wait_site(&mut scene.cluster, BETA)?;
     scene.cluster.start()?;
@@ -294,7 +305,7 @@ fn an_announced_restart_that_never_ends_is_a_death() -> Result<()> {
 #[ignore = "needs root: network namespaces"]
 fn a_group_that_was_being_stopped_is_not_adopted() -> Result<()> {
     let _turn = turn_with_others();
-    let mut scene = Scene::start(|_| {})?;
+    let mut scene = Scene::start(patient)?;
     misbehave(&scene.cluster, ALPHA, "first-stop-hangs")?;
     scene.cluster.node(ALPHA)?.hactl_done(&["disable", SITE])?;
     wait_for("the stop", || {
