@@ -91,7 +91,7 @@ impl Groups {
     pub(super) fn deadline(&self) -> Option<Moment> {
         let pauses = |entry: &Entry| {
             let local = &entry.local;
-            let avoidance = local.avoidance.map(Avoidance::deadline);
+            let avoidance = local.services.avoidance.map(Avoidance::deadline);
             [local.failed_until, avoidance, local.retry_stop_at]
         };
         let monitors = self.entries.iter().flat_map(|entry| &entry.monitors);
@@ -122,7 +122,9 @@ impl Core {
         };
         let state = match state {
             ClaimState::Stopped if local.wish == Wish::Disabled => GroupState::Disabled,
-            ClaimState::Stopped if local.failed_until.is_some() || local.avoidance.is_some() => {
+            ClaimState::Stopped
+                if local.failed_until.is_some() || local.services.avoidance.is_some() =>
+            {
                 GroupState::Failed
             }
             ClaimState::Stopped => GroupState::Stopped,

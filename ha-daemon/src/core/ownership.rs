@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Group, NodeIndex, Resource};
 use crate::core::message::{ClaimState, Wish};
-use crate::core::recovery::Avoidance;
+use crate::core::recovery::ServiceFailures;
 use crate::core::time::Moment;
 use crate::names::InterfaceName;
 use crate::snapshot::ResourceState;
@@ -69,16 +69,10 @@ pub struct LocalGroup {
     pub retry_stop_at: Option<Moment>,
     /// A service failed: resources from this position on are stopped, and then started again.
     pub restart_from: Option<usize>,
-    /// Services of the group that failed here in a row: since they ran for the window of its recovery.
-    pub service_failures: u32,
-    /// When the last of these failed.
-    pub service_failed_at: Option<Moment>,
-    /// How often it was left to others since they were last seen to run well here.
-    pub leaves: u32,
+    /// How its services failed here.
+    pub services: ServiceFailures,
     /// Since when everything runs here.
     pub started_at: Option<Moment>,
-    /// They failed here too often, so it is left to others.
-    pub avoidance: Option<Avoidance>,
     /// A hand-over is near: resources from this position are stopped, and none is started.
     pub trim: Option<usize>,
 }
@@ -112,11 +106,8 @@ impl LocalGroup {
             failures: 0,
             retry_stop_at: None,
             restart_from: None,
-            service_failures: 0,
-            service_failed_at: None,
-            leaves: 0,
+            services: ServiceFailures::default(),
             started_at: None,
-            avoidance: None,
             trim: None,
         }
     }
@@ -232,7 +223,7 @@ impl LocalGroup {
         };
         group.nodes.contains(&own)
             && self.failed_until.is_none()
-            && self.avoidance.is_none()
+            && self.services.avoidance.is_none()
             // A group that is being adopted is owned while its services are asked for.
             && (!self.is_probing() || self.goal == Goal::Own)
             && group.resources.iter().all(usable)

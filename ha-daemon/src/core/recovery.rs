@@ -79,6 +79,22 @@ impl Monitor {
     }
 }
 
+/// How the services of a group failed here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceFailures {
+    /// Failures in a row: since all of them ran for the window of the group's recovery.
+    #[serde(rename = "service_failures")]
+    pub(super) count: u32,
+    /// When the last of these was found.
+    #[serde(rename = "service_failed_at")]
+    pub(super) last_at: Option<Moment>,
+    /// How often the group was left to others since they were last seen to run well here.
+    pub(super) leaves: u32,
+    /// They failed too often, so it is left to others.
+    pub(super) avoidance: Option<Avoidance>,
+}
+
 /// A group that is left to others, since its services failed here too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Avoidance {
@@ -122,14 +138,7 @@ impl LocalGroup {
     /// An operator says that the reason is gone.
     pub(super) fn forgive(&mut self) {
         self.forget_failures();
-        self.avoidance = None;
-        self.forget_service_failures();
-    }
-
-    fn forget_service_failures(&mut self) {
-        self.service_failures = 0;
-        self.service_failed_at = None;
-        self.leaves = 0;
+        self.services = ServiceFailures::default();
     }
 }
 
@@ -161,7 +170,8 @@ impl Entry {
         let long = |at: Moment| at.since(since) >= nanoseconds(window);
         let mut monitored = self.monitors.iter().filter(|it| it.ask_at.is_some());
         if monitored.all(|it| it.ran_at.is_some_and(long)) {
-            self.local.forget_service_failures();
+            let avoidance = self.local.services.avoidance;
+            self.local.services = ServiceFailures { avoidance, ..ServiceFailures::default() };
         }
     }
 }
@@ -183,7 +193,7 @@ impl Core {
     /// How often services of a group failed here in a row.
     #[must_use]
     pub fn service_failures(&self, group: GroupIndex) -> u32 {
-        self.groups.local(group).service_failures
+        self.groups.local(group).services.count
     }
 
     /// Asks what is due; forgets what does not run.
@@ -292,13 +302,14 @@ impl Core {
         let ran_at = self.ran_at(index, resource);
         let local = self.groups.local_mut(index);
         let ran_at = ran_at.or(local.started_at);
-        let failed_at = local.service_failed_at;
+        let services = &mut local.services;
+        let failed_at = services.last_at;
         let known = failed_at.is_some_and(|failed| ran_at.is_some_and(|ran| ran <= failed));
         if !known {
-            local.service_failures = local.service_failures.saturating_add(1);
-            local.service_failed_at = Some(now);
+            services.count = services.count.saturating_add(1);
+            services.last_at = Some(now);
         }
-        let failures = local.service_failures;
+        let failures = services.count;
         let consequence = self.consequence(index, failures);
         let group = &self.config.groups[index.0].name;
         let follows = match consequence {
@@ -339,8 +350,8 @@ impl Core {
             Consequence::Restart => local.restart_from = Some(resource),
             Consequence::Leave(_, time) => {
                 let until = now.after(time);
-                local.leaves = local.leaves.saturating_add(1);
-                local.avoidance = Some(Avoidance { until, free_since: None });
+                local.services.leaves = local.services.leaves.saturating_add(1);
+                local.services.avoidance = Some(Avoidance { until, free_since: None });
                 local.goal = Goal::Release;
             }
             Consequence::Pause(pause) => {
@@ -386,7 +397,7 @@ impl Core {
         if let Some(heir) = self.heir(index) {
             return Consequence::Leave(
                 heir,
-                doubled(recovery.window, local.leaves).min(AVOIDED_MAX),
+                doubled(recovery.window, local.services.leaves).min(AVOIDED_MAX),
             );
         }
         // One more at once: nothing is won by waiting. Then at a growing distance, as after starts that fail.
@@ -402,7 +413,7 @@ impl Core {
     /// and when one of them could, but for a while does not, for whatever reason.
     pub(super) fn end_avoidance(&mut self, index: GroupIndex, now: Moment) {
         let local = self.groups.local(index);
-        let Some(mut avoidance) = local.avoidance else { return };
+        let Some(mut avoidance) = local.services.avoidance else { return };
         let candidates = self.candidates(index);
         let mut others = candidates.iter().filter(|it| it.node != self.own);
         let owned = local.claim_state().owns() || others.clone().any(|it| it.claim.is_some());
@@ -412,12 +423,12 @@ impl Core {
         let local = self.groups.local_mut(index);
         if now.since(avoidance.until) >= 0 {
             // Time enough for whoever sees to it. But nothing was seen to run: next time it is for longer.
-            let leaves = local.leaves;
+            let leaves = local.services.leaves;
             local.forgive();
-            local.leaves = leaves;
+            local.services.leaves = leaves;
         } else {
             let over = alone || now.since(avoidance.deadline()) >= 0;
-            local.avoidance = (!over).then_some(avoidance);
+            local.services.avoidance = (!over).then_some(avoidance);
         }
     }
 

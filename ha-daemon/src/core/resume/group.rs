@@ -7,7 +7,7 @@ use crate::config::Group;
 use crate::core::groups::Entry;
 use crate::core::message::{ClaimState, Wish};
 use crate::core::ownership::{Goal, LocalGroup};
-use crate::core::recovery::{Avoidance, Monitor, MonitorMemory};
+use crate::core::recovery::{Monitor, MonitorMemory, ServiceFailures};
 use crate::core::time::Moment;
 use crate::snapshot::ResourceState;
 
@@ -23,13 +23,9 @@ pub(super) struct GroupMemory {
     failed_until: Option<Moment>,
     failures: u32,
     retry_stop_at: Option<Moment>,
-    /// Earlier versions knew of none, up to `avoidance`.
-    #[serde(default)]
-    service_failures: u32,
-    #[serde(default)]
-    service_failed_at: Option<Moment>,
-    #[serde(default)]
-    leaves: u32,
+    /// Earlier versions knew of none, up to `monitors`.
+    #[serde(flatten)]
+    services: ServiceFailures,
     #[serde(default)]
     started_at: Option<Moment>,
     #[serde(default)]
@@ -37,8 +33,6 @@ pub(super) struct GroupMemory {
     /// Of each resource.
     #[serde(default)]
     monitors: Vec<MonitorMemory>,
-    #[serde(default)]
-    avoidance: Option<Avoidance>,
     reported: ClaimState,
     contested: bool,
 }
@@ -57,11 +51,8 @@ impl GroupMemory {
             retry_stop_at,
             // Only a resource that is being started or stopped is in between, and that is waited for.
             restart_from: _,
-            service_failures,
-            service_failed_at,
-            leaves,
+            services,
             started_at,
-            avoidance,
             trim: _,
         } = entry.local.clone();
         let monitors = entry.monitors.iter().map(Monitor::remember).collect();
@@ -76,13 +67,10 @@ impl GroupMemory {
             failed_until,
             failures,
             retry_stop_at,
-            service_failures,
-            service_failed_at,
-            leaves,
+            services,
             started_at,
             recovering,
             monitors,
-            avoidance,
             reported,
             contested,
         }
@@ -114,11 +102,8 @@ impl GroupMemory {
         local.failed_until = self.failed_until;
         local.failures = self.failures;
         local.retry_stop_at = self.retry_stop_at;
-        local.service_failures = self.service_failures;
-        local.service_failed_at = self.service_failed_at;
-        local.leaves = self.leaves;
+        local.services = self.services;
         local.started_at = self.started_at;
-        local.avoidance = self.avoidance;
         entry.reported = self.reported;
         entry.contested = self.contested;
         entry.recovering = self.recovering;
