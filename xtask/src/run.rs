@@ -9,6 +9,8 @@ use crate::needs;
 use crate::process::{is_root, output, run, workspace};
 use crate::vm;
 
+/// Where tests and the bench find the programs that they start.
+const PROGRAMS: &str = "HA_BIN_DIR";
 /// How many tests of a program the harness runs at once.
 const THREADS: &str = "RUST_TEST_THREADS";
 /// By itself it runs one per CPU; but scenarios wait for two thirds of their time.
@@ -35,7 +37,7 @@ pub fn program(name: &str, options: &[String]) -> Result<()> {
         "ha-tests",
     ]))?;
     let programs = workspace().join("target/release");
-    run(Command::new(programs.join(name)).args(options).env("HA_BIN_DIR", &programs))
+    run(Command::new(programs.join(name)).args(options).env(PROGRAMS, &programs))
 }
 
 /// Runs all tests; those that need root only as root, and says what it left out.
@@ -51,7 +53,7 @@ pub fn tests(options: &[String]) -> Result<()> {
     run(cargo().args(["build", "--locked", "--quiet", "-p", "ha-daemon"]))?;
     let mut test = cargo();
     test.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(options);
-    test.env("HA_BIN_DIR", workspace().join("target/debug"));
+    test.env(PROGRAMS, workspace().join("target/debug"));
     if std::env::var_os(THREADS).is_none() {
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         test.env(THREADS, (cpus * TESTS_PER_CPU).to_string());
@@ -63,13 +65,20 @@ pub fn tests(options: &[String]) -> Result<()> {
         test.arg("--include-ignored");
     }
     if options.is_empty() {
-        let simulations = Simulations::start()?;
-        let others = run(test.args(["--skip", SIMULATIONS]));
-        let simulations = simulations.wait();
-        if let (Err(error), Err(_)) = (&others, &simulations) {
-            println!("\n{error:#}");
-        }
-        simulations.and(others)?;
+        run(cargo().args(["test", "--workspace", "--locked", "--no-run"]))?;
+        let beside = if root {
+            vec![Beside::simulations()?, Beside::patient()?]
+        } else {
+            vec![Beside::simulations()?]
+        };
+        let mut ended = vec![run(test.args(["--skip", SIMULATIONS, "--skip", PATIENT]))];
+        ended.extend(beside.into_iter().map(Beside::wait));
+        let failed: Vec<_> = ended.into_iter().filter_map(Result::err).collect();
+        ensure!(
+            failed.is_empty(),
+            "{}",
+            failed.iter().map(|it| format!("{it:#}")).collect::<Vec<_>>().join("\n")
+        );
     } else {
         run(&mut test)?;
     }
@@ -100,30 +109,45 @@ pub fn tests(options: &[String]) -> Result<()> {
 
 /// Where the tests of the core are: minutes of computing by a clock of their own.
 const SIMULATIONS: &str = "core::tests::";
+/// How those of `tests/auto.rs` begin: a minute of heartbeats goes by before anything can be said.
+const PATIENT: &str = "it_follows_what_arrives";
 
-/// Simulations run while the other tests wait, and never when those do not.
-struct Simulations(Child);
+/// Tests that run while the others do, and say all at once what they have to say.
+struct Beside {
+    what: &'static str,
+    child: Child,
+}
 
-impl Simulations {
-    /// Builds all tests, and starts these where nobody else wants the CPU (`SCHED_IDLE`, sched(7)).
-    fn start() -> Result<Self> {
-        run(cargo().args(["test", "--workspace", "--locked", "--no-run"]))?;
+impl Beside {
+    /// Where nobody else wants the CPU (`SCHED_IDLE`, sched(7)).
+    fn simulations() -> Result<Self> {
         let mut command = Command::new("chrt");
         command.args(["--idle", "0", "cargo", "test", "--locked", "--quiet"]);
         // With the features of what was just built.
         command.args(["--workspace", "--lib", "--", SIMULATIONS]);
-        let command =
-            command.current_dir(workspace()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(Self(command.spawn().context("cannot run chrt (util-linux)")?))
+        Self::start(SIMULATIONS, &mut command).context("cannot run chrt (util-linux)")
     }
 
-    /// What they said is said when they have ended, and all at once.
+    fn patient() -> Result<Self> {
+        let mut command = Command::new("cargo");
+        command.args(["test", "--locked", "--quiet", "--workspace", "--test", "auto"]);
+        command.args(["--", "--include-ignored", PATIENT]);
+        command.env(PROGRAMS, workspace().join("target/debug"));
+        Self::start(PATIENT, &mut command)
+    }
+
+    fn start(what: &'static str, command: &mut Command) -> Result<Self> {
+        let command =
+            command.current_dir(workspace()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Self { what, child: command.spawn().context("cannot start tests")? })
+    }
+
     fn wait(self) -> Result<()> {
-        let ended = self.0.wait_with_output().context("cannot wait for the simulations")?;
-        println!("\nSimulations ({SIMULATIONS}, beside the other tests):");
+        let ended = self.child.wait_with_output().context("cannot wait for tests")?;
+        println!("\n{}, beside the other tests:", self.what);
         print!("{}", String::from_utf8_lossy(&ended.stdout));
         eprint!("{}", String::from_utf8_lossy(&ended.stderr));
-        ensure!(ended.status.success(), "simulations failed: {}", ended.status);
+        ensure!(ended.status.success(), "{} failed: {}", self.what, ended.status);
         Ok(())
     }
 }
