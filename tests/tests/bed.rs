@@ -215,7 +215,7 @@ fn a_client_measures_the_gap_of_a_switch_by_hand() -> Result<()> {
     ensure!(gap.length_ns() < added_ns - removed_ns + 500 * MS_NS, "far too long: {gap:?}");
     ensure!(both_held_ns(&monitors[0], &monitors[1], floating()?, 0, u64::MAX) == 0);
     let counts = client.counts();
-    ensure!(counts.timed_out > 20, "requests into the silence time out: {counts:?}");
+    ensure!(counts.timed_out > 100, "requests into the silence time out: {counts:?}");
     bed.finish()
 }
 

@@ -2,9 +2,9 @@
 //! cut off, misconfigured; the addresses in the kernels, a client and the daemons' own events tell
 //! what came of it. Every test ends by stopping all daemons and looking for leftovers.
 //!
-//! Nothing here measures how fast a failover is (`cargo xtask bench` does): keepalive and deadtime are
-//! the product's defaults (50 ms / 200 ms; 600 ms where sockets receive, since no kernel answers there
-//! for a daemon without a CPU) and limits are generous, so that a busy machine proves nothing wrong.
+//! Nothing here measures how fast a failover is (`cargo xtask bench` does): timings are the
+//! product's defaults (50 ms / 200 ms) and limits are generous, so that a busy machine proves
+//! nothing wrong.
 
 #[path = "failover/support.rs"]
 mod support;

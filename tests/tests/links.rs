@@ -212,6 +212,7 @@ fn links_of_all_kinds_between_the_same_two_nodes_fail_one_by_one(via: Reception)
     // With sockets a stop of a CPU may have cost some before.
     let before =
         [failures(&cluster.node(ALPHA)?.status()?), failures(&cluster.node(BETA)?.status()?)];
+    ensure!(via == Reception::Socket || before == [[0; 4]; 2], "{before:?}");
     let from_ns = monotonic_ns();
     cluster.bed.cut(BETA, "hb0", Cut::Middle)?;
     for ((node, peer), before) in [(ALPHA, BETA), (BETA, ALPHA)].into_iter().zip(before) {

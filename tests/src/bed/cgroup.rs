@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::Bed;
 
 /// How long a group may stay busy after its processes were killed.
-const GONE_TIME_MAX: Duration = Duration::from_secs(20);
+const GONE_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// A memory control group.
 #[derive(Debug)]

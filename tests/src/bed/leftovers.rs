@@ -11,14 +11,10 @@ use super::netns::processes_in;
 use super::node::addresses_of;
 use super::{Netns, Node};
 
-/// A daemon takes its addresses off before it ends; one that is left to its lifetime is there for longer.
-const OFF_TIME_MAX: Duration = Duration::from_secs(3);
 /// A keeper that was said farewell to, and references that the kernel drops after the last pin.
-const GONE_TIME_MAX: Duration = Duration::from_secs(20);
+const GONE_TIME_MAX: Duration = Duration::from_secs(3);
 /// The socket is an invitation to ask; lock and incarnation stay on purpose.
 const CONTROL_SOCKET: &str = "control.sock";
-/// By this word begins what is said of an address.
-const ADDRESS: &str = "address";
 /// What the kernel itself puts into every bpf file system.
 const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
 
@@ -46,25 +42,23 @@ impl Node {
             floating
                 .iter()
                 .filter(|address| there.contains(address))
-                .map(|address| format!("{ADDRESS} {address}")),
+                .map(|address| format!("address {address}")),
         );
         Ok(left)
     }
 
-    /// Waits until [`Node::leftovers`] are none: 3 s for addresses, 20 s for the rest.
+    /// Waits, 3 s at most, until [`Node::leftovers`] are none.
     ///
     /// # Errors
     /// Names what stays.
     pub fn expect_nothing_left(&self, floating: &[IpAddr]) -> Result<()> {
-        let began = Instant::now();
+        let deadline = Instant::now() + GONE_TIME_MAX;
         loop {
             let left = self.leftovers(floating)?;
             if left.is_empty() {
                 return Ok(());
             }
-            let is_address = |it: &String| it.starts_with(ADDRESS);
-            let time_max = if left.iter().any(is_address) { OFF_TIME_MAX } else { GONE_TIME_MAX };
-            if began.elapsed() > time_max {
+            if Instant::now() > deadline {
                 bail!("left behind on {}: {}", self.name(), left.join(", "));
             }
             thread::sleep(Duration::from_millis(50));

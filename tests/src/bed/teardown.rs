@@ -18,7 +18,7 @@ use super::command::output;
 use super::netns::{NAMES_DIR, processes_in};
 
 /// How long killed processes may take to go.
-const KILLED_TIME_MAX: Duration = Duration::from_secs(20);
+const KILLED_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Removes all that carries `prefix`: processes in its namespaces, control groups, mounts below its directories,
 /// namespaces (with every interface in them), directories. Returns what failed.

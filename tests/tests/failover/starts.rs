@@ -1,6 +1,7 @@
 //! Starts: together, alone, again, and on hosts that are not as they should be.
 
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ha_tests::bed::{AUTHKEYS, Cluster, FLOATING, GROUP, Reception, turn_with_others};
@@ -8,8 +9,11 @@ use ha_tests::clock::{as_ns, monotonic_ns, ms};
 use ha_tests::on_both_receptions;
 
 use crate::support::{
-    ALPHA, BETA, CALM, INITDEAD, STEP, Watch, events, finish, plan, plan_by, started_by, takeovers,
+    ALPHA, BETA, CALM, STEP, Watch, events, finish, plan, plan_by, started_by, takeovers,
 };
+
+/// Ten deadtimes, at least 1 s (docs/configuration.md).
+const INITDEAD: Duration = Duration::from_secs(2);
 
 on_both_receptions! {
     two_nodes_started_at_once_take_the_group_once,

@@ -1,4 +1,4 @@
-//! What the scenarios share: the plan with the product's default times, the observers, and the
+//! What the scenarios share: the plan with the product's default timing, the observers, and the
 //! claims that every scenario ends with.
 
 use std::net::IpAddr;
@@ -27,14 +27,13 @@ pub const GAP_MAX: Duration = Duration::from_secs(3);
 pub const LIFETIME_SLACK: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A pair whose heartbeats are received as wanted. Where no kernel answers for a daemon without a CPU,
-/// deadtime is longer than the stops of a machine.
+/// A pair with the product's default timing, and heartbeats received as wanted.
 pub fn plan_by(via: Reception) -> Plan {
-    let (receive, deadtime) = match via {
-        Reception::Xdp => ("auto", plan().deadtime),
-        Reception::Socket => ("socket", 3 * plan().deadtime),
+    let receive = match via {
+        Reception::Xdp => "auto",
+        Reception::Socket => "socket",
     };
-    Plan { link_lines: vec![format!("receive = \"{receive}\"")], deadtime, ..plan() }
+    Plan { link_lines: vec![format!("receive = \"{receive}\"")], ..plan() }
 }
 
 /// Such a pair that is settled, with the group on alpha.
@@ -49,15 +48,11 @@ pub fn started_by(via: Reception, change: impl FnOnce(&mut Plan)) -> Result<(Clu
     Ok((cluster, watch))
 }
 
-/// How long a node listens before it takes what nobody owns.
-pub const INITDEAD: Duration = Duration::from_secs(4);
-
-/// A pair with the product's default keepalive and deadtime: a starved virtual CPU is no failover.
+/// A pair with the product's default timing: a starved virtual CPU is no failover.
 pub fn plan() -> Plan {
     Plan {
         keepalive: Duration::from_millis(50),
         deadtime: Duration::from_millis(200),
-        cluster_lines: vec![format!("initdead = \"{}s\"", INITDEAD.as_secs())],
         ..Plan::default()
     }
 }
