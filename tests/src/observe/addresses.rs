@@ -162,21 +162,7 @@ impl AddressMonitor {
     /// (`u64::MAX`: still).
     #[must_use]
     pub fn held(&self, address: IpAddr) -> Vec<(u64, u64)> {
-        let records = locked(&self.records);
-        let mut since = records.initial.contains(&address).then_some(0);
-        let mut held = Vec::new();
-        for event in records.events.iter().filter(|event| event.address == address) {
-            match event.change {
-                AddressChange::Added => since = Some(event.at_ns),
-                AddressChange::Renewed => {}
-                // Of what came and went between two looks it is not known for how long it was there.
-                AddressChange::Removed => {
-                    held.extend(since.take().map(|from| (from, event.at_ns.max(from + 1))));
-                }
-            }
-        }
-        held.extend(since.map(|from| (from, u64::MAX)));
-        held
+        locked(&self.records).held(address)
     }
 
     /// The times that the address came or went between `from_ns` and `to_ns`, oldest first; that its
@@ -315,6 +301,23 @@ fn listen(hosts: &[Host], stop: &AtomicBool) {
 }
 
 impl Records {
+    fn held(&self, address: IpAddr) -> Vec<(u64, u64)> {
+        let mut since = self.initial.contains(&address).then_some(0);
+        let mut held = Vec::new();
+        for event in self.events.iter().filter(|event| event.address == address) {
+            match event.change {
+                AddressChange::Added => since = Some(event.at_ns),
+                AddressChange::Renewed => {}
+                // Of what came and went between two looks it is not known for how long it was there.
+                AddressChange::Removed => {
+                    held.extend(since.take().map(|from| (from, event.at_ns.max(from + 1))));
+                }
+            }
+        }
+        held.extend(since.map(|from| (from, u64::MAX)));
+        held
+    }
+
     fn changes(&self, address: IpAddr, from_ns: u64, to_ns: u64) -> Vec<AddressEvent> {
         let is = |event: &&AddressEvent| {
             event.address == address
@@ -432,6 +435,21 @@ mod tests {
         let counted = records.changes(address, 1, 4);
         assert_eq!(counted.iter().map(|event| event.at_ns).collect::<Vec<_>>(), [1, 3]);
         assert!(records.changes([192, 0, 2, 2].into(), 0, u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn of_what_was_read_at_once_a_move_is_no_overlap_and_a_visit_is_one() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let held = |there: bool, kinds: &[u16]| {
+            let initial: HashSet<_> = there.then_some(address).into_iter().collect();
+            let mut records = Records { present: initial.clone(), initial, ..Records::default() };
+            kinds.iter().for_each(|kind| records.note(5, *kind, address));
+            records.held(address)
+        };
+        let overlap = |one, other| overlap_ns(&held(true, one), &held(false, other), 0, 1_000);
+        assert_eq!(overlap(&[RTM_DELADDR], &[RTM_NEWADDR]), 0);
+        assert_eq!(overlap(&[], &[RTM_NEWADDR, RTM_DELADDR]), 1);
+        assert_eq!(overlap(&[], &[RTM_NEWADDR]), 995);
     }
 
     #[test]
